@@ -1,0 +1,84 @@
+// The one definition of what travels between sidecar, CNI plugin, command line and host: plain
+// data. `frame.ts` is the codec that carries it. Addresses, prefixes and MACs are text in their
+// canonical forms (RFC 5952 for IPv6); sizes are bytes.
+
+import * as v from 'valibot';
+import { isAddress, isMac, isPrefix } from './address.ts';
+
+const Address = v.pipe(v.string(), v.check(isAddress, 'not an IP address'));
+const Prefix = v.pipe(v.string(), v.check(isPrefix, 'not a prefix in CIDR form'));
+const Mac = v.pipe(v.string(), v.check(isMac, 'not a unicast MAC address'));
+const Name = v.pipe(v.string(), v.minLength(1), v.maxLength(253));
+const Port = v.pipe(v.number(), v.integer(), v.minValue(1), v.maxValue(65535));
+
+/** One way to reach a cluster node: an encapsulation and where its packets go (INTEROP: a dual-stack
+ * flannel node has two, one per address family). Pod packets of `family` take it. */
+export const TunnelSchema = v.strictObject({
+  family: v.picklist(['IPv4', 'IPv6']),
+  kind: v.picklist(['vxlan']),
+  remote: Address,
+  port: Port,
+  vni: v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(0xffffff)),
+  mac: Mac,
+});
+export type Tunnel = v.InferOutput<typeof TunnelSchema>;
+
+/** A node of the cluster as the sidecar describes it, our own included. */
+export const ClusterNodeSchema = v.strictObject({
+  name: Name,
+  podCidrs: v.pipe(v.array(Prefix), v.maxLength(16)),
+  addresses: v.pipe(v.array(Address), v.maxLength(64)),
+  tunnels: v.pipe(v.array(TunnelSchema), v.maxLength(2)),
+});
+export type ClusterNode = v.InferOutput<typeof ClusterNodeSchema>;
+
+/** A pod that runs on this node, as the cluster describes it. */
+export const PodSchema = v.strictObject({
+  namespace: Name,
+  name: Name,
+  uid: v.pipe(v.string(), v.maxLength(128)),
+  addresses: v.pipe(v.array(Address), v.maxLength(16)),
+});
+export type Pod = v.InferOutput<typeof PodSchema>;
+
+export const RevisionSchema = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
+
+/** Everything the host must know, at one revision. `local` is the name of the node it is for. */
+export const SnapshotSchema = v.strictObject({
+  revision: RevisionSchema,
+  local: Name,
+  nodes: v.array(ClusterNodeSchema),
+  pods: v.array(PodSchema),
+});
+export type Snapshot = v.InferOutput<typeof SnapshotSchema>;
+
+/** What changed from one revision to the next. Nodes are known by name, pods by namespace/name. */
+export const DeltaSchema = v.strictObject({
+  from: RevisionSchema,
+  to: RevisionSchema,
+  nodes: v.array(ClusterNodeSchema),
+  removedNodes: v.array(Name),
+  pods: v.array(PodSchema),
+  removedPods: v.array(v.strictObject({ namespace: Name, name: Name })),
+});
+export type Delta = v.InferOutput<typeof DeltaSchema>;
+
+/** A local pod's attachment. `device` is TUN unless the pod needs Ethernet. */
+export const EndpointSchema = v.strictObject({
+  namespace: Name,
+  name: Name,
+  uid: v.pipe(v.string(), v.maxLength(128)),
+  device: v.picklist(['tun', 'tap']),
+  interfaceName: v.pipe(v.string(), v.regex(/^[A-Za-z0-9_.-]{1,15}$/)),
+  addresses: v.pipe(v.array(Address), v.minLength(1), v.maxLength(16)),
+  mtu: v.pipe(v.number(), v.integer(), v.minValue(576), v.maxValue(65535)),
+  netns: v.pipe(v.string(), v.maxLength(4096)),
+});
+export type Endpoint = v.InferOutput<typeof EndpointSchema>;
+
+/** Where a route leads. `via` names the cluster node of a peer or the pod of an endpoint. */
+export interface Route {
+  prefix: string;
+  kind: 'peer' | 'endpoint' | 'node' | 'outside' | 'unreachable' | 'prohibit' | 'blackhole';
+  via: string | null;
+}

@@ -1,0 +1,150 @@
+// Linear memory: who finds what where. Sizes of records are fixed here; sizes of tables are chosen
+// at start (engine/memory-map.ts) and written into the directory, where the core finds them.
+// All fields are little-endian and aligned, except addresses, which are in network order.
+//
+//        0 +--------------------------------+
+//          | never used: null pointers land |
+//     1024 +--------------------------------+ DIRECTORY_START
+//          | directory: where tables are    |
+//     2048 +--------------------------------+ WORKERS_START
+//          | one block per worker: turn     |
+//          | clock, counters                |
+//          +--------------------------------+ CONTROL_SCRATCH_START
+//          | keys the control side passes   |
+//          +--------------------------------+ TABLES_START
+//          | next hops, peers, devices,     |   from here on sizes are start-time,
+//          | statistics, prefix tables      |   addresses are in the directory
+//          +--------------------------------+
+//          | descriptors, one per slot      |
+//          +--------------------------------+
+//          | packet slots                   |
+//          +--------------------------------+
+
+// Directory. u32 fields, byte offsets from DIRECTORY_START.
+export const DIRECTORY_START = 1024;
+export const DIRECTORY_MAGIC_FIELD = 0;       // DIRECTORY_MAGIC once the engine has laid the map
+export const DIRECTORY_VERSION = 4;           // ABI_VERSION of the engine that laid it
+export const DIRECTORY_WORKER_COUNT = 8;
+export const DIRECTORY_SLOT_COUNT = 12;       // packet slots per worker
+export const DIRECTORY_SLOTS = 16;            // address of the first packet slot
+export const DIRECTORY_DESCRIPTORS = 20;
+export const DIRECTORY_NEXT_HOPS = 24;
+export const DIRECTORY_NEXT_HOP_LIMIT = 28;
+export const DIRECTORY_PEERS = 32;
+export const DIRECTORY_PEER_LIMIT = 36;
+export const DIRECTORY_DEVICES = 40;
+export const DIRECTORY_DEVICE_LIMIT = 44;
+export const DIRECTORY_STATISTICS = 48;       // per worker: DIRECTORY_NEXT_HOP_LIMIT records
+export const DIRECTORY_ROUTES_IPV4 = 52;      // prefix tables (prefix-table.ts): address -> next hop
+export const DIRECTORY_ROUTES_IPV6 = 56;
+export const DIRECTORY_REMOTES_IPV4 = 60;     // outer source address -> next hop of its peer
+export const DIRECTORY_REMOTES_IPV6 = 64;
+export const DIRECTORY_NODE_IPV4 = 68;        // 4 bytes: source of ICMP errors; 0 until known
+export const DIRECTORY_NODE_IPV6 = 72;        // 16 bytes, likewise
+export const DIRECTORY_ICMP_RATE = 88;        // ICMP errors per second and origin
+export const DIRECTORY_ICMP_BURST = 92;
+export const DIRECTORY_SIZE = 128;
+export const DIRECTORY_MAGIC = 0x54524c43;    // "CLRT"
+
+// Worker blocks. Each worker writes only its own, so counters need no atomics.
+export const WORKERS_START = 2048;
+export const WORKER_LIMIT = 4;
+export const WORKER_TURN = 0;                 // u32, odd while the worker is inside processBatch
+export const WORKER_DROPS = 64;               // u64 packets, u64 bytes: [direction][reason]
+export const WORKER_DROP_STRIDE = 16;
+export const WORKER_DROP_REASONS = 64;        // room for REASON_COUNT to grow
+export const WORKER_EVENTS = 2112;            // WORKER_DROPS + 2 * 64 * 16; u64 [event]
+export const WORKER_EVENT_LIMIT = 64;
+export const WORKER_STRIDE = 3072;
+
+export const CONTROL_SCRATCH_START = 14336;   // WORKERS_START + WORKER_LIMIT * WORKER_STRIDE
+export const CONTROL_SCRATCH_SIZE = 2048;
+export const TABLES_START = 16384;
+
+// Packet slots. A packet lies anywhere in its slot; devices read to PACKET_HEADROOM.
+export const PACKET_HEADROOM = 128;           // room for every header we prepend
+export const PACKET_CAPACITY = 65600;         // 65,535 of IP, an Ethernet header, rounded up
+export const SLOT_STRIDE = 65792;             // PACKET_HEADROOM + PACKET_CAPACITY + 64 of tailroom
+
+// Descriptor of one slot. The host fills the first part, the core the second.
+export const DESCRIPTOR_START = 0;            // u32 address of the packet's first byte; in and out
+export const DESCRIPTOR_LENGTH = 4;           // u32 bytes; in and out
+export const DESCRIPTOR_INPUT = 8;            // u16 device index
+export const DESCRIPTOR_OUTPUT = 10;          // u16 device index, out
+export const DESCRIPTOR_VERDICT = 12;         // u8, out
+export const DESCRIPTOR_REASON = 13;          // u8, out
+export const DESCRIPTOR_REMOTE = 16;          // u32 address of the outer destination, a remote; out
+export const DESCRIPTOR_FLOW_HASH = 20;       // u32, out: equal for all packets of a flow
+export const DESCRIPTOR_SOURCE = 32;          // the outer source, a remote; in, of underlay devices
+export const DESCRIPTOR_STRIDE = 64;
+
+// Remote: the address of an underlay socket's other end. Byte for byte what Linux calls
+// sockaddr_in and sockaddr_in6, so that the kernel reads and writes it in place.
+export const REMOTE_FAMILY = 0;               // u16
+export const REMOTE_PORT = 2;                 // u16, network order
+export const REMOTE_IPV4 = 4;                 // 4 bytes
+export const REMOTE_IPV6 = 8;                 // 16 bytes, after the flow label
+export const REMOTE_IPV4_SIZE = 16;
+export const REMOTE_IPV6_SIZE = 28;
+export const FAMILY_IPV4 = 2;                 // AF_INET
+export const FAMILY_IPV6 = 10;                // AF_INET6
+
+// Next hop: one u32, kind << 16 | index, so that one atomic store publishes it. Routes hold next
+// hop ids. An id stays with its peer or endpoint; the record behind it may be replaced.
+export const NEXT_HOP_STRIDE = 4;
+export const NEXT_HOP_KIND_SHIFT = 16;
+export const NEXT_HOP_INDEX_MASK = 0xffff;
+export const NEXT_HOP_KIND_NONE = 0;          // unused id: no route
+export const NEXT_HOP_KIND_PEER = 1;          // index: peer
+export const NEXT_HOP_KIND_ENDPOINT = 2;      // index: device
+export const NEXT_HOP_KIND_NODE = 3;          // an address of this node
+export const NEXT_HOP_KIND_OUTSIDE = 4;       // beyond the cluster, by way of the node's own stack
+export const NEXT_HOP_KIND_UNREACHABLE = 5;
+export const NEXT_HOP_KIND_PROHIBIT = 6;
+export const NEXT_HOP_KIND_BLACKHOLE = 7;
+// Ids that never change. Peers and endpoints get the ones from NEXT_HOP_FIRST_FREE on.
+export const NEXT_HOP_NONE = 0;
+export const NEXT_HOP_NODE = 3;
+export const NEXT_HOP_OUTSIDE = 4;
+export const NEXT_HOP_UNREACHABLE = 5;
+export const NEXT_HOP_PROHIBIT = 6;
+export const NEXT_HOP_BLACKHOLE = 7;
+export const NEXT_HOP_FIRST_FREE = 16;
+
+// Statistics of one next hop on one worker. rx: packets that came from it, tx: packets sent to it.
+export const STATISTICS_RX_PACKETS = 0;       // u64
+export const STATISTICS_RX_BYTES = 8;
+export const STATISTICS_TX_PACKETS = 16;
+export const STATISTICS_TX_BYTES = 24;
+export const STATISTICS_ICMP_TOKENS = 32;     // i32, milli-tokens of the ICMP error bucket
+export const STATISTICS_ICMP_STAMP = 36;      // i32, nowMs of the last refill
+export const STATISTICS_STRIDE = 64;
+
+// Device. Index 0 is the node's own, 1 and 2 are the underlay sockets, endpoints follow.
+export const DEVICE_NODE = 0;
+export const DEVICE_UNDERLAY_IPV4 = 1;
+export const DEVICE_UNDERLAY_IPV6 = 2;
+export const DEVICE_FIRST_ENDPOINT = 3;
+export const DEVICE_KIND = 0;                 // u8
+export const DEVICE_NEXT_HOP = 2;             // u16, the id that routes to this device
+export const DEVICE_MAC = 4;                  // 6 bytes, TAP: the pod's side
+export const DEVICE_GATEWAY_MAC = 10;         // 6 bytes, TAP: ours
+export const DEVICE_STRIDE = 16;
+export const DEVICE_KIND_NONE = 0;
+export const DEVICE_KIND_NODE = 1;            // TUN in the node's own namespace
+export const DEVICE_KIND_TUN = 2;             // endpoint
+export const DEVICE_KIND_TAP = 3;             // endpoint that wants Ethernet
+export const DEVICE_KIND_UNDERLAY = 4;        // UDP socket, VXLAN datagrams
+
+// Peer: one tunnel to one remote node. Read-only once published; a change is a new record.
+export const PEER_TUNNEL = 0;                 // u8, TUNNEL_*
+export const PEER_DEVICE = 2;                 // u16, the underlay device to send by
+export const PEER_MTU = 4;                    // u32, largest inner packet
+export const PEER_NEXT_HOP = 8;               // u16, its own id
+export const PEER_VNI = 12;                   // u32
+export const PEER_REMOTE = 16;                // remote, REMOTE_IPV6_SIZE bytes of room
+export const PEER_HEADER = 48;                // ready-made VXLAN and Ethernet headers
+export const PEER_HEADER_SIZE = 22;           // VXLAN_HEADER_SIZE + ETHERNET_HEADER_SIZE
+export const PEER_STRIDE = 80;
+export const TUNNEL_NONE = 0;
+export const TUNNEL_VXLAN = 1;

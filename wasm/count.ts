@@ -1,0 +1,66 @@
+// Counters and the turn clock: one block per worker, written by that worker alone.
+
+import {
+  DIRECTORY_NEXT_HOP_LIMIT,
+  DIRECTORY_STATISTICS,
+  STATISTICS_RX_BYTES,
+  STATISTICS_RX_PACKETS,
+  STATISTICS_STRIDE,
+  STATISTICS_TX_BYTES,
+  STATISTICS_TX_PACKETS,
+  WORKERS_START,
+  WORKER_DROPS,
+  WORKER_DROP_REASONS,
+  WORKER_DROP_STRIDE,
+  WORKER_EVENTS,
+  WORKER_STRIDE,
+  WORKER_TURN,
+} from "./abi/layout";
+import { directory, packetLength, setDropped } from "./packet";
+
+function workerBlock(worker: i32): usize {
+  return <usize>(WORKERS_START + (worker * WORKER_STRIDE));
+}
+
+/** Starts a turn: tables read from here on stay as they are until leaveTurn(). */
+export function enterTurn(worker: i32): void {
+  atomic.add<u32>(workerBlock(worker), 1, WORKER_TURN);
+}
+
+export function leaveTurn(worker: i32): void {
+  atomic.add<u32>(workerBlock(worker), 1, WORKER_TURN);
+}
+
+/** Drops the packet and counts it under its direction and reason. */
+export function drop(descriptor: usize, worker: i32, direction: i32, reason: i32): void {
+  const counter = workerBlock(worker) + WORKER_DROPS
+    + (((direction * WORKER_DROP_REASONS) + reason) * WORKER_DROP_STRIDE);
+  store<u64>(counter, load<u64>(counter) + 1);
+  store<u64>(counter, load<u64>(counter, 8) + <u64>packetLength(descriptor), 8);
+  setDropped(descriptor, reason);
+}
+
+export function countEvent(worker: i32, event: i32): void {
+  const counter = workerBlock(worker) + WORKER_EVENTS + (event * 8);
+  store<u64>(counter, load<u64>(counter) + 1);
+}
+
+/** Address of the statistics of one next hop on one worker. */
+export function statisticsOf(worker: i32, nextHop: i32): usize {
+  const record = (worker * directory(DIRECTORY_NEXT_HOP_LIMIT)) + nextHop;
+  return <usize>(directory(DIRECTORY_STATISTICS) + (record * STATISTICS_STRIDE));
+}
+
+/** Counts a packet that came from a next hop, as an IP packet. */
+export function countReceived(worker: i32, nextHop: i32, length: i32): void {
+  const record = statisticsOf(worker, nextHop);
+  store<u64>(record, load<u64>(record, STATISTICS_RX_PACKETS) + 1, STATISTICS_RX_PACKETS);
+  store<u64>(record, load<u64>(record, STATISTICS_RX_BYTES) + <u64>length, STATISTICS_RX_BYTES);
+}
+
+/** Counts a packet given to a next hop, as an IP packet. */
+export function countSent(worker: i32, nextHop: i32, length: i32): void {
+  const record = statisticsOf(worker, nextHop);
+  store<u64>(record, load<u64>(record, STATISTICS_TX_PACKETS) + 1, STATISTICS_TX_PACKETS);
+  store<u64>(record, load<u64>(record, STATISTICS_TX_BYTES) + <u64>length, STATISTICS_TX_BYTES);
+}

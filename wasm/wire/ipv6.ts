@@ -1,0 +1,117 @@
+// IPv6, RFC 8200 section 3. checkIpv6() is the one function that meets an untrusted length; the
+// accessors after it cannot leave the packet.
+
+import {
+  IPV6_DESTINATION,
+  IPV6_HEADER_SIZE,
+  IPV6_HOP_LIMIT,
+  IPV6_NEXT_HEADER,
+  IPV6_PAYLOAD_LENGTH,
+  IPV6_SOURCE,
+  IPV6_VERSION_CLASS,
+} from "../abi/headers";
+import {
+  REASON_IP_VERSION,
+  REASON_LINK_LOCAL,
+  REASON_MARTIAN_DESTINATION,
+  REASON_MARTIAN_SOURCE,
+  REASON_MULTICAST,
+  REASON_NONE,
+  REASON_TOO_SHORT,
+} from "../abi/verdict";
+
+/** Accepts a header with REASON_NONE: the version is right and the payload is within `length`.
+ * Jumbograms (RFC 2675) do not fit a slot; their payload length of 0 makes them a bare header. */
+export function checkIpv6(header: usize, length: i32): i32 {
+  if (length < IPV6_HEADER_SIZE) return REASON_TOO_SHORT;
+  if (load<u8>(header, IPV6_VERSION_CLASS) >> 4 != 6) return REASON_IP_VERSION;
+  if (ipv6TotalLength(header) > length) return REASON_TOO_SHORT;
+  return REASON_NONE;
+}
+
+/** Accepts with REASON_NONE a source and destination that a router may forward between,
+ * RFC 4291 sections 2.5.2, 2.5.3, 2.5.5, 2.5.6 and 2.7. */
+export function checkIpv6Addresses(header: usize): i32 {
+  if (load<u8>(header, IPV6_DESTINATION) == 0xff) return REASON_MULTICAST;
+  const sourceHi = ipv6SourceHi(header);
+  const destinationHi = ipv6DestinationHi(header);
+  if (sourceHi >> 56 == 0xff || isThisHost(sourceHi, ipv6SourceLo(header))) {
+    return REASON_MARTIAN_SOURCE;
+  }
+  if (isThisHost(destinationHi, ipv6DestinationLo(header))) return REASON_MARTIAN_DESTINATION;
+  if (isLinkLocal(sourceHi) || isLinkLocal(destinationHi)) return REASON_LINK_LOCAL;
+  return REASON_NONE;
+}
+
+/** ::, ::1 and the IPv4-mapped ::ffff:0:0/96. */
+function isThisHost(hi: u64, lo: u64): bool {
+  return hi == 0 && (lo <= 1 || lo >> 32 == 0xffff);
+}
+
+/** fe80::/10. */
+function isLinkLocal(hi: u64): bool {
+  return hi >> 54 == 0x3fa;
+}
+
+/** Header and payload, in bytes. */
+export function ipv6TotalLength(header: usize): i32 {
+  return IPV6_HEADER_SIZE + <i32>bswap<u16>(load<u16>(header, IPV6_PAYLOAD_LENGTH));
+}
+
+export function ipv6NextHeader(header: usize): i32 {
+  return load<u8>(header, IPV6_NEXT_HEADER);
+}
+
+export function ipv6HopLimit(header: usize): i32 {
+  return load<u8>(header, IPV6_HOP_LIMIT);
+}
+
+export function ipv6SourceHi(header: usize): u64 {
+  return bswap<u64>(load<u64>(header, IPV6_SOURCE));
+}
+
+export function ipv6SourceLo(header: usize): u64 {
+  return bswap<u64>(load<u64>(header + 8, IPV6_SOURCE));
+}
+
+export function ipv6DestinationHi(header: usize): u64 {
+  return bswap<u64>(load<u64>(header, IPV6_DESTINATION));
+}
+
+export function ipv6DestinationLo(header: usize): u64 {
+  return bswap<u64>(load<u64>(header + 8, IPV6_DESTINATION));
+}
+
+/** True where two addresses of 16 bytes are the same. */
+export function ipv6Equals(left: usize, right: usize): bool {
+  return load<u64>(left) == load<u64>(right) && load<u64>(left, 8) == load<u64>(right, 8);
+}
+
+export function copyIpv6(target: usize, source: usize): void {
+  const hi = load<u64>(source);
+  const lo = load<u64>(source, 8);
+  store<u64>(target, hi);
+  store<u64>(target, lo, 8);
+}
+
+/** Decrements the hop limit. Precondition: it is above 0. */
+export function ipv6DecrementHopLimit(header: usize): void {
+  store<u8>(header, load<u8>(header, IPV6_HOP_LIMIT) - 1, IPV6_HOP_LIMIT);
+}
+
+/** Writes a header. `source` and `destination` are addresses of 16 bytes. */
+export function emitIpv6(
+  header: usize,
+  payloadLength: i32,
+  nextHeader: i32,
+  hopLimit: i32,
+  source: usize,
+  destination: usize,
+): void {
+  store<u32>(header, 0x60, IPV6_VERSION_CLASS);
+  store<u16>(header, bswap<u16>(<u16>payloadLength), IPV6_PAYLOAD_LENGTH);
+  store<u8>(header, <u8>nextHeader, IPV6_NEXT_HEADER);
+  store<u8>(header, <u8>hopLimit, IPV6_HOP_LIMIT);
+  copyIpv6(header + IPV6_SOURCE, source);
+  copyIpv6(header + IPV6_DESTINATION, destination);
+}
