@@ -13,7 +13,8 @@ export interface PrefixKey {
 
 /** True for a dotted-quad IPv4 or an IPv6 address without zone. */
 export function isAddress(text: string): boolean {
-  return !text.includes('%') && (ipaddr.IPv4.isValidFourPartDecimal(text) || ipaddr.IPv6.isValid(text));
+  if (text.includes('%')) return false;
+  return ipaddr.IPv4.isValidFourPartDecimal(text) || ipaddr.IPv6.isValid(text);
 }
 
 /** True for an address with a prefix length, host bits allowed. */

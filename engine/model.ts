@@ -11,8 +11,8 @@ const Mac = v.pipe(v.string(), v.check(isMac, 'not a unicast MAC address'));
 const Name = v.pipe(v.string(), v.minLength(1), v.maxLength(253));
 const Port = v.pipe(v.number(), v.integer(), v.minValue(1), v.maxValue(65535));
 
-/** One way to reach a cluster node: an encapsulation and where its packets go (INTEROP: a dual-stack
- * flannel node has two, one per address family). Pod packets of `family` take it. */
+/** One way to reach a cluster node: an encapsulation and where its packets go (a dual-stack flannel
+ * node has two, one per address family). Pod packets of `family` take it. */
 export const TunnelSchema = v.strictObject({
   family: v.picklist(['IPv4', 'IPv6']),
   kind: v.picklist(['vxlan']),
@@ -82,3 +82,36 @@ export interface Route {
   kind: 'peer' | 'endpoint' | 'node' | 'outside' | 'unreachable' | 'prohibit' | 'blackhole';
   via: string | null;
 }
+
+// ---------------------------------------------------------------------------------------------
+// Messages between sidecar and host. A snapshot travels in parts, so that no frame is large:
+// `snapshot.begin`, any number of `snapshot.part`, `snapshot.commit`; afterwards `delta`. Each is a
+// request: it is answered before the next is sent.
+
+/** Most nodes, and most pods, in one `snapshot.part`: the largest possible fits a frame. */
+export const PART_LIMIT = 200;
+
+const Count = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
+
+export const SnapshotBeginSchema = v.strictObject({
+  revision: RevisionSchema,
+  local: Name,
+  counts: v.strictObject({ nodes: Count, pods: Count }),
+});
+export type SnapshotBegin = v.InferOutput<typeof SnapshotBeginSchema>;
+
+export const SnapshotPartSchema = v.strictObject({
+  nodes: v.exactOptional(v.pipe(v.array(ClusterNodeSchema), v.maxLength(PART_LIMIT))),
+  pods: v.exactOptional(v.pipe(v.array(PodSchema), v.maxLength(PART_LIMIT))),
+});
+export type SnapshotPart = v.InferOutput<typeof SnapshotPartSchema>;
+
+export const SnapshotCommitSchema = v.strictObject({ revision: RevisionSchema });
+
+/** The answer to `snapshot.commit` and `delta`. `resync` asks for a whole snapshot; `revision` is
+ * the one the host has, null for none. */
+export const RevisionAnswerSchema = v.strictObject({
+  status: v.picklist(['applied', 'resync']),
+  revision: v.nullable(RevisionSchema),
+});
+export type RevisionAnswer = v.InferOutput<typeof RevisionAnswerSchema>;

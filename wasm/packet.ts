@@ -86,7 +86,12 @@ export function setOutput(descriptor: usize, device: i32): void {
 }
 
 /** Marks the packet for an underlay device, to `remote`, by the sending socket of `flowHash`. */
-export function setOutputRemote(descriptor: usize, device: i32, remote: usize, flowHash: u32): void {
+export function setOutputRemote(
+  descriptor: usize,
+  device: i32,
+  remote: usize,
+  flowHash: u32,
+): void {
   setOutput(descriptor, device);
   store<u32>(descriptor, <u32>remote, DESCRIPTOR_REMOTE);
   store<u32>(descriptor, flowHash, DESCRIPTOR_FLOW_HASH);

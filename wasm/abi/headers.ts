@@ -73,7 +73,7 @@ export const PROTOCOL_NONE = 59;
 export const PROTOCOL_DESTINATION_OPTIONS = 60;
 export const PROTOCOL_SCTP = 132;
 
-// TCP, RFC 9293 section 3.1; UDP, RFC 768; SCTP, RFC 9260 section 3.1: ports are where all have them.
+// TCP, RFC 9293 section 3.1; UDP, RFC 768; SCTP, RFC 9260 section 3.1: ports lie alike in all.
 export const TRANSPORT_SOURCE_PORT = 0;       // u16
 export const TRANSPORT_DESTINATION_PORT = 2;  // u16
 export const TRANSPORT_PORTS_SIZE = 4;
@@ -112,6 +112,7 @@ export const ICMPV6_QUOTE_LIMIT = 1232;       // RFC 4443 section 2.4(c): 1,280 
 // Neighbour discovery, RFC 4861 sections 4.3 and 4.4.
 export const ND_SOLICITATION = 135;
 export const ND_ADVERTISEMENT = 136;
+export const ND_REDIRECT = 137;
 export const ND_FLAGS = 4;                    // u8: router, solicited, override
 export const ND_TARGET = 8;
 export const ND_SIZE = 24;

@@ -1,4 +1,5 @@
-// What the core decided about a packet, and why. Reasons are counter indexes: append, never reorder.
+// What the core decided about a packet, and why. Reasons are counter indexes: append, do not
+// reorder.
 
 // Verdict of a descriptor, u8.
 export const VERDICT_DROP = 0;
@@ -9,7 +10,7 @@ export const VERDICT_SEND = 1;        // give the slot's packet to DESCRIPTOR_OU
 export const REASON_NONE = 0;
 export const REASON_TOO_SHORT = 1;            // shorter than its headers say
 export const REASON_IP_VERSION = 2;           // neither 4 nor 6, or not what the EtherType says
-export const REASON_HEADER_LENGTH = 3;        // RFC 791 section 3.1: IHL below 5 or beyond the packet
+export const REASON_HEADER_LENGTH = 3;        // RFC 791 section 3.1: IHL below 5 or too large
 export const REASON_HEADER_CHECKSUM = 4;      // RFC 1812 section 5.2.2
 export const REASON_SOURCE_ROUTE = 5;         // RFC 7126 sections 4.3 and 4.4, RFC 5095
 export const REASON_MARTIAN_SOURCE = 6;       // RFC 1812 section 5.3.7, RFC 4291 section 2.5
@@ -29,7 +30,7 @@ export const REASON_WRONG_MAC = 19;           // Ethernet destination is not our
 export const REASON_OWN_MAC = 20;             // Ethernet source is our own
 export const REASON_ETHER_TYPE = 21;          // neither IPv4 nor IPv6 (nor ARP from a TAP)
 export const REASON_FOREIGN_SOURCE = 22;      // inner source does not belong to the peer
-export const REASON_NOT_LOCAL = 23;           // from a peer, for an address that is not on this node
+export const REASON_NOT_LOCAL = 23;           // from a peer, for an address not on this node
 export const REASON_NEIGHBOUR = 24;           // ARP or neighbour discovery that gets no answer
 export const REASON_DEVICE_UNKNOWN = 25;      // came from, or is bound for, a device not attached
 // Below: drops that the host counts, at the devices.
@@ -39,14 +40,14 @@ export const REASON_TRUNCATED = 28;           // datagram larger than a slot
 export const REASON_FAULT = 29;               // the fault device's doing
 export const REASON_COUNT = 30;
 
-// Directions, for counters. Seen from the node: outbound is from a local device, inbound from a peer.
+// Directions, for counters: outbound is from a local device, inbound from a peer.
 export const DIRECTION_OUTBOUND = 0;
 export const DIRECTION_INBOUND = 1;
 export const DIRECTION_COUNT = 2;
 
 // Events, for counters: what the core did beside forwarding and dropping.
 export const EVENT_ICMP_SENT = 0;             // ICMP and ICMPv6 errors made
-export const EVENT_ICMP_SUPPRESSED = 1;       // not made: rate limit, or nobody to tell (RFC 1812 4.3.2.7)
+export const EVENT_ICMP_SUPPRESSED = 1;       // not made: rate limit, or RFC 1812 section 4.3.2.7
 export const EVENT_NEIGHBOUR_ANSWERED = 2;    // ARP replies and neighbour advertisements made
-export const EVENT_OUTER_FRAGMENTED = 3;      // larger than the path's MTU, DF clear: outer fragments
+export const EVENT_OUTER_FRAGMENTED = 3;      // above the path's MTU, DF clear
 export const EVENT_COUNT = 4;

@@ -134,7 +134,8 @@ export function ipv4DecrementTtl(header: usize): void {
   const before = load<u16>(header, IPV4_TTL);
   store<u8>(header, load<u8>(header, IPV4_TTL) - 1, IPV4_TTL);
   const after = load<u16>(header, IPV4_TTL);
-  store<u16>(header, checksumUpdate(load<u16>(header, IPV4_CHECKSUM), before, after), IPV4_CHECKSUM);
+  const updated = checksumUpdate(load<u16>(header, IPV4_CHECKSUM), before, after);
+  store<u16>(header, updated, IPV4_CHECKSUM);
 }
 
 /** Writes a header without options. `source` and `destination` are addresses of 4 bytes. */

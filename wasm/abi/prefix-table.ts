@@ -1,0 +1,118 @@
+// Longest-prefix-match table: what its region of linear memory holds, and what its exports answer.
+// One table serves one family. Keys are 128 bits, left aligned: an IPv4 address is 4 bytes and 12
+// zeros. Values are next hop ids, 0 is "no route".
+//
+//        0 +--------------------------------+
+//          | header, pool header            |
+//          | scratch, one part per depth    |
+//          +--------------------------------+ PREFIX_DIRECT
+//          | direct table: first 16 bits    |   what workers read: this
+//          +--------------------------------+ PREFIX_PENDING
+//          | entries built, not published   |
+//          +--------------------------------+ table + PREFIX_HEADER_SIZE
+//          | arena: Poptrie nodes, leaves   |   and this
+//          +--------------------------------+
+//          | ring: blocks retired           |
+//          | tags: one byte per granule     |
+//          | trie: the control side's copy  |
+//          +--------------------------------+
+//
+// How big. Memory is reserved, pages are only touched when used. A change is built beside what it
+// replaces, so node and leaf limits need room for the largest change: a publish of everything and
+// a change of a prefix shorter than 16 bits may need twice what is in use.
+//   cluster, 5,000 remote nodes with a few prefixes each:
+//                                         prefixes 32,768   nodes 16,384    leaves 131,072
+//   full BGP table, 1,000,000 IPv4:       prefixes 1,048,576  nodes 262,144  leaves 2,621,440
+//   full BGP table, 200,000 IPv6:         prefixes 262,144  nodes 524,288  leaves 2,097,152
+
+// Answers of the exports that change a table.
+export const PREFIX_OK = 0;
+export const PREFIX_TABLE_FULL = 1;           // a limit is reached; nothing was changed
+export const PREFIX_TABLE_BUSY = 2;           // memory waits for workers; nothing was changed
+export const PREFIX_NOT_FOUND = 3;
+export const PREFIX_BAD_KEY = 4;              // length, value, or a bit set beyond the length
+
+// What prefixUsage() is asked for.
+export const PREFIX_USAGE_PREFIXES = 0;
+export const PREFIX_USAGE_NODES = 1;          // of the lookup structure
+export const PREFIX_USAGE_LEAVES = 2;
+export const PREFIX_USAGE_RETIRED = 3;        // blocks waiting for workers
+export const PREFIX_USAGE_LOOKUP_BYTES = 4;   // direct table and blocks in use, retired ones too
+export const PREFIX_USAGE_CONTROL_BYTES = 5;  // trie nodes in use
+export const PREFIX_USAGE_FREE_BYTES = 6;     // of the arena
+export const PREFIX_USAGE_FREE_CHUNKS = 7;    // whole chunks among them: falls with fragmentation
+
+export const PREFIX_LENGTH_MAX = 128;         // bits
+export const PREFIX_VALUE_MAX = 65535;
+export const PREFIX_KEY_SIZE = 16;            // bytes, network order
+export const PREFIX_LIMIT_MAX = 16777216;
+export const PREFIX_GRANULES_MAX = 16777216;  // 24 bits: 128 MiB of arena
+
+// Header. u32 fields.
+export const PREFIX_COUNT = 0;
+export const PREFIX_LIMIT = 4;
+export const PREFIX_NODES = 8;
+export const PREFIX_LEAVES = 12;
+export const PREFIX_NODES_BEFORE = 16;        // as before the change in progress
+export const PREFIX_LEAVES_BEFORE = 20;
+export const PREFIX_TRIE_ROOT = 24;           // address, 0: empty
+export const PREFIX_TRIE_FREE = 28;           // address of the first of a list
+export const PREFIX_TRIE_NEXT = 32;           // address of the first node never used
+export const PREFIX_TRIE_USED = 36;           // nodes
+
+// Pool header: blocks of granules from the arena, and the ring. u32 fields.
+export const PREFIX_POOL = 64;
+export const POOL_ARENA = 0;                  // address
+export const POOL_GRANULES = 4;               // in the arena
+export const POOL_NEXT = 8;                   // first granule never used
+export const POOL_USED = 12;                  // granules handed out, retired ones too
+export const POOL_TAGS = 16;                  // address
+export const POOL_RING = 20;                  // address
+export const POOL_RING_LIMIT = 24;            // entries
+export const POOL_TAIL = 28;                  // oldest retired block
+export const POOL_MARK = 32;                  // end of those that the turns below cover
+export const POOL_HEAD = 36;                  // end of the retired blocks
+export const POOL_RETIRING = 40;              // end of those the change in progress will retire
+export const POOL_TAKEN = 44;                 // blocks the change in progress was given
+export const POOL_TURNS = 48;                 // u32 per worker, its WORKER_TURN at POOL_MARK
+export const POOL_FREE = 64;                  // per order: granule index + 1 of a list's first
+export const POOL_ORDER_MAX = 8;
+export const POOL_CHUNK = 256;                // granules, 1 << POOL_ORDER_MAX
+export const POOL_GRANULE_SIZE = 8;           // bytes; a free block's first: u32 next, u32 previous
+export const POOL_GRANULE_SHIFT = 3;
+export const POOL_ENTRY_SHIFT = 8;            // ring entry: granule index << 8 | granules
+
+// Scratch for one node being built; one part per depth.
+export const PREFIX_SCRATCH = 256;
+export const SCRATCH_VALUES = 0;              // 64 u16
+export const SCRATCH_TRIES = 128;             // 64 u32 addresses, of slots that have a child
+export const SCRATCH_STRIDE = 384;
+
+// Direct table entry: a value, or the address of a node, which is always greater.
+export const PREFIX_DIRECT = 8192;            // PREFIX_SCRATCH + 19 * SCRATCH_STRIDE, rounded up
+export const PREFIX_DIRECT_BITS = 16;
+export const PREFIX_DIRECT_COUNT = 65536;
+export const PREFIX_DIRECT_SHIFT = 48;        // of the key's high half
+export const PREFIX_DIRECT_SIZE = 262144;
+export const PREFIX_PENDING = 270336;         // PREFIX_DIRECT + PREFIX_DIRECT_SIZE
+export const PREFIX_HEADER_SIZE = 532480;     // PREFIX_PENDING + PREFIX_DIRECT_SIZE
+
+// Poptrie node: one stride of 6 bits, 64 slots.
+export const NODE_BITS = 6;
+export const NODE_SLOTS = 64;
+export const NODE_VECTOR = 0;                 // u64, a bit per slot that has a child
+export const NODE_RUNS = 8;                   // u64, a bit per slot that starts a run of leaves
+export const NODE_LEAVES = 16;                // u32 address, less LEAF_SIZE: ranks count from 1
+export const NODE_CHILDREN = 20;              // u32 address, less NODE_SIZE
+export const NODE_SIZE = 24;
+export const NODE_GRANULES = 3;
+export const LEAF_SIZE = 2;
+export const LEAVES_PER_GRANULE = 4;
+
+// Trie node of the control side: a prefix, or a place where prefixes part.
+export const TRIE_HIGH = 0;                   // u64 key, host order
+export const TRIE_LOW = 8;
+export const TRIE_CHILDREN = 16;              // two u32 addresses, by the bit after the prefix
+export const TRIE_VALUE = 24;                 // u16, 0: parting only
+export const TRIE_LENGTH = 26;                // u8
+export const TRIE_SIZE = 28;

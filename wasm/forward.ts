@@ -1,0 +1,208 @@
+// The part of the walk that outbound and inbound share: where a routed packet goes, and what its
+// sender hears if it goes nowhere. A packet has an origin, the next hop id it came from.
+
+import { ETHERNET_HEADER_SIZE, IPV6_MINIMUM_MTU } from "./abi/headers";
+import {
+  DEVICE_GATEWAY_MAC,
+  DEVICE_KIND_NONE,
+  DEVICE_KIND_TAP,
+  DEVICE_MAC,
+  DEVICE_NODE,
+  NEXT_HOP_KIND_BLACKHOLE,
+  NEXT_HOP_KIND_ENDPOINT,
+  NEXT_HOP_KIND_NODE,
+  NEXT_HOP_KIND_OUTSIDE,
+  NEXT_HOP_KIND_PEER,
+  NEXT_HOP_KIND_PROHIBIT,
+  NEXT_HOP_NODE,
+} from "./abi/layout";
+import {
+  DIRECTION_INBOUND,
+  DIRECTION_OUTBOUND,
+  EVENT_OUTER_FRAGMENTED,
+  REASON_BLACKHOLE,
+  REASON_DEVICE_UNKNOWN,
+  REASON_HOP_LIMIT,
+  REASON_NONE,
+  REASON_NOT_LOCAL,
+  REASON_NO_ROUTE,
+  REASON_PROHIBITED,
+  REASON_TOO_BIG,
+} from "./abi/verdict";
+import { countEvent, countReceived, countSent, drop } from "./count";
+import { answerWithError } from "./icmp-error";
+import { packetLength, packetStart, prepend, setOutput, trimTo } from "./packet";
+import {
+  deviceAt,
+  deviceKind,
+  nextHopAt,
+  nextHopIndex,
+  nextHopKind,
+  peerAt,
+  peerMtu,
+} from "./table/record";
+import { encapsulateVxlan } from "./tunnel/vxlan";
+import { emitEthernet } from "./wire/ethernet";
+import {
+  checkIp,
+  ipDecrementHopLimit,
+  ipDontFragment,
+  ipEtherType,
+  ipHopLimit,
+  ipTotalLength,
+  isIpv4,
+} from "./wire/ip";
+
+/** Checks the packet's headers and cuts link-layer padding off. REASON_NONE accepts it. */
+export function checkPacket(descriptor: usize): i32 {
+  const packet = packetStart(descriptor);
+  const reason = checkIp(packet, packetLength(descriptor));
+  if (reason == REASON_NONE) trimTo(descriptor, ipTotalLength(packet));
+  return reason;
+}
+
+/** Sends a checked packet of a local device on to `nextHop`. */
+export function forwardOutbound(
+  descriptor: usize,
+  worker: i32,
+  nowMs: i32,
+  origin: i32,
+  nextHop: i32,
+): void {
+  countReceived(worker, origin, packetLength(descriptor));
+  const record = nextHopAt(nextHop);
+  const kind = nextHopKind(record);
+  let reason = REASON_NONE;
+  let mtu = 0;
+  if (kind == NEXT_HOP_KIND_PEER) {
+    const peer = peerAt(nextHopIndex(record));
+    reason = checkHop(descriptor, origin);
+    if (reason == REASON_NONE) reason = checkSize(descriptor, worker, peerMtu(peer));
+    if (reason == REASON_NONE) {
+      spendHop(descriptor, origin);
+      return sendToPeer(descriptor, worker, nextHop, peer);
+    }
+    mtu = peerMtu(peer);
+  } else if (kind == NEXT_HOP_KIND_OUTSIDE && origin != NEXT_HOP_NODE) {
+    return deliver(descriptor, worker, DIRECTION_OUTBOUND, nextHop, DEVICE_NODE);
+  } else {
+    reason = deliverLocal(descriptor, worker, DIRECTION_OUTBOUND, origin, nextHop);
+  }
+  if (reason != REASON_NONE) {
+    reject(descriptor, worker, nowMs, DIRECTION_OUTBOUND, origin, reason, mtu);
+  }
+}
+
+/** Delivers a checked packet of a peer: to a pod or to the node itself, never to another peer. */
+export function forwardInbound(
+  descriptor: usize,
+  worker: i32,
+  nowMs: i32,
+  origin: i32,
+  nextHop: i32,
+): void {
+  countReceived(worker, origin, packetLength(descriptor));
+  const kind = nextHopKind(nextHopAt(nextHop));
+  const reason = kind == NEXT_HOP_KIND_PEER || kind == NEXT_HOP_KIND_OUTSIDE
+    ? REASON_NOT_LOCAL
+    : deliverLocal(descriptor, worker, DIRECTION_INBOUND, origin, nextHop);
+  if (reason == REASON_NONE) return;
+  reject(descriptor, worker, nowMs, DIRECTION_INBOUND, origin, reason, 0);
+}
+
+/** Hands the packet to a pod or to the node. Returns why not, or REASON_NONE when done. */
+function deliverLocal(
+  descriptor: usize,
+  worker: i32,
+  direction: i32,
+  origin: i32,
+  nextHop: i32,
+): i32 {
+  const record = nextHopAt(nextHop);
+  const kind = nextHopKind(record);
+  if (kind == NEXT_HOP_KIND_ENDPOINT) {
+    const reason = checkHop(descriptor, origin);
+    if (reason != REASON_NONE) return reason;
+    spendHop(descriptor, origin);
+    deliver(descriptor, worker, direction, nextHop, nextHopIndex(record));
+    return REASON_NONE;
+  }
+  if (kind == NEXT_HOP_KIND_NODE && origin != NEXT_HOP_NODE) {
+    deliver(descriptor, worker, direction, nextHop, DEVICE_NODE);
+    return REASON_NONE;
+  }
+  if (kind == NEXT_HOP_KIND_PROHIBIT) return REASON_PROHIBITED;
+  return kind == NEXT_HOP_KIND_BLACKHOLE ? REASON_BLACKHOLE : REASON_NO_ROUTE;
+}
+
+/** Is there a hop left to take off the TTL (RFC 1812 section 5.3.1)? The node's own stack has taken
+ * one off what it forwards, and what it sends itself is not forwarded yet. */
+function checkHop(descriptor: usize, origin: i32): i32 {
+  if (origin == NEXT_HOP_NODE) return REASON_NONE;
+  return ipHopLimit(packetStart(descriptor)) > 1 ? REASON_NONE : REASON_HOP_LIMIT;
+}
+
+/** Takes the hop that checkHop() found. */
+function spendHop(descriptor: usize, origin: i32): void {
+  if (origin != NEXT_HOP_NODE) ipDecrementHopLimit(packetStart(descriptor));
+}
+
+/** Holds the inner packet to the path's MTU. What may be fragmented goes in outer fragments; every
+ * IPv6 path takes 1,280 bytes, by outer fragments if need be (RFC 8200 section 5). */
+function checkSize(descriptor: usize, worker: i32, mtu: i32): i32 {
+  const packet = packetStart(descriptor);
+  const length = packetLength(descriptor);
+  if (length <= mtu) return REASON_NONE;
+  const fits = isIpv4(packet) ? !ipDontFragment(packet) : length <= IPV6_MINIMUM_MTU;
+  if (!fits) return REASON_TOO_BIG;
+  countEvent(worker, EVENT_OUTER_FRAGMENTED);
+  return REASON_NONE;
+}
+
+function sendToPeer(descriptor: usize, worker: i32, nextHop: i32, peer: usize): void {
+  countSent(worker, nextHop, packetLength(descriptor));
+  encapsulateVxlan(descriptor, peer);
+}
+
+/** Gives the packet to a local device, with an Ethernet header where that is a TAP. */
+function deliver(
+  descriptor: usize,
+  worker: i32,
+  direction: i32,
+  nextHop: i32,
+  index: i32,
+): void {
+  const device = deviceAt(index);
+  const kind = device != 0 ? deviceKind(device) : DEVICE_KIND_NONE;
+  if (kind == DEVICE_KIND_NONE) return drop(descriptor, worker, direction, REASON_DEVICE_UNKNOWN);
+  countSent(worker, nextHop, packetLength(descriptor));
+  if (kind == DEVICE_KIND_TAP) {
+    const type = ipEtherType(packetStart(descriptor));
+    const frame = prepend(descriptor, ETHERNET_HEADER_SIZE);
+    emitEthernet(frame, device + DEVICE_MAC, device + DEVICE_GATEWAY_MAC, type);
+  }
+  setOutput(descriptor, index);
+}
+
+/** Drops the packet, counts why, and tells its sender by ICMP where the RFCs have a message for it
+ * and allow it. `mtu` is what REASON_TOO_BIG reports. */
+export function reject(
+  descriptor: usize,
+  worker: i32,
+  nowMs: i32,
+  direction: i32,
+  origin: i32,
+  reason: i32,
+  mtu: i32,
+): void {
+  drop(descriptor, worker, direction, reason);
+  if (!answerWithError(descriptor, worker, nowMs, origin, reason, mtu)) return;
+  const record = nextHopAt(origin);
+  const kind = nextHopKind(record);
+  if (kind == NEXT_HOP_KIND_PEER) {
+    sendToPeer(descriptor, worker, origin, peerAt(nextHopIndex(record)));
+  } else {
+    const index = kind == NEXT_HOP_KIND_ENDPOINT ? nextHopIndex(record) : DEVICE_NODE;
+    deliver(descriptor, worker, direction, origin, index);
+  }
+}

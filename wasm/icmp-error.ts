@@ -1,0 +1,137 @@
+// ICMP errors that the core makes: RFC 1812 section 4.3 for IPv4, RFC 4443 for IPv6. The packet at
+// fault stays where it lies and becomes the quote: headers are put in front of it, its tail is cut.
+// Each origin has a bucket of tokens, so that no sender can have the answers of another used up
+// (RFC 1812 section 4.3.2.8, RFC 4443 section 2.4(f)).
+
+import {
+  ICMPV6_CODE_ADDRESS,
+  ICMPV6_CODE_NO_ROUTE,
+  ICMPV6_CODE_PROHIBITED,
+  ICMPV6_PACKET_TOO_BIG,
+  ICMPV6_QUOTE_LIMIT,
+  ICMPV6_TIME_EXCEEDED,
+  ICMPV6_UNREACHABLE,
+  ICMP_CODE_FRAGMENTATION_NEEDED,
+  ICMP_CODE_HOST,
+  ICMP_CODE_NET,
+  ICMP_CODE_PROHIBITED,
+  ICMP_HEADER_SIZE,
+  ICMP_QUOTE_LIMIT,
+  ICMP_TIME_EXCEEDED,
+  ICMP_UNREACHABLE,
+  IPV4_HEADER_SIZE,
+  IPV6_HEADER_SIZE,
+  IPV6_MINIMUM_MTU,
+  PROTOCOL_ICMP,
+  PROTOCOL_ICMPV6,
+} from "./abi/headers";
+import {
+  DIRECTORY_ICMP_BURST,
+  DIRECTORY_ICMP_RATE,
+  DIRECTORY_NODE_IPV4,
+  DIRECTORY_NODE_IPV6,
+  DIRECTORY_START,
+  NEXT_HOP_KIND_PEER,
+  NEXT_HOP_NODE,
+  STATISTICS_ICMP_STAMP,
+  STATISTICS_ICMP_TOKENS,
+} from "./abi/layout";
+import {
+  EVENT_ICMP_SENT,
+  EVENT_ICMP_SUPPRESSED,
+  REASON_HOP_LIMIT,
+  REASON_NO_ROUTE,
+  REASON_PROHIBITED,
+  REASON_TOO_BIG,
+} from "./abi/verdict";
+import { countEvent, statisticsOf } from "./count";
+import { directory, packetLength, packetStart, prepend, trimTo } from "./packet";
+import { nextHopAt, nextHopKind } from "./table/record";
+import { emitIcmp, emitIcmpv6, mayAnswerWithError } from "./wire/icmp";
+import { ipDestinationAddress, ipSourceAddress, isIpv4 } from "./wire/ip";
+import { emitIpv4 } from "./wire/ipv4";
+import { emitIpv6 } from "./wire/ipv6";
+
+const TTL: i32 = 64;
+const TOS_INTERNETWORK_CONTROL: i32 = 0xc0; // RFC 1812 section 4.3.2.5
+
+/** Turns a rejected packet into the error its sender is to get. False: there is none to send. */
+export function answerWithError(
+  descriptor: usize,
+  worker: i32,
+  nowMs: i32,
+  origin: i32,
+  reason: i32,
+  mtu: i32,
+): bool {
+  if (!hasMessage(reason)) return false;
+  const packet = packetStart(descriptor);
+  const source = errorSource(packet, origin);
+  if (source == 0 || !mayAnswerWithError(packet, packetLength(descriptor))
+    || !takeToken(worker, origin, nowMs)) {
+    countEvent(worker, EVENT_ICMP_SUPPRESSED);
+    return false;
+  }
+  const fromPeer = nextHopKind(nextHopAt(origin)) == NEXT_HOP_KIND_PEER;
+  if (isIpv4(packet)) emitError4(descriptor, source, reason, mtu, fromPeer);
+  else emitError6(descriptor, source, reason, mtu, fromPeer);
+  countEvent(worker, EVENT_ICMP_SENT);
+  return true;
+}
+
+function hasMessage(reason: i32): bool {
+  return reason == REASON_HOP_LIMIT || reason == REASON_NO_ROUTE
+    || reason == REASON_PROHIBITED || reason == REASON_TOO_BIG;
+}
+
+/** Address of the error's source: the node's own, once known. To the node itself that would be a
+ * martian, so there it is the address that was not reached. 0 where there is none. */
+function errorSource(packet: usize, origin: i32): usize {
+  if (origin == NEXT_HOP_NODE) return ipDestinationAddress(packet);
+  const field = isIpv4(packet) ? DIRECTORY_NODE_IPV4 : DIRECTORY_NODE_IPV6;
+  return directory(field) != 0 ? <usize>(DIRECTORY_START + field) : 0;
+}
+
+/** Takes a token from the origin's bucket: DIRECTORY_ICMP_RATE a second, DIRECTORY_ICMP_BURST at
+ * most. Kept in thousandths, so that each millisecond adds the rate. */
+function takeToken(worker: i32, origin: i32, nowMs: i32): bool {
+  const bucket = statisticsOf(worker, origin);
+  const most = directory(DIRECTORY_ICMP_BURST) * 1000;
+  const elapsed = <u32>(nowMs - load<i32>(bucket, STATISTICS_ICMP_STAMP));
+  const earned = <i64>elapsed * <i64>directory(DIRECTORY_ICMP_RATE);
+  const tokens = <i32>min<i64>(<i64>load<i32>(bucket, STATISTICS_ICMP_TOKENS) + earned, <i64>most);
+  store<i32>(bucket, nowMs, STATISTICS_ICMP_STAMP);
+  store<i32>(bucket, tokens >= 1000 ? tokens - 1000 : tokens, STATISTICS_ICMP_TOKENS);
+  return tokens >= 1000;
+}
+
+function emitError4(descriptor: usize, source: usize, reason: i32, mtu: i32, fromPeer: bool): void {
+  const quoted = packetStart(descriptor);
+  trimTo(descriptor, min(packetLength(descriptor), ICMP_QUOTE_LIMIT));
+  const packet = prepend(descriptor, IPV4_HEADER_SIZE + ICMP_HEADER_SIZE);
+  const total = packetLength(descriptor);
+  const type = reason == REASON_HOP_LIMIT ? ICMP_TIME_EXCEEDED : ICMP_UNREACHABLE;
+  let code = ICMP_CODE_NET;
+  if (reason == REASON_PROHIBITED) code = ICMP_CODE_PROHIBITED;
+  if (reason == REASON_TOO_BIG) code = ICMP_CODE_FRAGMENTATION_NEEDED;
+  if (reason == REASON_NO_ROUTE && fromPeer) code = ICMP_CODE_HOST;
+  const sender = ipSourceAddress(quoted);
+  emitIpv4(packet, total, TOS_INTERNETWORK_CONTROL, TTL, PROTOCOL_ICMP, source, sender);
+  emitIcmp(packet + IPV4_HEADER_SIZE, total - IPV4_HEADER_SIZE, type, code, <u32>mtu);
+}
+
+function emitError6(descriptor: usize, source: usize, reason: i32, mtu: i32, fromPeer: bool): void {
+  const quoted = packetStart(descriptor);
+  trimTo(descriptor, min(packetLength(descriptor), ICMPV6_QUOTE_LIMIT));
+  const packet = prepend(descriptor, IPV6_HEADER_SIZE + ICMP_HEADER_SIZE);
+  const payload = packetLength(descriptor) - IPV6_HEADER_SIZE;
+  let type = ICMPV6_UNREACHABLE;
+  let code = ICMPV6_CODE_NO_ROUTE;
+  if (reason == REASON_HOP_LIMIT) type = ICMPV6_TIME_EXCEEDED;
+  if (reason == REASON_TOO_BIG) type = ICMPV6_PACKET_TOO_BIG;
+  if (reason == REASON_PROHIBITED) code = ICMPV6_CODE_PROHIBITED;
+  if (reason == REASON_NO_ROUTE && fromPeer) code = ICMPV6_CODE_ADDRESS;
+  const rest = reason == REASON_TOO_BIG ? max(mtu, IPV6_MINIMUM_MTU) : 0;
+  emitIpv6(packet, payload, PROTOCOL_ICMPV6, TTL, source, ipSourceAddress(quoted));
+  emitIcmpv6(packet + IPV6_HEADER_SIZE, payload, type, code, <u32>rest);
+}

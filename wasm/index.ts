@@ -1,0 +1,5 @@
+// The exports of the core, and nothing else. processBatch() is the data plane; the rest is for the
+// control side, which calls it from its own instance over the same memory.
+
+export { ABI_VERSION } from "./abi/version";
+export { processBatch } from "./process";

@@ -1,0 +1,100 @@
+// From a pod or the node towards a peer, another pod or the node. Functions stand in the order in
+// which a packet meets them:
+//
+//   1. outbound()         which device, and does it speak Ethernet
+//   2. receiveFrame()     Ethernet off; ARP and neighbour solicitation answered
+//   3. checkPacket()      headers are sound (forward.ts, wire/ip.ts)
+//   4. ownsSource()       the source address is the device's own
+//   5. forwardOutbound()  route, TTL, size; encapsulate or deliver (forward.ts)
+
+import {
+  ETHERNET_DESTINATION,
+  ETHERNET_HEADER_SIZE,
+  ETHER_TYPE_ARP,
+  ETHER_TYPE_IPV4,
+  ETHER_TYPE_IPV6,
+} from "./abi/headers";
+import {
+  DEVICE_GATEWAY_MAC,
+  DEVICE_KIND_NODE,
+  DEVICE_KIND_TAP,
+  NEXT_HOP_KIND_OUTSIDE,
+  NEXT_HOP_NODE,
+} from "./abi/layout";
+import {
+  DIRECTION_OUTBOUND,
+  EVENT_NEIGHBOUR_ANSWERED,
+  REASON_ETHER_TYPE,
+  REASON_NEIGHBOUR,
+  REASON_NONE,
+  REASON_SPOOFED_SOURCE,
+  REASON_TOO_SHORT,
+  REASON_WRONG_MAC,
+} from "./abi/verdict";
+import { countEvent, drop } from "./count";
+import { checkPacket, forwardOutbound } from "./forward";
+import { answerArp, answerSolicitation, isSolicitation } from "./neighbour";
+import { inputDevice, packetLength, packetStart, setOutput, trimFront } from "./packet";
+import { deviceKind, deviceNextHop, nextHopAt, nextHopKind } from "./table/record";
+import { routeDestination, routeSource } from "./table/route";
+import { etherType, macEquals, macIsGroup } from "./wire/ethernet";
+import { ipEtherType } from "./wire/ip";
+
+/** Takes a packet of a local device as far as it goes. */
+export function outbound(descriptor: usize, worker: i32, nowMs: i32, device: usize): void {
+  if (deviceKind(device) == DEVICE_KIND_TAP) {
+    const reason = receiveFrame(descriptor, worker, device);
+    if (reason == ANSWERED) return;
+    if (reason != REASON_NONE) return drop(descriptor, worker, DIRECTION_OUTBOUND, reason);
+  }
+  const reason = checkPacket(descriptor);
+  if (reason != REASON_NONE) return drop(descriptor, worker, DIRECTION_OUTBOUND, reason);
+  const packet = packetStart(descriptor);
+  if (!ownsSource(device, routeSource(packet))) {
+    return drop(descriptor, worker, DIRECTION_OUTBOUND, REASON_SPOOFED_SOURCE);
+  }
+  forwardOutbound(descriptor, worker, nowMs, deviceNextHop(device), routeDestination(packet));
+}
+
+const ANSWERED: i32 = -1;
+
+/** Takes the Ethernet header off a TAP's frame: REASON_NONE leaves an IP packet, ANSWERED our
+ * answer to a neighbour's question, ready to go. */
+function receiveFrame(descriptor: usize, worker: i32, device: usize): i32 {
+  if (packetLength(descriptor) <= ETHERNET_HEADER_SIZE) return REASON_TOO_SHORT;
+  const frame = packetStart(descriptor);
+  const destination = frame + ETHERNET_DESTINATION;
+  if (!macEquals(destination, device + DEVICE_GATEWAY_MAC) && !macIsGroup(destination)) {
+    return REASON_WRONG_MAC;
+  }
+  const type = etherType(frame);
+  trimFront(descriptor, ETHERNET_HEADER_SIZE);
+  const length = packetLength(descriptor);
+  if (type == ETHER_TYPE_ARP) {
+    return answerArp(descriptor, device, length)
+      ? answered(descriptor, worker)
+      : REASON_NEIGHBOUR;
+  }
+  if (type != ETHER_TYPE_IPV4 && type != ETHER_TYPE_IPV6) return REASON_ETHER_TYPE;
+  const packet = packetStart(descriptor);
+  if (ipEtherType(packet) != type) return REASON_ETHER_TYPE;
+  if (type == ETHER_TYPE_IPV6 && isSolicitation(packet, length)) {
+    return answerSolicitation(descriptor, device)
+      ? answered(descriptor, worker)
+      : REASON_NEIGHBOUR;
+  }
+  return REASON_NONE;
+}
+
+function answered(descriptor: usize, worker: i32): i32 {
+  setOutput(descriptor, inputDevice(descriptor));
+  countEvent(worker, EVENT_NEIGHBOUR_ANSWERED);
+  return ANSWERED;
+}
+
+/** True where the source's next hop is the device itself. The node also speaks for what lies
+ * outside the cluster: it may be a router. */
+function ownsSource(device: usize, source: i32): bool {
+  if (deviceKind(device) != DEVICE_KIND_NODE) return source == deviceNextHop(device);
+  return source == NEXT_HOP_NODE || nextHopKind(nextHopAt(source)) == NEXT_HOP_KIND_OUTSIDE;
+}

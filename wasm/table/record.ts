@@ -1,0 +1,66 @@
+// Next hops, peers and devices: arrays of small records, found by index. Readers only; the engine
+// writes them (engine/tables/), a peer or next hop by one atomic store of the next hop's word.
+
+import {
+  DEVICE_KIND,
+  DEVICE_NEXT_HOP,
+  DEVICE_STRIDE,
+  DIRECTORY_DEVICES,
+  DIRECTORY_DEVICE_LIMIT,
+  DIRECTORY_NEXT_HOPS,
+  DIRECTORY_PEERS,
+  NEXT_HOP_INDEX_MASK,
+  NEXT_HOP_KIND_SHIFT,
+  NEXT_HOP_STRIDE,
+  PEER_DEVICE,
+  PEER_MTU,
+  PEER_STRIDE,
+  PEER_VNI,
+} from "../abi/layout";
+import { directory } from "../packet";
+
+/** The record of a next hop id: kind and index in one word. */
+export function nextHopAt(id: i32): i32 {
+  return atomic.load<i32>(<usize>(directory(DIRECTORY_NEXT_HOPS) + (id * NEXT_HOP_STRIDE)));
+}
+
+export function nextHopKind(record: i32): i32 {
+  return record >>> NEXT_HOP_KIND_SHIFT;
+}
+
+export function nextHopIndex(record: i32): i32 {
+  return record & NEXT_HOP_INDEX_MASK;
+}
+
+export function peerAt(index: i32): usize {
+  return <usize>(directory(DIRECTORY_PEERS) + (index * PEER_STRIDE));
+}
+
+/** Largest inner packet the path to the peer takes whole. */
+export function peerMtu(peer: usize): i32 {
+  return load<i32>(peer, PEER_MTU);
+}
+
+export function peerVni(peer: usize): i32 {
+  return load<i32>(peer, PEER_VNI);
+}
+
+/** The underlay device that reaches the peer. */
+export function peerDevice(peer: usize): i32 {
+  return load<u16>(peer, PEER_DEVICE);
+}
+
+/** Address of a device's record, or 0 for an index beyond the table. */
+export function deviceAt(index: i32): usize {
+  if (index >= directory(DIRECTORY_DEVICE_LIMIT)) return 0;
+  return <usize>(directory(DIRECTORY_DEVICES) + (index * DEVICE_STRIDE));
+}
+
+export function deviceKind(device: usize): i32 {
+  return load<u8>(device, DEVICE_KIND);
+}
+
+/** The next hop id that leads to the device. */
+export function deviceNextHop(device: usize): i32 {
+  return load<u16>(device, DEVICE_NEXT_HOP);
+}
