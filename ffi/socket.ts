@@ -1,0 +1,169 @@
+// UDP sockets of the underlay, and what may be asked of any socket.
+//
+// Outer packets leave with DF clear (IP_PMTUDISC_DONT), as a kernel tunnel device sends them, so
+// the kernel fragments a datagram that is larger than the link. The socket is created in the
+// network namespace of the calling thread and stays there.
+
+import {
+  AF_INET, AF_INET6, readSocketAddress, SOCKADDR_SIZE_MAX, writeSocketAddress, type IpFamily,
+} from './address.ts';
+import { check, type Remedies } from './errno.ts';
+import { closeFd } from './file.ts';
+import * as libc from './libc.ts';
+import { NativeBlock } from './memory.ts';
+
+export const SOCK_DGRAM = 2;
+export const SOCK_RAW = 3;
+export const SOCK_NONBLOCK_CLOEXEC = 0o2004000;
+
+export const IPPROTO_IP = 0;
+export const IPPROTO_UDP = 17;
+export const IPPROTO_IPV6 = 41;
+
+const SOL_SOCKET = 1;
+const SO_REUSEADDR = 2;
+const SO_SNDBUF = 7;
+const SO_RCVBUF = 8;
+const SO_PEERCRED = 17;
+const SO_SNDBUFFORCE = 32;
+const SO_RCVBUFFORCE = 33;
+const IP_MTU_DISCOVER = 10;
+const IPV6_MTU_DISCOVER = 23;
+const IPV6_V6ONLY = 26;
+const PMTUDISC_DONT = 0;
+const UDP_SEGMENT = 103;
+const UDP_GRO = 104;
+const UCRED_SIZE = 12;
+
+const BIND_REMEDIES: Remedies = {
+  EADDRINUSE: 'another process, or a kernel tunnel device, has the port',
+  EADDRNOTAVAIL: 'the address is not one of this network namespace',
+  EACCES: 'ports below 1024 need CAP_NET_BIND_SERVICE',
+};
+
+/** Where a UDP socket is bound and how much it may queue. */
+export interface UdpOptions {
+  family: IpFamily;
+  /** Local address; `0.0.0.0` or `::` for all. */
+  address: string;
+  /** Local port; 0 lets the kernel choose. */
+  port: number;
+  receiveBufferBytes: number;
+  sendBufferBytes: number;
+  reuseAddress?: boolean;
+}
+
+/** Who is at the other end of a unix socket. */
+export interface PeerCredentials {
+  pid: number;
+  uid: number;
+  gid: number;
+}
+
+/** Opens and binds a UDP socket. Returns its non-blocking descriptor. */
+export function openUdpSocket(options: UdpOptions): number {
+  const isV6 = options.family === 'IPv6';
+  const object = `${isV6 ? `[${options.address}]` : options.address}:${options.port}`;
+  const fd = openSocket(isV6 ? AF_INET6 : AF_INET, SOCK_DGRAM, IPPROTO_UDP, object);
+  try {
+    if (options.reuseAddress === true) setOption(fd, SOL_SOCKET, SO_REUSEADDR, 1, 'SO_REUSEADDR');
+    if (isV6) setOption(fd, IPPROTO_IPV6, IPV6_V6ONLY, 1, 'IPV6_V6ONLY');
+    clearDontFragment(fd, isV6);
+    setBuffer(fd, SO_RCVBUFFORCE, SO_RCVBUF, options.receiveBufferBytes, 'SO_RCVBUF');
+    setBuffer(fd, SO_SNDBUFFORCE, SO_SNDBUF, options.sendBufferBytes, 'SO_SNDBUF');
+    const name = new NativeBlock(SOCKADDR_SIZE_MAX);
+    const size = writeSocketAddress(name.bytes, options.address, options.port);
+    check(libc.result(libc.bind(fd, name.address, size)), 'bind', object, BIND_REMEDIES);
+  } catch (error) {
+    closeFd(fd);
+    throw error;
+  }
+  return fd;
+}
+
+/** Local port of a bound socket. */
+export function localPort(fd: number): number {
+  const name = new NativeBlock(SOCKADDR_SIZE_MAX);
+  const size = new NativeBlock(4);
+  size.setInt(0, SOCKADDR_SIZE_MAX);
+  const result = libc.result(libc.getsockname(fd, name.address, size.address));
+  check(result, 'getsockname', `descriptor ${fd}`);
+  return readSocketAddress(name.bytes).port;
+}
+
+/** Tells whether the kernel cuts one large datagram into many (UDP_SEGMENT). */
+export function probeUdpSegment(): boolean {
+  return probeUdpOption(UDP_SEGMENT, 1400);
+}
+
+/** Tells whether the kernel hands several datagrams of a flow over as one (UDP_GRO). */
+export function probeUdpGro(): boolean {
+  return probeUdpOption(UDP_GRO, 1);
+}
+
+/** Process, user and group that connected the other end of a unix socket. */
+export function peerCredentials(fd: number): PeerCredentials {
+  const credentials = new NativeBlock(UCRED_SIZE);
+  getOption(fd, SOL_SOCKET, SO_PEERCRED, credentials, 'SO_PEERCRED');
+  return {
+    pid: credentials.getInt(0), uid: credentials.getInt(4) >>> 0, gid: credentials.getInt(8) >>> 0,
+  };
+}
+
+/** Size of the receive queue that the kernel granted; it counts its own overhead too. */
+export function receiveBufferBytes(fd: number): number {
+  const value = new NativeBlock(4);
+  getOption(fd, SOL_SOCKET, SO_RCVBUF, value, 'SO_RCVBUF');
+  return value.getInt(0);
+}
+
+/** Opens a non-blocking socket that a child process does not inherit. */
+export function openSocket(
+  family: number, type: number, protocol: number, object: string, remedies: Remedies = {},
+): number {
+  const fd = libc.result(libc.socket(family, type | SOCK_NONBLOCK_CLOEXEC, protocol));
+  return check(fd, 'socket', object, { EAFNOSUPPORT: 'the kernel lacks it', ...remedies });
+}
+
+/** Sets an integer socket option. */
+export function setOption(
+  fd: number, level: number, option: number, value: number, name: string,
+): void {
+  check(trySetOption(fd, level, option, value), `setsockopt(${name})`, `descriptor ${fd}`);
+}
+
+function trySetOption(fd: number, level: number, option: number, value: number): number {
+  const block = new NativeBlock(4);
+  block.setInt(0, value);
+  return libc.result(libc.setsockopt(fd, level, option, block.address, 4));
+}
+
+function getOption(
+  fd: number, level: number, option: number, target: NativeBlock, name: string,
+): void {
+  const size = new NativeBlock(4);
+  size.setInt(0, target.bytes.length);
+  const result = libc.getsockopt(fd, level, option, target.address, size.address);
+  check(libc.result(result), `getsockopt(${name})`, `descriptor ${fd}`);
+}
+
+function clearDontFragment(fd: number, isV6: boolean): void {
+  if (isV6) setOption(fd, IPPROTO_IPV6, IPV6_MTU_DISCOVER, PMTUDISC_DONT, 'IPV6_MTU_DISCOVER');
+  else setOption(fd, IPPROTO_IP, IP_MTU_DISCOVER, PMTUDISC_DONT, 'IP_MTU_DISCOVER');
+}
+
+/** The forced option needs CAP_NET_ADMIN; the plain one is held to net.core.*mem_max. */
+function setBuffer(
+  fd: number, forced: number, plain: number, sizeBytes: number, name: string,
+): void {
+  if (trySetOption(fd, SOL_SOCKET, forced, sizeBytes) < 0) {
+    setOption(fd, SOL_SOCKET, plain, sizeBytes, name);
+  }
+}
+
+function probeUdpOption(option: number, value: number): boolean {
+  const fd = openSocket(AF_INET, SOCK_DGRAM, IPPROTO_UDP, 'probe');
+  const result = trySetOption(fd, IPPROTO_UDP, option, value);
+  closeFd(fd);
+  return result === 0;
+}
