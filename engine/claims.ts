@@ -1,0 +1,93 @@
+// Who claims which prefix of a table. Two owners may claim the same one (a duplicate podCIDR, an
+// address in two nodes' lists): the first keeps it, the second is told and waits.
+
+import { prefixKey, prefixText } from './address.ts';
+import type { Route } from './model.ts';
+import type { PrefixTable } from './tables/prefix.ts';
+
+export interface Claim extends Route {
+  nextHop: number;
+}
+
+interface OwnedClaim extends Claim {
+  owner: string;
+}
+
+export class ClaimTable {
+  readonly table: PrefixTable;
+  #claims = new Map<string, OwnedClaim[]>();
+  #byOwner = new Map<string, Map<string, OwnedClaim>>();
+
+  constructor(table: PrefixTable) {
+    this.table = table;
+  }
+
+  /** Makes `claims` all that the owner claims here. Returns a line for each prefix that another
+   * owner keeps. Throws TableFullError; the claims made until then stand. */
+  claim(owner: string, claims: Claim[]): string[] {
+    const before = this.#byOwner.get(owner) ?? new Map<string, OwnedClaim>();
+    const after = new Map<string, OwnedClaim>();
+    this.#byOwner.set(owner, after);
+    const problems: string[] = [];
+    for (const claim of claims) {
+      const prefix = prefixText(prefixKey(claim.prefix));
+      const owned = { ...claim, prefix, owner };
+      const holder = this.#stake(owned);
+      if (holder !== owner) problems.push(`${prefix} of ${owner} is kept by ${holder}`);
+      after.set(prefix, owned);
+    }
+    for (const prefix of before.keys()) {
+      if (!after.has(prefix)) this.#giveUp(prefix, owner);
+    }
+    if (after.size === 0) this.#byOwner.delete(owner);
+    return problems;
+  }
+
+  /** Who holds exactly this prefix, the configuration's routes aside; null where nobody does. */
+  claimantOf(prefix: string): string | null {
+    return this.#claims.get(prefixText(prefixKey(prefix)))?.[0]?.owner ?? null;
+  }
+
+  inForce(): Route[] {
+    return [...this.#claims.values()].flatMap(([claim]) =>
+      claim === undefined ? [] : [{ prefix: claim.prefix, kind: claim.kind, via: claim.via }]);
+  }
+
+  /** The longest match, asked of the core, then named. */
+  lookUp(address: string): Route | null {
+    const nextHop = this.table.find(address);
+    const key = prefixKey(`${address}/${address.includes(':') ? 128 : 32}`);
+    for (let length = key.length; length >= 0; length -= 1) {
+      const prefix = prefixText(prefixKey(`${address}/${length}`));
+      const claim = this.#claims.get(prefix)?.[0];
+      if (claim?.nextHop === nextHop) return { prefix, kind: claim.kind, via: claim.via };
+    }
+    return null;
+  }
+
+  /** Adds or replaces the owner's claim and returns who holds the prefix now. */
+  #stake(claim: OwnedClaim): string {
+    const claims = this.#claims.get(claim.prefix) ?? [];
+    const mine = claims.findIndex(({ owner }) => owner === claim.owner);
+    const place = mine < 0 ? claims.length : mine;
+    if (place === 0 && claims[0]?.nextHop !== claim.nextHop) {
+      this.table.insert(prefixKey(claim.prefix), claim.nextHop);
+    }
+    claims[place] = claim;
+    this.#claims.set(claim.prefix, claims);
+    return claims[0]?.owner ?? claim.owner;
+  }
+
+  #giveUp(prefix: string, owner: string): void {
+    const claims = this.#claims.get(prefix) ?? [];
+    const left = claims.filter((claim) => claim.owner !== owner);
+    const [heir] = left;
+    if (heir === undefined) {
+      this.#claims.delete(prefix);
+      this.table.remove(prefixKey(prefix));
+    } else {
+      this.#claims.set(prefix, left);
+      if (claims[0] !== heir) this.table.insert(prefixKey(prefix), heir.nextHop);
+    }
+  }
+}

@@ -1,0 +1,109 @@
+// The core as TypeScript sees it: instantiates the module over one shared memory, checks that both
+// were built from the same wasm/abi, and gives the exports types. The first instance lays the
+// memory; workers attach further instances to it.
+
+import * as layout from '../wasm/abi/layout.ts';
+import { ABI_VERSION } from '../wasm/abi/version.ts';
+import { layMemory, writeDirectory, type Limits, type PrefixLimits } from './memory-map.ts';
+
+/** Exports of wasm/index.ts. Addresses are byte offsets in linear memory. */
+export interface CoreExports {
+  readonly ABI_VERSION: { readonly value: number };
+  processBatch(first: number, count: number, nowMs: number): void;
+  prefixTableSize(prefixes: number, nodes: number, leaves: number): number;
+  prefixTableInit(table: number, prefixes: number, nodes: number, leaves: number): number;
+  prefixInsert(table: number, key: number, length: number, value: number): number;
+  prefixRemove(table: number, key: number, length: number): number;
+  prefixGet(table: number, key: number, length: number): number;
+  prefixFind(table: number, key: number): number;
+  prefixCount(table: number): number;
+  prefixStage(table: number, key: number, length: number, value: number): number;
+  prefixPublish(table: number): number;
+  prefixReclaim(table: number): number;
+  prefixUsage(table: number, what: number): number;
+}
+
+/** The core's answer when it was built from other constants than this engine. */
+export class AbiError extends Error {
+  override name = 'AbiError';
+}
+
+const PAGE_BYTES = 65536;
+
+/** One instance of the core over a memory that others may share. */
+export class Core {
+  readonly exports: CoreExports;
+  readonly memory: WebAssembly.Memory;
+  readonly bytes: Uint8Array;
+  readonly view: DataView;
+
+  private constructor(module: WebAssembly.Module, memory: WebAssembly.Memory) {
+    this.exports = instantiate(module, memory);
+    this.memory = memory;
+    this.bytes = new Uint8Array(memory.buffer);
+    this.view = new DataView(memory.buffer);
+  }
+
+  /** Makes a memory of the size that `limits` asks for, lays it and clears its tables. */
+  static create(module: WebAssembly.Module, limits: Limits): Core {
+    const probe = instantiate(module, makeMemory(PAGE_BYTES));
+    const sizeOf = (table: PrefixLimits): number =>
+      probe.prefixTableSize(table.prefixes, table.nodes, table.leaves);
+    const map = layMemory(limits, sizeOf);
+    const core = new Core(module, makeMemory(map.size));
+    writeDirectory(core.view, map, limits, ABI_VERSION);
+    for (const name of ['routesIpv4', 'routesIpv6', 'remotesIpv4', 'remotesIpv6'] as const) {
+      const table = limits[name];
+      core.exports.prefixTableInit(map[name], table.prefixes, table.nodes, table.leaves);
+    }
+    return core;
+  }
+
+  /** A further instance over a memory that create() laid. */
+  static attach(module: WebAssembly.Module, memory: WebAssembly.Memory): Core {
+    const core = new Core(module, memory);
+    if (core.directory(layout.DIRECTORY_MAGIC_FIELD) !== layout.DIRECTORY_MAGIC) {
+      throw new AbiError('attach core: the memory has not been laid out');
+    }
+    if (core.directory(layout.DIRECTORY_VERSION) !== ABI_VERSION) {
+      throw new AbiError('attach core: the memory was laid out by another version');
+    }
+    return core;
+  }
+
+  /** Reads a field of the directory. */
+  directory(field: number): number {
+    return this.view.getUint32(layout.DIRECTORY_START + field, true);
+  }
+
+  /** Writes a field of the directory that may change while the core runs. */
+  setDirectory(field: number, value: number): void {
+    this.view.setUint32(layout.DIRECTORY_START + field, value, true);
+  }
+
+  /** Address of a slot's descriptor. */
+  descriptorAddress(slot: number): number {
+    return this.directory(layout.DIRECTORY_DESCRIPTORS) + (slot * layout.DESCRIPTOR_STRIDE);
+  }
+
+  /** Address at which devices read into a slot. */
+  packetAddress(slot: number): number {
+    const slots = this.directory(layout.DIRECTORY_SLOTS);
+    return slots + (slot * layout.SLOT_STRIDE) + layout.PACKET_HEADROOM;
+  }
+}
+
+function makeMemory(bytes: number): WebAssembly.Memory {
+  const pages = Math.ceil(bytes / PAGE_BYTES);
+  return new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
+}
+
+function instantiate(module: WebAssembly.Module, memory: WebAssembly.Memory): CoreExports {
+  const exports: unknown = new WebAssembly.Instance(module, { env: { memory } }).exports;
+  const core = exports as CoreExports;
+  if (core.ABI_VERSION?.value !== ABI_VERSION) {
+    const found = String(core.ABI_VERSION?.value);
+    throw new AbiError(`load core: its ABI version is ${found}, the engine's is ${ABI_VERSION}`);
+  }
+  return core;
+}

@@ -1,0 +1,299 @@
+// What the cluster looks like, turned into the core's tables, change by change.
+//
+// Theory of operation. Each owner (the configuration, a cluster node, an endpoint) claims prefixes.
+// The first claim of a prefix is the one in the table; the others wait, and are reported, until it
+// goes. A changed owner's new claims are made before its old ones are given up, so that a prefix
+// that stays is never without a route. A node's tunnel has a next hop id that stays with it; its
+// record is replaced by publishing the id anew. Nothing here waits for a rebuild of everything.
+
+import { VXLAN_OVERHEAD_IPV4, VXLAN_OVERHEAD_IPV6 } from '../wasm/abi/headers.ts';
+import {
+  DIRECTORY_NODE_IPV4,
+  DIRECTORY_NODE_IPV6,
+  DIRECTORY_REMOTES_IPV4,
+  DIRECTORY_REMOTES_IPV6,
+  DIRECTORY_ROUTES_IPV4,
+  DIRECTORY_ROUTES_IPV6,
+  DIRECTORY_START,
+  NEXT_HOP_KIND_ENDPOINT,
+  NEXT_HOP_KIND_PEER,
+  NEXT_HOP_NODE,
+  NEXT_HOP_OUTSIDE,
+  NEXT_HOP_UNREACHABLE,
+} from '../wasm/abi/layout.ts';
+import { addressBytes, addressFamily, hostPrefix, prefixBase, type Family } from './address.ts';
+import { ClaimTable, type Claim } from './claims.ts';
+import type { Core } from './core.ts';
+import type { Limits } from './memory-map.ts';
+import type { ClusterNode, Delta, Route, Snapshot, Tunnel } from './model.ts';
+import { DeviceTable } from './tables/device.ts';
+import { NextHopTable } from './tables/next-hop.ts';
+import { PeerTable } from './tables/peer.ts';
+import { PrefixTable } from './tables/prefix.ts';
+
+/** What the tables need to know beside the cluster. `podNetworks` get an unreachable route under
+ * the nodes' own; `underlayMtu` is the MTU of the link that carries the tunnels. */
+export interface ForwardingOptions {
+  nodeName: string;
+  podNetworks: string[];
+  underlayMtu: number;
+  defaultMac: Record<Family, string>;
+}
+
+/** A tunnel to a remote node, as published. */
+export interface Peer {
+  node: string;
+  tunnel: Tunnel;
+  nextHop: number;
+  record: number;
+  mtu: number;
+}
+
+/** An endpoint, as entered. */
+export interface AttachedEndpoint {
+  owner: string;
+  device: number;
+  nextHop: number;
+}
+
+export class Forwarding {
+  readonly nextHops: NextHopTable;
+  readonly peerTable: PeerTable;
+  readonly devices: DeviceTable;
+  readonly nodes = new Map<string, ClusterNode>();
+  readonly peers = new Map<string, Peer>();
+  #core: Core;
+  #options: ForwardingOptions;
+  #routes: Record<Family, ClaimTable>;
+  #remotes: Record<Family, ClaimTable>;
+
+  constructor(core: Core, limits: Limits, options: ForwardingOptions) {
+    this.#core = core;
+    this.#options = options;
+    this.nextHops = new NextHopTable(core);
+    this.peerTable = new PeerTable(core);
+    this.devices = new DeviceTable(core);
+    const table = (name: string, field: number, limit: number): ClaimTable =>
+      new ClaimTable(new PrefixTable(core, name, field, limit));
+    this.#routes = {
+      IPv4: table('IPv4 routes', DIRECTORY_ROUTES_IPV4, limits.routesIpv4.prefixes),
+      IPv6: table('IPv6 routes', DIRECTORY_ROUTES_IPV6, limits.routesIpv6.prefixes),
+    };
+    this.#remotes = {
+      IPv4: table('IPv4 remotes', DIRECTORY_REMOTES_IPV4, limits.remotesIpv4.prefixes),
+      IPv6: table('IPv6 remotes', DIRECTORY_REMOTES_IPV6, limits.remotesIpv6.prefixes),
+    };
+    this.#claimRoutes('configuration', [
+      { prefix: '0.0.0.0/0', nextHop: NEXT_HOP_OUTSIDE, kind: 'outside', via: null },
+      { prefix: '::/0', nextHop: NEXT_HOP_OUTSIDE, kind: 'outside', via: null },
+      ...options.podNetworks.map((prefix): Claim =>
+        ({ prefix, nextHop: NEXT_HOP_UNREACHABLE, kind: 'unreachable', via: null })),
+    ]);
+  }
+
+  /** The cluster's description of our own node, once it is known. */
+  get local(): ClusterNode | undefined {
+    return this.nodes.get(this.#options.nodeName);
+  }
+
+  /** Makes the tables what the snapshot says. Returns what could not be done, one line each; the
+   * rest is in force. */
+  applySnapshot(snapshot: Snapshot): string[] {
+    const named = new Set(snapshot.nodes.map((node) => node.name));
+    const removed = [...this.nodes.keys()].filter((name) => !named.has(name));
+    return this.#change(snapshot.nodes, removed);
+  }
+
+  /** The same for a delta. */
+  applyDelta(delta: Delta): string[] {
+    return this.#change(delta.nodes, delta.removedNodes);
+  }
+
+  /** Enters a pod's device and routes. `mac` is null for a TUN. Throws TableFullError, and an Error
+   * where an address is taken; then nothing has changed. */
+  attachEndpoint(owner: string, addresses: string[], mac: string | null): AttachedEndpoint {
+    for (const address of addresses) {
+      const holder = this.#routes[addressFamily(address)].claimantOf(hostPrefix(address));
+      if (holder !== null) throw new Error(`attach ${owner}: ${address} belongs to ${holder}`);
+    }
+    const nextHop = this.nextHops.allocate(owner);
+    let device = -1;
+    try {
+      device = this.devices.addEndpoint(nextHop, mac, owner);
+      this.nextHops.publish(nextHop, NEXT_HOP_KIND_ENDPOINT, device);
+      this.#claimRoutes(owner, addresses.map((address): Claim =>
+        ({ prefix: hostPrefix(address), nextHop, kind: 'endpoint', via: owner })));
+      return { owner, device, nextHop };
+    } catch (error) {
+      this.#claimRoutes(owner, []);
+      if (device >= 0) this.devices.removeEndpoint(device);
+      this.nextHops.release(nextHop);
+      throw error;
+    }
+  }
+
+  /** Takes a pod's routes and device out. */
+  detachEndpoint(endpoint: AttachedEndpoint): void {
+    this.#claimRoutes(endpoint.owner, []);
+    this.devices.removeEndpoint(endpoint.device);
+    this.nextHops.release(endpoint.nextHop);
+  }
+
+  /** Every route in force, by family and prefix. */
+  routes(): Route[] {
+    return [...this.#routes.IPv4.inForce(), ...this.#routes.IPv6.inForce()];
+  }
+
+  /** The route that the core itself finds for an address; null where there is none. */
+  lookUp(address: string): Route | null {
+    return this.#routes[addressFamily(address)].lookUp(address);
+  }
+
+  /** Prefix tables and their fill, for `culvert status`. */
+  tables(): { name: string; used: number; limit: number }[] {
+    const prefixes = [this.#routes, this.#remotes].flatMap((pair) => [pair.IPv4, pair.IPv6]);
+    return [
+      ...prefixes.map(({ table }) => ({ name: table.name, used: table.count, limit: table.limit })),
+      { name: 'next hops', used: this.nextHops.used, limit: this.nextHops.limit },
+      { name: 'peers', used: this.peerTable.used, limit: this.peerTable.limit },
+      { name: 'devices', used: this.devices.used, limit: this.devices.limit },
+    ];
+  }
+
+  #change(nodes: ClusterNode[], removed: string[]): string[] {
+    const problems: string[] = [];
+    const attempt = (name: string, work: () => string[]): void => {
+      try {
+        problems.push(...work());
+      } catch (error) {
+        problems.push(`node ${name}: ${(error as Error).message}`);
+      }
+    };
+    const local = nodes.find((node) => node.name === this.#options.nodeName);
+    if (local !== undefined) attempt(local.name, () => this.#changeLocal(local));
+    for (const node of nodes) {
+      if (node !== local) attempt(node.name, () => this.#changeRemote(node));
+    }
+    for (const name of removed) attempt(name, () => this.#removeNode(name));
+    return problems;
+  }
+
+  #changeLocal(node: ClusterNode): string[] {
+    const before = this.local;
+    if (same(before, node)) return [];
+    this.nodes.set(node.name, node);
+    this.#writeOwnAddresses(node);
+    const bases = node.podCidrs.map(prefixBase);
+    const problems = this.#claimRoutes(`node ${node.name}`, [
+      ...[...bases, ...node.addresses].map((address): Claim =>
+        ({ prefix: hostPrefix(address), nextHop: NEXT_HOP_NODE, kind: 'node', via: null })),
+      ...node.podCidrs.map((prefix): Claim =>
+        ({ prefix, nextHop: NEXT_HOP_UNREACHABLE, kind: 'unreachable', via: null })),
+    ]);
+    if (!same(before?.tunnels, node.tunnels)) {
+      for (const peer of this.peers.values()) this.#publishPeer(peer);
+    }
+    return problems;
+  }
+
+  /** ICMP errors come from the base address of our pod network, which peers accept from us. */
+  #writeOwnAddresses(node: ClusterNode): void {
+    for (const [family, field, size] of [
+      ['IPv4', DIRECTORY_NODE_IPV4, 4], ['IPv6', DIRECTORY_NODE_IPV6, 16],
+    ] as const) {
+      const cidr = node.podCidrs.find((prefix) => addressFamily(prefix) === family);
+      const bytes = cidr === undefined ? new Uint8Array(size) : addressBytes(prefixBase(cidr));
+      this.#core.bytes.set(bytes, DIRECTORY_START + field);
+    }
+  }
+
+  #changeRemote(node: ClusterNode): string[] {
+    if (same(this.nodes.get(node.name), node)) return [];
+    const routes: Claim[] = [];
+    const remotes: Claim[] = [];
+    for (const tunnel of node.tunnels) {
+      const peer = this.#upsertPeer(node.name, tunnel);
+      const ours = (text: string): boolean => addressFamily(text) === tunnel.family;
+      const prefixes = [...node.podCidrs.filter(ours), ...node.addresses.filter(ours).map(hostPrefix)];
+      for (const prefix of new Set(prefixes)) {
+        routes.push({ prefix, nextHop: peer.nextHop, kind: 'peer', via: node.name });
+      }
+      const prefix = hostPrefix(tunnel.remote);
+      remotes.push({ prefix, nextHop: peer.nextHop, kind: 'peer', via: node.name });
+    }
+    const owner = `node ${node.name}`;
+    const problems = [...this.#claimRoutes(owner, routes), ...this.#claimRemotes(owner, remotes)];
+    const families = new Set(node.tunnels.map((tunnel) => tunnel.family));
+    for (const family of ['IPv4', 'IPv6'] as const) {
+      if (!families.has(family)) this.#removePeer(`${node.name}/${family}`);
+    }
+    this.nodes.set(node.name, node);
+    return problems;
+  }
+
+  #removeNode(name: string): string[] {
+    this.nodes.delete(name);
+    this.#claimRoutes(`node ${name}`, []);
+    this.#claimRemotes(`node ${name}`, []);
+    for (const family of ['IPv4', 'IPv6'] as const) this.#removePeer(`${name}/${family}`);
+    return [];
+  }
+
+  #upsertPeer(node: string, tunnel: Tunnel): Peer {
+    const key = `${node}/${tunnel.family}`;
+    const known = this.peers.get(key);
+    if (known !== undefined) {
+      if (!same(known.tunnel, tunnel)) this.#publishPeer(known, tunnel);
+      return known;
+    }
+    const nextHop = this.nextHops.allocate(`peer ${key}`);
+    const peer: Peer = { node, tunnel, nextHop, record: -1, mtu: 0 };
+    try {
+      this.#publishPeer(peer);
+    } catch (error) {
+      this.nextHops.release(nextHop);
+      throw error;
+    }
+    this.peers.set(key, peer);
+    return peer;
+  }
+
+  /** Writes the peer a new record and points its id there. */
+  #publishPeer(peer: Peer, tunnel = peer.tunnel): void {
+    const overhead = addressFamily(tunnel.remote) === 'IPv4'
+      ? VXLAN_OVERHEAD_IPV4
+      : VXLAN_OVERHEAD_IPV6;
+    const mtu = this.#options.underlayMtu - overhead;
+    const own = this.local?.tunnels.find(({ family }) => family === tunnel.family);
+    const ownMac = own?.mac ?? this.#options.defaultMac[tunnel.family];
+    const record = this.peerTable.add({ tunnel, nextHop: peer.nextHop, ownMac, mtu });
+    this.nextHops.publish(peer.nextHop, NEXT_HOP_KIND_PEER, record);
+    if (peer.record >= 0) this.peerTable.remove(peer.record);
+    Object.assign(peer, { tunnel, record, mtu });
+  }
+
+  #removePeer(key: string): void {
+    const peer = this.peers.get(key);
+    if (peer === undefined) return;
+    this.peers.delete(key);
+    this.nextHops.release(peer.nextHop);
+    this.peerTable.remove(peer.record);
+  }
+
+  #claimRoutes(owner: string, claims: Claim[]): string[] {
+    return claimByFamily(this.#routes, owner, claims);
+  }
+
+  #claimRemotes(owner: string, claims: Claim[]): string[] {
+    return claimByFamily(this.#remotes, owner, claims);
+  }
+}
+
+function claimByFamily(tables: Record<Family, ClaimTable>, owner: string, claims: Claim[]): string[] {
+  return (['IPv4', 'IPv6'] as const).flatMap((family) =>
+    tables[family].claim(owner, claims.filter(({ prefix }) => addressFamily(prefix) === family)));
+}
+
+function same(left: unknown, right: unknown): boolean {
+  return JSON.stringify(left) === JSON.stringify(right);
+}
