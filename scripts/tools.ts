@@ -1,0 +1,202 @@
+// Programs that some tests use as the other side: Debian's traceroute, iperf3 and tcpdump. One that
+// is on PATH is used as it is. One that is missing is unpacked from its Debian package into
+// .tools/debian/, with the libraries it lacks; nothing is installed on the machine, so no privilege
+// is needed. A tool that cannot be had is no error: tests that need it are skipped with the reason.
+
+import { spawn } from 'node:child_process';
+import { accessSync, chmodSync, constants, existsSync, mkdirSync, mkdtempSync, readFileSync,
+  readdirSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+/** A program, the Debian package that has it, where in the package it is, and the arguments that
+ * it needs when it was not installed. */
+export interface Tool {
+  name: string;
+  package: string;
+  program: string;
+  always: string;
+}
+
+export const TOOLS: readonly Tool[] = [
+  { name: 'traceroute', package: 'traceroute', program: 'usr/bin/traceroute.db', always: '' },
+  { name: 'iperf3', package: 'iperf3', program: 'usr/bin/iperf3', always: '' },
+  // As root, tcpdump becomes the user that its package would have made, unless told another.
+  { name: 'tcpdump', package: 'tcpdump', program: 'usr/bin/tcpdump', always: '-Z root' },
+];
+
+const ROOT = fileURLToPath(new URL('../..', import.meta.url));
+const FOLDER = join(ROOT, '.tools', 'debian');
+const FAILURES = join(FOLDER, 'failures.json');
+/** All downloads together take no longer. */
+const FETCH_LIMIT_MS = 120_000;
+/** A tool that could not be had is not tried again for this long. */
+const RETRY_AFTER_MS = 10 * 60_000;
+/** Where administrators' programs are, on machines that leave these out of a user's PATH. */
+const MORE_FOLDERS = ['/usr/local/sbin', '/usr/sbin', '/sbin'];
+
+interface Failure {
+  reason: string;
+  atMs: number;
+}
+
+function isProgram(path: string): boolean {
+  try {
+    accessSync(path, constants.X_OK);
+    return statSync(path).isFile();
+  } catch {
+    return false;
+  }
+}
+
+/** The path of a program on this machine, or null. */
+function findOnPath(name: string): string | null {
+  const folders = [...(process.env.PATH ?? '').split(':'), ...MORE_FOLDERS];
+  for (const folder of folders) {
+    if (folder.startsWith('/') && isProgram(join(folder, name))) return join(folder, name);
+  }
+  return null;
+}
+
+/** The path of a tool that runs as it is: the machine's own, or the one in .tools. Null if neither
+ * is there; toolReason() says why. */
+export function findTool(name: string): string | null {
+  const ours = join(FOLDER, name, name);
+  return findOnPath(name) ?? (isProgram(ours) ? ours : null);
+}
+
+/** Why findTool() answered null. */
+export function toolReason(name: string): string {
+  return readFailures()[name]?.reason ?? `${name} is not on PATH; \`npm test\` fetches it`;
+}
+
+function readFailures(): Record<string, Failure> {
+  try {
+    return JSON.parse(readFileSync(FAILURES, 'utf8')) as Record<string, Failure>;
+  } catch {
+    return {};
+  }
+}
+
+/** Runs a command. Rejects with the last line it printed when it fails or takes too long. */
+function run(program: string, args: string[], untilMs: number): Promise<void> {
+  return new Promise((done, fail) => {
+    const child = spawn(program, args, {
+      stdio: ['ignore', 'pipe', 'pipe'],
+      timeout: Math.max(1, untilMs - Date.now()),
+      env: { ...process.env, LC_ALL: 'C', DEBIAN_FRONTEND: 'noninteractive' },
+    });
+    let output = '';
+    child.stdout.on('data', (chunk: Buffer) => { output += chunk.toString(); });
+    child.stderr.on('data', (chunk: Buffer) => { output += chunk.toString(); });
+    child.on('error', fail);
+    child.on('close', (code, signal) => {
+      if (code === 0) return done();
+      const last = output.trim().split('\n').at(-1);
+      fail(new Error(signal === null ? `${program}: ${last}` : `${program} took too long`));
+    });
+  });
+}
+
+/** Options that keep apt-get away from the machine's own state, and from waiting for long. */
+function aptOptions(folder: string, ownLists: boolean): string[] {
+  const options = [
+    `Dir::Cache::archives=${folder}/archives`, 'Dir::Cache::pkgcache=', 'Dir::Cache::srcpkgcache=',
+    'Debug::NoLocking=1', 'APT::Sandbox::User=root', 'Acquire::Retries=1',
+    'Acquire::http::Timeout=15', 'Acquire::https::Timeout=15', 'Acquire::Languages=none',
+  ];
+  if (ownLists) options.push(`Dir::State::lists=${folder}/lists`);
+  return options.flatMap((option) => ['-o', option]);
+}
+
+/** Downloads a package and what it needs that this machine lacks, with the machine's package lists
+ * or, if these are empty or old, with lists of our own. */
+async function download(name: string, folder: string, untilMs: number): Promise<void> {
+  const install = ['install', '--download-only', '-y', '--no-install-recommends', name];
+  if (!existsSync(join(folder, 'lists'))) {
+    try {
+      await run('apt-get', [...aptOptions(folder, false), ...install], untilMs);
+      return;
+    } catch {
+      mkdirSync(join(folder, 'lists', 'partial'), { recursive: true });
+      await run('apt-get', [...aptOptions(folder, true), 'update'], untilMs);
+    }
+  }
+  await run('apt-get', [...aptOptions(folder, true), ...install], untilMs);
+}
+
+/** Folders below `folder`/usr/lib and /lib that hold shared libraries, relative to it. */
+function libraryFolders(folder: string): string[] {
+  const found: string[] = [];
+  for (const base of ['usr/lib', 'lib']) {
+    if (!existsSync(join(folder, base))) continue;
+    const inside = readdirSync(join(folder, base), { withFileTypes: true });
+    const below = inside.filter((entry) => entry.isDirectory()).map((entry) => entry.name);
+    for (const path of [base, ...below.map((name) => `${base}/${name}`)]) {
+      if (readdirSync(join(folder, path)).some((name) => name.includes('.so'))) found.push(path);
+    }
+  }
+  return found;
+}
+
+/** Writes the script that runs the unpacked program with its libraries. */
+function writeStarter(tool: Tool, folder: string): void {
+  const libraries = libraryFolders(folder).map((path) => `$here/${path}`).join(':');
+  const starter = join(folder, tool.name);
+  writeFileSync(starter, [
+    '#!/bin/sh', 'here=${0%/*}',
+    `LD_LIBRARY_PATH="${libraries}" exec "$here/${tool.program}" ${tool.always} "$@"`, '',
+  ].join('\n'));
+  chmodSync(starter, 0o755);
+}
+
+/** Fetches one tool into `work`, tries it, and moves it to its place. */
+async function bringTool(tool: Tool, work: string, untilMs: number): Promise<void> {
+  const archives = join(work, 'archives');
+  rmSync(archives, { recursive: true, force: true });
+  mkdirSync(join(archives, 'partial'), { recursive: true });
+  await download(tool.package, work, untilMs);
+  const unpacked = join(work, tool.name);
+  for (const file of readdirSync(archives)) {
+    // The C library must be the one that the machine's loader belongs to.
+    if (!file.endsWith('.deb') || file.startsWith('libc6_')) continue;
+    await run('dpkg-deb', ['-x', join(archives, file), unpacked], untilMs);
+  }
+  writeStarter(tool, unpacked);
+  await run(join(unpacked, tool.name), ['--version'], untilMs);
+  const place = join(FOLDER, tool.name);
+  if (findTool(tool.name) === null) rmSync(place, { recursive: true, force: true });
+  if (!existsSync(place)) renameSync(unpacked, place);
+}
+
+/** Makes the missing ones of `tools` ready for findTool(). Never fails: what cannot be had stays
+ * missing, and toolReason() tells why. */
+export async function bringTools(tools: readonly Tool[]): Promise<void> {
+  const failures = readFailures();
+  const recently = (name: string): boolean =>
+    Date.now() - (failures[name]?.atMs ?? 0) < RETRY_AFTER_MS;
+  const missing = tools.filter((tool) => findTool(tool.name) === null && !recently(tool.name));
+  if (missing.length === 0) return;
+  const names = missing.map((tool) => tool.name).join(', ');
+  process.stderr.write(`culvert: fetching ${names} for the tests (into .tools/)\n`);
+  const untilMs = Date.now() + FETCH_LIMIT_MS;
+  let work: string | null = null;
+  try {
+    mkdirSync(FOLDER, { recursive: true });
+    work = mkdtempSync(join(FOLDER, 'fetch-'));
+    for (const tool of missing) {
+      delete failures[tool.name];
+      try {
+        await bringTool(tool, work, untilMs);
+      } catch (error) {
+        const reason = `${tool.name} could not be had: ${(error as Error).message}`;
+        failures[tool.name] = { reason, atMs: Date.now() };
+      }
+    }
+    writeFileSync(FAILURES, JSON.stringify(failures));
+  } catch (error) {
+    process.stderr.write(`culvert: no tools: ${(error as Error).message}\n`);
+  } finally {
+    if (work !== null) rmSync(work, { recursive: true, force: true });
+  }
+}
