@@ -61,13 +61,25 @@ export function readEvents(core: Core): Record<string, number> {
     [name, sumWorkers(core, WORKER_EVENTS + (event * 8))]));
 }
 
+/** Forgets what was counted for an id, before something else gets it. */
+export function clearTraffic(core: Core, nextHop: number): void {
+  for (const record of statisticsOf(core, nextHop)) {
+    core.bytes.fill(0, record, record + STATISTICS_STRIDE);
+  }
+}
+
+/** Addresses of an id's statistics, one record for each worker. */
+function statisticsOf(core: Core, nextHop: number): number[] {
+  const start = core.directory(DIRECTORY_STATISTICS);
+  const limit = core.directory(DIRECTORY_NEXT_HOP_LIMIT);
+  return Array.from({ length: core.directory(DIRECTORY_WORKER_COUNT) }, (_, worker) =>
+    start + (((worker * limit) + nextHop) * STATISTICS_STRIDE));
+}
+
 /** Packets and bytes from and to one next hop. */
 export function readTraffic(core: Core, nextHop: number): Traffic {
   const traffic = { rxPackets: 0, rxBytes: 0, txPackets: 0, txBytes: 0 };
-  const limit = core.directory(DIRECTORY_NEXT_HOP_LIMIT);
-  for (let worker = 0; worker < core.directory(DIRECTORY_WORKER_COUNT); worker += 1) {
-    const record = core.directory(DIRECTORY_STATISTICS)
-      + (((worker * limit) + nextHop) * STATISTICS_STRIDE);
+  for (const record of statisticsOf(core, nextHop)) {
     traffic.rxPackets += readCounter(core, record + STATISTICS_RX_PACKETS);
     traffic.rxBytes += readCounter(core, record + STATISTICS_RX_BYTES);
     traffic.txPackets += readCounter(core, record + STATISTICS_TX_PACKETS);

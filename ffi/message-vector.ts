@@ -92,6 +92,11 @@ export class MessageVector {
     return this.#words[(index * MMSGHDR_SIZE + MSG_LEN) >>> 2] as number;
   }
 
+  /** Bytes of data that set() named. */
+  room(index: number): number {
+    return this.#iovecs.view.getUint32((index * IOVEC_SIZE) + IOV_LEN, true);
+  }
+
   /** Size of the sender's socket address. */
   nameLength(index: number): number {
     return this.#words[(index * MMSGHDR_SIZE + MSG_NAMELEN) >>> 2] as number;

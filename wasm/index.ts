@@ -3,3 +3,18 @@
 
 export { ABI_VERSION } from "./abi/version";
 export { processBatch } from "./process";
+export {
+  prefixCount,
+  prefixFind,
+  prefixFindMany4,
+  prefixFindMany6,
+  prefixGet,
+  prefixInsert,
+  prefixPublish,
+  prefixReclaim,
+  prefixRemove,
+  prefixStage,
+  prefixTableInit,
+  prefixTableSize,
+  prefixUsage,
+} from "./table/prefix-update";

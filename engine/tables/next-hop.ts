@@ -18,15 +18,18 @@ import {
   NEXT_HOP_UNREACHABLE,
 } from '../../wasm/abi/layout.ts';
 import type { Core } from '../core.ts';
+import { clearTraffic } from '../counters.ts';
 import { IndexPool } from './grace.ts';
 import { TableFullError } from './limits.ts';
 
 /** The table of next hops. Publishing one is a single atomic store. */
 export class NextHopTable {
+  #core: Core;
   #words: Int32Array;
   #pool: IndexPool;
 
   constructor(core: Core) {
+    this.#core = core;
     const start = core.directory(DIRECTORY_NEXT_HOPS);
     const limit = core.directory(DIRECTORY_NEXT_HOP_LIMIT);
     this.#words = new Int32Array(core.memory.buffer, start, limit);
@@ -46,10 +49,11 @@ export class NextHopTable {
     return this.#pool.used;
   }
 
-  /** An unused id, which leads nowhere until published. */
+  /** An unused id, which leads nowhere until published. Its statistics start at 0. */
   allocate(object: string): number {
     const id = this.#pool.take();
     if (id < 0) throw new TableFullError('next hops', this.limit, object);
+    clearTraffic(this.#core, id);
     return id;
   }
 

@@ -36,9 +36,8 @@ export const REASON_DEVICE_UNKNOWN = 25;      // came from, or is bound for, a d
 // Below: drops that the host counts, at the devices.
 export const REASON_DEVICE_FULL = 26;         // the device's queue took no more: EAGAIN, ENOBUFS
 export const REASON_DEVICE_ERROR = 27;        // any other error of a write or send
-export const REASON_TRUNCATED = 28;           // datagram larger than a slot
-export const REASON_FAULT = 29;               // the fault device's doing
-export const REASON_COUNT = 30;
+export const REASON_FAULT = 28;               // the fault device's doing
+export const REASON_COUNT = 29;
 
 // Directions, for counters: outbound is from a local device, inbound from a peer.
 export const DIRECTION_OUTBOUND = 0;

@@ -1,0 +1,19 @@
+// What every device is to the loop: something that fills slots and takes them.
+
+/** Gives and takes batches of packets. Devices wrap devices: pcap, loopback, fault. */
+export interface Device {
+  readonly name: string;
+  /** Descriptors to wait for; empty where the device has none. */
+  readonly descriptors: readonly number[];
+  /** True where read() has something though no descriptor says so. */
+  readonly isPending: boolean;
+  /** Fills up to `count` slots from `first` on. Returns how many, or a negative errno when the
+   * device is gone. Nothing to read is 0. */
+  read(first: number, count: number): number;
+  /** Takes the packet of a slot, at once or at flush(). The slot stays as it is until then. */
+  write(slot: number): void;
+  /** Ends a batch of writes. Returns 0, or a negative errno when the device is gone. */
+  flush(): number;
+  /** Closes descriptors that the device itself opened. */
+  close(): void;
+}

@@ -1,0 +1,84 @@
+// Writes what passes through another device to a pcap file, which tcpdump and Wireshark read
+// (draft-ietf-opsawg-pcap). A TUN's packets are raw IP; a TAP's, and the inner frames of an
+// underlay device behind its tunnel header, are Ethernet.
+
+import { closeSync, openSync, writeSync } from 'node:fs';
+import type { Slots } from '../slots.ts';
+import type { Device } from './device.ts';
+
+const MAGIC = 0xa1b2c3d4;
+const FILE_HEADER_SIZE = 24;
+const RECORD_HEADER_SIZE = 16;
+const SNAP_LENGTH = 65600;
+export const LINK_TYPE_ETHERNET = 1;
+export const LINK_TYPE_RAW = 101;
+
+export interface PcapOptions {
+  path: string;
+  linkType: number;
+  /** Bytes in front of the recorded packet that are not part of it. */
+  skip: number;
+}
+
+export class PcapDevice implements Device {
+  readonly name: string;
+  readonly descriptors: readonly number[];
+  readonly #inner: Device;
+  readonly #slots: Slots;
+  readonly #skip: number;
+  readonly #file: number;
+  readonly #record = new DataView(new ArrayBuffer(RECORD_HEADER_SIZE));
+
+  constructor(inner: Device, slots: Slots, options: PcapOptions) {
+    this.#inner = inner;
+    this.#slots = slots;
+    this.#skip = options.skip;
+    this.name = inner.name;
+    this.descriptors = inner.descriptors;
+    this.#file = openSync(options.path, 'w', 0o600);
+    const header = new DataView(new ArrayBuffer(FILE_HEADER_SIZE));
+    header.setUint32(0, MAGIC, true);
+    header.setUint16(4, 2, true);
+    header.setUint16(6, 4, true);
+    header.setUint32(16, SNAP_LENGTH, true);
+    header.setUint32(20, options.linkType, true);
+    writeSync(this.#file, new Uint8Array(header.buffer));
+  }
+
+  get isPending(): boolean {
+    return this.#inner.isPending;
+  }
+
+  read(first: number, count: number): number {
+    const done = this.#inner.read(first, count);
+    for (let slot = first; slot < first + done; slot += 1) this.#save(slot);
+    return done;
+  }
+
+  write(slot: number): void {
+    this.#save(slot);
+    this.#inner.write(slot);
+  }
+
+  flush(): number {
+    return this.#inner.flush();
+  }
+
+  close(): void {
+    closeSync(this.#file);
+    this.#inner.close();
+  }
+
+  #save(slot: number): void {
+    const start = this.#slots.start(slot) + this.#skip;
+    const length = this.#slots.length(slot) - this.#skip;
+    if (length <= 0) return;
+    const now = Date.now();
+    this.#record.setUint32(0, Math.floor(now / 1000), true);
+    this.#record.setUint32(4, (now % 1000) * 1000, true);
+    this.#record.setUint32(8, length, true);
+    this.#record.setUint32(12, length, true);
+    writeSync(this.#file, new Uint8Array(this.#record.buffer));
+    writeSync(this.#file, this.#slots.core.bytes, start, length);
+  }
+}
