@@ -2,7 +2,8 @@
 //
 // readAt() and writeAt() are the packet path of a TUN: they never throw and allocate nothing.
 
-import { constants } from 'node:fs';
+import { close, constants } from 'node:fs';
+import { promisify } from 'node:util';
 import { check, ERRNO } from './errno.ts';
 import * as libc from './libc.ts';
 import { NativeBlock } from './memory.ts';
@@ -43,6 +44,12 @@ export function closeFd(fd: number): void {
   const result = libc.result(libc.close(fd));
   if (result !== -ERRNO.EINTR) check(result, 'close', `descriptor ${fd}`);
 }
+
+/**
+ * Closes a descriptor on a thread of libuv's pool. For the last descriptor of a TUN, whose close
+ * deletes the interface and takes the kernel some 25 ms, which no packet should wait for.
+ */
+export const closeFdAsync: (fd: number) => Promise<void> = promisify(close);
 
 /** Makes reads and writes return -EAGAIN instead of waiting. */
 export function setNonBlocking(fd: number): void {

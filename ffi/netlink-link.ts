@@ -1,6 +1,6 @@
 // rtnetlink messages for links (interfaces): make, change, list, remove. linux/if_link.h.
 
-import { parseIp } from './address.ts';
+import { AF_INET6, parseIp } from './address.ts';
 import { formatMac, parseMac } from './interface.ts';
 import {
   MessageBuilder, NLM_F_CREATE, NLM_F_EXCL, parseNested, textOf, u32Of,
@@ -35,7 +35,6 @@ const IFLA_VXLAN_LOCAL = 4;
 const IFLA_VXLAN_LEARNING = 7;
 const IFLA_VXLAN_PORT = 15;
 const IFLA_VXLAN_LOCAL6 = 17;
-const AF_INET6 = 10;
 const IFLA_INET6_ADDR_GEN_MODE = 8;
 const ADDR_GEN_MODE_EUI64 = 0;
 const ADDR_GEN_MODE_NONE = 1;
@@ -139,11 +138,17 @@ export async function addPlainLink(
   await create(connection, message, `link add ${kind}`, name);
 }
 
-/** Applies all changes in one message: the kernel renames and moves before it sets it up. */
+/**
+ * Applies all changes in one message, for the kernel renames and moves before it sets up. Address
+ * generation goes ahead in its own: the kernel would set up first and generate an address.
+ */
 export async function setLink(
   connection: NetlinkConnection, name: string, change: LinkChange,
 ): Promise<void> {
   const { index } = await getLink(connection, name);
+  if (change.linkLocalIpv6 !== undefined) {
+    await setAddressGeneration(connection, name, index, change.linkLocalIpv6);
+  }
   const message = new MessageBuilder(ifinfo(index, change.up));
   if (change.mtu !== undefined) message.u32(IFLA_MTU, change.mtu);
   if (change.mac !== undefined) message.bytes(IFLA_ADDRESS, parseMac(change.mac));
@@ -154,13 +159,18 @@ export async function setLink(
     const master = change.master === null ? 0 : (await getLink(connection, change.master)).index;
     message.u32(IFLA_MASTER, master);
   }
-  if (change.linkLocalIpv6 !== undefined) {
-    const mode = change.linkLocalIpv6 ? ADDR_GEN_MODE_EUI64 : ADDR_GEN_MODE_NONE;
-    message.nest(IFLA_AF_SPEC, () => message.nest(AF_INET6, () => {
-      message.u8(IFLA_INET6_ADDR_GEN_MODE, mode);
-    }));
-  }
   await connection.change(RTM_NEWLINK, message, 0, 'link set', name);
+}
+
+async function setAddressGeneration(
+  connection: NetlinkConnection, name: string, index: number, on: boolean,
+): Promise<void> {
+  const mode = on ? ADDR_GEN_MODE_EUI64 : ADDR_GEN_MODE_NONE;
+  const message = new MessageBuilder(ifinfo(index));
+  message.nest(IFLA_AF_SPEC, () => message.nest(AF_INET6, () => {
+    message.u8(IFLA_INET6_ADDR_GEN_MODE, mode);
+  }));
+  await connection.change(RTM_NEWLINK, message, 0, 'link set addrgenmode', name);
 }
 
 async function create(
