@@ -28,7 +28,7 @@ export function parseShape<S extends v.GenericSchema>(
 
 /** Why a value was refused, without its path, cut to a length fit for a log line. */
 export function issueReason(issue: v.BaseIssue<unknown>): string {
-  return issue.message.slice(0, MESSAGE_LIMIT);
+  return issue.received === 'undefined' ? 'missing' : issue.message.slice(0, MESSAGE_LIMIT);
 }
 
 /** The keys and indexes that lead to the offending field. */

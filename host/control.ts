@@ -15,6 +15,7 @@ import { dirname } from 'node:path';
 import { Connection, attachSocket } from '../engine/connection.ts';
 import type { Methods, Party, Role } from '../engine/connection.ts';
 import { encodeFrame } from '../engine/frame.ts';
+import type { Log } from '../engine/log.ts';
 
 export const CONNECTION_LIMIT = 64;
 /** Bytes that may wait for a reader before it is cut off. */
@@ -23,14 +24,6 @@ export const WRITE_QUEUE_LIMIT = 8 * 1024 * 1024;
 export const HANDSHAKE_TIMEOUT_MS = 5000;
 /** For the other side to read why it is being closed. */
 const LINGER_MS = 1000;
-
-/** Where control code reports; a pino logger is one. */
-export interface Log {
-  debug(fields: object, message: string): void;
-  info(fields: object, message: string): void;
-  warn(fields: object, message: string): void;
-  error(fields: object, message: string): void;
-}
 
 export interface ControlServerOptions {
   path: string;

@@ -15,8 +15,9 @@ import * as assert from 'uvu/assert';
 import { connectionOver, method } from '../../engine/connection.ts';
 import type { Connection, Role } from '../../engine/connection.ts';
 import { FrameReader, encodeFrame } from '../../engine/frame.ts';
+import type { Log } from '../../engine/log.ts';
 import { ControlServer, WRITE_QUEUE_LIMIT } from '../../host/control.ts';
-import type { ControlServerOptions, Log } from '../../host/control.ts';
+import type { ControlServerOptions } from '../../host/control.ts';
 
 const folder = mkdtempSync(join(tmpdir(), `culvert-control-${process.pid}-`));
 const servers: ControlServer[] = [];

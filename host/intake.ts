@@ -1,0 +1,180 @@
+// What the sidecar tells the host, put together and in order.
+//
+//     begin(revision, local, counts) -> part* -> commit(revision)      a whole snapshot
+//     delta(from, to)                                                  what changed since
+//
+// States: idle, or assembling one snapshot. Nothing of a snapshot is used before its commit, and
+// the revision moves only once the host has taken what it was handed, so a failure anywhere leaves
+// the last state in place. Revisions count within one connection: a sidecar that connects again
+// must begin with a whole snapshot, and a delta that does not follow is answered with `resync`.
+// Only one sidecar is heard at a time.
+
+import { RequestError, method } from '../engine/connection.ts';
+import type { Connection, Methods, Party } from '../engine/connection.ts';
+import {
+  DeltaSchema, SnapshotBeginSchema, SnapshotCommitSchema, SnapshotPartSchema,
+} from '../engine/model.ts';
+import type {
+  ClusterNode, Delta, Pod, RevisionAnswer, Snapshot, SnapshotBegin, SnapshotPart,
+} from '../engine/model.ts';
+
+/** Most nodes of a cluster, and most pods of this node, that a snapshot may announce. */
+export const NODE_LIMIT = 16384;
+export const POD_LIMIT = 4096;
+
+export interface IntakeOptions {
+  /** The name of the node this host runs on. */
+  local: string;
+  /** Takes a whole state. What it throws goes back to the sidecar, and the old state counts. */
+  onSnapshot(snapshot: Snapshot): void | Promise<void>;
+  /** Takes a change to the state of the last snapshot or delta, likewise. */
+  onDelta(delta: Delta): void | Promise<void>;
+  nodeLimit?: number;
+  podLimit?: number;
+}
+
+/** A snapshot whose commit has not come yet. */
+interface Assembly {
+  begin: SnapshotBegin;
+  nodes: Map<string, ClusterNode>;
+  pods: Map<string, Pod>;
+}
+
+export class Intake {
+  readonly #options: IntakeOptions;
+  #sidecar: Connection | null = null;
+  #assembly: Assembly | null = null;
+  #revision: number | null = null;
+  #queue: Promise<unknown> = Promise.resolve();
+
+  constructor(options: IntakeOptions) {
+    this.#options = options;
+  }
+
+  /** The last revision the host took from the sidecar that is connected; null for none. */
+  get revision(): number | null {
+    return this.#revision;
+  }
+
+  get isConnected(): boolean {
+    return this.#sidecar !== null;
+  }
+
+  /** Why another sidecar is refused now, or null. For ControlServer's `accept`. */
+  refusal(party: Party): string | null {
+    if (party.role !== 'sync' || this.#sidecar === null) return null;
+    return 'another sidecar is connected';
+  }
+
+  /** For ControlServer's `onOpen`. */
+  opened(connection: Connection): void {
+    if (connection.party?.role !== 'sync') return;
+    if (this.#sidecar !== null) return connection.close('another sidecar is connected');
+    this.#sidecar = connection;
+    this.#assembly = null;
+    this.#revision = null;
+  }
+
+  /** For ControlServer's `onClosed`. What was committed stays; what was not is forgotten. */
+  closed(connection: Connection): void {
+    if (this.#sidecar !== connection) return;
+    this.#sidecar = null;
+    this.#assembly = null;
+    this.#revision = null;
+  }
+
+  /** The methods of sync.sock. */
+  methods(): Methods {
+    return {
+      'snapshot.begin': method(SnapshotBeginSchema, (begin, from) =>
+        this.#inOrder(from, () => this.#begin(begin))),
+      'snapshot.part': method(SnapshotPartSchema, (part, from) =>
+        this.#inOrder(from, () => this.#part(part))),
+      'snapshot.commit': method(SnapshotCommitSchema, ({ revision }, from) =>
+        this.#inOrder(from, () => this.#commit(from, revision))),
+      delta: method(DeltaSchema, (delta, from) =>
+        this.#inOrder(from, () => this.#delta(from, delta))),
+    };
+  }
+
+  /** One message after the other, however long the host takes for each. */
+  #inOrder<T>(from: Connection, work: () => T | Promise<T>): Promise<T> {
+    const result = this.#queue.then(() => {
+      if (this.#sidecar !== from) throw new RequestError('refused', 'not the sidecar in charge');
+      return work();
+    });
+    this.#queue = result.catch(() => {});
+    return result;
+  }
+
+  #begin(begin: SnapshotBegin): null {
+    const { local, nodeLimit = NODE_LIMIT, podLimit = POD_LIMIT } = this.#options;
+    this.#assembly = null;
+    if (begin.local !== local) {
+      throw new RequestError('wrong-node', `a snapshot for ${begin.local}, this is ${local}`);
+    }
+    checkRoom('nodes', begin.counts.nodes, nodeLimit);
+    checkRoom('pods', begin.counts.pods, podLimit);
+    this.#assembly = { begin, nodes: new Map(), pods: new Map() };
+    return null;
+  }
+
+  #part({ nodes = [], pods = [] }: SnapshotPart): null {
+    const assembly = this.#assembly;
+    if (assembly === null) throw new RequestError('out-of-order', 'no snapshot has begun');
+    try {
+      for (const node of nodes) addNew(assembly.nodes, node.name, node, 'node');
+      for (const pod of pods) addNew(assembly.pods, `${pod.namespace}/${pod.name}`, pod, 'pod');
+      checkRoom('nodes of this snapshot', assembly.nodes.size, assembly.begin.counts.nodes);
+      checkRoom('pods of this snapshot', assembly.pods.size, assembly.begin.counts.pods);
+    } catch (error) {
+      this.#assembly = null;
+      throw error;
+    }
+    return null;
+  }
+
+  async #commit(from: Connection, revision: number): Promise<RevisionAnswer> {
+    const assembly = this.#assembly;
+    this.#assembly = null;
+    if (assembly === null || assembly.begin.revision !== revision) {
+      throw new RequestError('out-of-order', `snapshot ${revision} has not begun`);
+    }
+    const { begin, nodes, pods } = assembly;
+    if (nodes.size !== begin.counts.nodes || pods.size !== begin.counts.pods) {
+      const found = `${nodes.size} nodes and ${pods.size} pods`;
+      const expected = `${begin.counts.nodes} and ${begin.counts.pods}`;
+      throw new RequestError('incomplete', `snapshot ${revision} has ${found}, not ${expected}`);
+    }
+    const content = { nodes: [...nodes.values()], pods: [...pods.values()] };
+    await this.#options.onSnapshot({ revision, local: begin.local, ...content });
+    return this.#advance(from, revision);
+  }
+
+  async #delta(from: Connection, delta: Delta): Promise<RevisionAnswer> {
+    if (this.#revision === null || delta.from !== this.#revision) {
+      return { status: 'resync', revision: this.#revision };
+    }
+    if (delta.to <= delta.from) {
+      throw new RequestError('invalid', `delta.to: ${delta.to} does not follow ${delta.from}`);
+    }
+    await this.#options.onDelta(delta);
+    return this.#advance(from, delta.to);
+  }
+
+  /** The sidecar may have gone while the host was busy; its revision then counts no more. */
+  #advance(from: Connection, revision: number): RevisionAnswer {
+    if (this.#sidecar === from) this.#revision = revision;
+    return { status: 'applied', revision };
+  }
+}
+
+function checkRoom(what: string, count: number, limit: number): void {
+  if (count <= limit) return;
+  throw new RequestError('full', `${count} ${what}, the limit is ${limit}`);
+}
+
+function addNew<T>(into: Map<string, T>, key: string, value: T, what: string): void {
+  if (into.has(key)) throw new RequestError('invalid', `${what} ${key} comes twice`);
+  into.set(key, value);
+}

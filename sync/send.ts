@@ -1,0 +1,216 @@
+// The client of sync.sock: brings the host to the state we know, and keeps it there.
+//
+//   connect --> hello --> whole snapshot --> delta, delta, ... --> (anything wrong) --> back off
+//
+// There is one wanted state and one the host has confirmed on this connection. Changes that come
+// while the host is busy merge into the next delta. Whatever goes wrong ends the connection: a new
+// one begins with a whole snapshot, so that no doubt about the host's state outlives it.
+
+import { connect } from 'node:net';
+import * as v from 'valibot';
+import { connectionOver, method } from '../engine/connection.ts';
+import type { Connection } from '../engine/connection.ts';
+import type { Log } from '../engine/log.ts';
+import { PART_LIMIT, RevisionAnswerSchema } from '../engine/model.ts';
+import type { RevisionAnswer } from '../engine/model.ts';
+import { Bell, pause } from './bell.ts';
+import { difference } from './translate.ts';
+import type { Change, Content } from './translate.ts';
+
+export const BACKOFF_FIRST_MS = 200;
+export const BACKOFF_CAP_MS = 10_000;
+export const REQUEST_TIMEOUT_MS = 30_000;
+
+export interface SenderOptions {
+  socket: string;
+  version: string;
+  log: Log;
+  backoffFirstMs?: number;
+  backoffCapMs?: number;
+  requestTimeoutMs?: number;
+  /** 0 to 1, for the jitter. */
+  random?(): number;
+}
+
+interface Numbered { revision: number; content: Content }
+
+export class Sender {
+  readonly #options: SenderOptions;
+  readonly #bell = new Bell();
+  #wanted: Numbered | null = null;
+  #confirmed: Numbered | null = null;
+  #failures = 0;
+  #reported = '';
+
+  constructor(options: SenderOptions) {
+    this.#options = options;
+  }
+
+  /** The revision the host has confirmed on the connection at hand; null for none. */
+  get confirmed(): number | null {
+    return this.#confirmed?.revision ?? null;
+  }
+
+  /** Sets the state the host shall have. False where that is what was wanted already. */
+  update(content: Content): boolean {
+    const previous = this.#wanted;
+    if (previous?.content.local === content.local
+      && difference(previous.content, content) === null) return false;
+    this.#wanted = { revision: (previous?.revision ?? 0) + 1, content };
+    this.#bell.ring();
+    return true;
+  }
+
+  /** Serves the host until the signal aborts. */
+  async run(signal: AbortSignal): Promise<void> {
+    while (!signal.aborted) {
+      try {
+        await this.#session(signal);
+      } catch (error) {
+        if (!signal.aborted) this.#report(error instanceof Error ? error.message : String(error));
+      }
+      if (!signal.aborted) await pause(this.#backoffMs(), signal);
+    }
+  }
+
+  /** One connection, from its beginning to its end. Always throws, but for an abort. */
+  async #session(signal: AbortSignal): Promise<void> {
+    const { socket: path, version } = this.#options;
+    const socket = connect(path);
+    const connection = connectionOver(socket, {
+      version,
+      role: 'sync',
+      methods: { resync: method(v.unknown(), () => this.#forget()) },
+    });
+    const over = connectionSignal(connection, signal);
+    try {
+      await this.#within('the handshake', connection.opened);
+      this.#confirmed = null;
+      this.#bell.ring();
+      while (!over.aborted) {
+        await this.#bell.wait(over);
+        while (!over.aborted && !this.#isDone()) await this.#bring(connection);
+      }
+      const reason = await connection.closed;
+      if (reason !== null) throw reason;
+    } finally {
+      connection.close();
+      socket.destroySoon();
+      this.#confirmed = null;
+    }
+  }
+
+  #isDone(): boolean {
+    return this.#wanted === null || this.#wanted.revision === this.#confirmed?.revision;
+  }
+
+  #forget(): void {
+    this.#confirmed = null;
+    this.#bell.ring();
+  }
+
+  /** Takes the host from what it has confirmed to what is wanted now. */
+  async #bring(connection: Connection): Promise<void> {
+    const wanted = this.#wanted;
+    if (wanted === null) return;
+    const from = this.#confirmed;
+    const change = from === null ? null : difference(from.content, wanted.content);
+    if (from === null || change === null || !isSmall(change)) {
+      return this.#sendSnapshot(connection, wanted);
+    }
+    const delta = { from: from.revision, to: wanted.revision, ...change };
+    const answer = await this.#ask(connection, 'delta', delta, RevisionAnswerSchema);
+    if (answer.status === 'resync') {
+      this.#options.log.info({ host: answer.revision, from: from.revision }, 'host asks for all');
+      this.#confirmed = null;
+      return;
+    }
+    this.#confirm(wanted, answer);
+  }
+
+  async #sendSnapshot(connection: Connection, wanted: Numbered): Promise<void> {
+    const { revision, content: { local, nodes, pods } } = wanted;
+    const counts = { nodes: nodes.length, pods: pods.length };
+    await this.#ask(connection, 'snapshot.begin', { revision, local, counts }, v.null());
+    for (const part of pieces(nodes)) {
+      await this.#ask(connection, 'snapshot.part', { nodes: part }, v.null());
+    }
+    for (const part of pieces(pods)) {
+      await this.#ask(connection, 'snapshot.part', { pods: part }, v.null());
+    }
+    const commit = { revision };
+    const answer = await this.#ask(connection, 'snapshot.commit', commit, RevisionAnswerSchema);
+    this.#confirm(wanted, answer);
+  }
+
+  #confirm(sent: Numbered, { status, revision }: RevisionAnswer): void {
+    if (status !== 'applied' || revision !== sent.revision) {
+      throw new Error(`the host has revision ${revision} after it was sent ${sent.revision}`);
+    }
+    this.#confirmed = sent;
+    this.#failures = 0;
+    this.#reported = '';
+    const { nodes, pods } = sent.content;
+    const counts = { nodes: nodes.length, pods: pods.length };
+    this.#options.log.info({ revision, ...counts }, 'host is up to date');
+  }
+
+  #ask<S extends v.GenericSchema>(
+    connection: Connection, name: string, params: unknown, result: S,
+  ): Promise<v.InferOutput<S>> {
+    return this.#within(name, connection.request(name, params, result));
+  }
+
+  async #within<T>(what: string, work: Promise<T>): Promise<T> {
+    const timeoutMs = this.#options.requestTimeoutMs ?? REQUEST_TIMEOUT_MS;
+    let timer: NodeJS.Timeout | undefined;
+    const late = new Promise<never>((_, reject) => {
+      const error = new Error(`${what}: no answer in ${timeoutMs} ms`);
+      timer = setTimeout(() => reject(error), timeoutMs);
+    });
+    try {
+      return await Promise.race([work, late]);
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  /** Doubles up to the cap; half of it is chance, so that restarted nodes do not move in step. */
+  #backoffMs(): number {
+    const { backoffFirstMs = BACKOFF_FIRST_MS, backoffCapMs = BACKOFF_CAP_MS } = this.#options;
+    const random = this.#options.random ?? Math.random;
+    const whole = Math.min(backoffFirstMs * (2 ** Math.min(this.#failures, 16)), backoffCapMs);
+    this.#failures += 1;
+    return (whole / 2) + ((whole / 2) * random());
+  }
+
+  /** Says the same thing once, not at every attempt. */
+  #report(message: string): void {
+    const { log, socket } = this.#options;
+    if (message === this.#reported) log.debug({ socket, error: message }, 'still not connected');
+    else log.warn({ socket, error: message }, 'not connected to the host; trying again');
+    this.#reported = message;
+  }
+}
+
+/** Aborts with the connection's end, and ends the connection when the outer signal aborts. */
+function connectionSignal(connection: Connection, outer: AbortSignal): AbortSignal {
+  const inner = new AbortController();
+  const stop = (): void => connection.close();
+  outer.addEventListener('abort', stop);
+  connection.closed.finally(() => {
+    outer.removeEventListener('abort', stop);
+    inner.abort();
+  });
+  return inner.signal;
+}
+
+/** Whether a change fits one frame whatever its names and addresses are. */
+function isSmall({ nodes, pods, removedNodes, removedPods }: Change): boolean {
+  const changes = [nodes, pods, removedNodes, removedPods];
+  return changes.reduce((sum, { length }) => sum + length, 0) <= PART_LIMIT;
+}
+
+function* pieces<T>(items: readonly T[]): Generator<readonly T[]> {
+  for (let at = 0; at < items.length; at += PART_LIMIT) yield items.slice(at, at + PART_LIMIT);
+}

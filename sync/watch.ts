@@ -1,0 +1,193 @@
+// The source `file`: a file of Kubernetes objects, or a folder of such files, read again whenever
+// it changes.
+//
+// The kernel's change events only ring a bell. What counts is what is read after it: every file is
+// read whole, a text that is known (by its SHA-256) is not parsed again, and a state equal to the
+// last is not reported. A slow rescan finds what events do not tell: a folder that was replaced, a
+// target behind a symbolic link, a file system without events. If anything is wrong with any file,
+// the whole reading is reported as a problem and the last good state stays what it is.
+
+import { createHash } from 'node:crypto';
+import { watch } from 'node:fs';
+import type { FSWatcher } from 'node:fs';
+import { readFile, readdir, stat } from 'node:fs/promises';
+import { basename, dirname, join } from 'node:path';
+import { Bell, pause } from './bell.ts';
+import { readObjects } from './read.ts';
+import type { FileContent } from './read.ts';
+import type { Entry } from './objects.ts';
+
+export const FILE_SIZE_LIMIT = 64 * 1024 * 1024;
+export const FILE_COUNT_LIMIT = 10_000;
+export const DEBOUNCE_MS = 100;
+export const RESCAN_MS = 30_000;
+
+/** Problems told at a time; the first ones are what an operator mends. */
+const PROBLEM_LIMIT = 10;
+const EXTENSION = /\.(ya?ml|json)$/;
+
+/** Where a source delivers. */
+export interface Sink {
+  /** All objects, as they are now. */
+  state(entries: readonly Entry[]): void;
+  /** What keeps the source from knowing; the last state still counts. */
+  problem(problems: readonly string[]): void;
+}
+
+export interface FileSourceOptions {
+  path: string;
+  debounceMs?: number;
+  rescanMs?: number;
+}
+
+/** Reads and watches until the signal aborts. */
+export async function watchFiles(
+  options: FileSourceOptions, sink: Sink, signal: AbortSignal,
+): Promise<void> {
+  const { path, debounceMs = DEBOUNCE_MS, rescanMs = RESCAN_MS } = options;
+  const bell = new Bell();
+  const events = new ChangeEvents(path, () => bell.ring());
+  const source = new FileReading(path, sink);
+  try {
+    while (!signal.aborted) {
+      // The watch comes before the reading, so that no change falls between the two.
+      await events.renew();
+      await source.read(signal);
+      if (await bell.wait(signal, rescanMs)) await pause(debounceMs, signal);
+    }
+  } finally {
+    events.close();
+  }
+}
+
+/** A file as it was read last. */
+interface KnownFile { hash: string; content: FileContent }
+
+/** One reading after the other, each compared with the last. */
+class FileReading {
+  readonly #path: string;
+  readonly #sink: Sink;
+  #files = new Map<string, KnownFile>();
+  #told = '';
+
+  constructor(path: string, sink: Sink) {
+    this.#path = path;
+    this.#sink = sink;
+  }
+
+  async read(signal: AbortSignal): Promise<void> {
+    const problems: string[] = [];
+    const files = new Map<string, KnownFile>();
+    try {
+      for (const file of await listFiles(this.#path)) files.set(file, await this.#readOne(file));
+    } catch (error) {
+      problems.push(error instanceof Error ? error.message : String(error));
+    }
+    if (signal.aborted) return;
+    this.#files = files;
+    this.#tell(problems);
+  }
+
+  async #readOne(file: string): Promise<KnownFile> {
+    const text = await readText(file);
+    const hash = createHash('sha256').update(text).digest('hex');
+    const known = this.#files.get(file);
+    return known?.hash === hash ? known : { hash, content: readObjects(file, text) };
+  }
+
+  #tell(problems: string[]): void {
+    const files = [...this.#files.values()];
+    for (const { content } of files) problems.push(...content.problems);
+    const hashes = [...this.#files].map(([name, { hash }]) => [name, hash]);
+    const digest = JSON.stringify([problems, hashes]);
+    if (digest === this.#told) return;
+    this.#told = digest;
+    if (problems.length > 0) this.#sink.problem(shorten(problems));
+    else this.#sink.state(files.flatMap(({ content }) => content.entries));
+  }
+}
+
+/** Change events of the folder that holds the objects. */
+class ChangeEvents {
+  readonly #path: string;
+  readonly #ring: () => void;
+  #watcher: FSWatcher | null = null;
+  #watched = '';
+
+  constructor(path: string, ring: () => void) {
+    this.#path = path;
+    this.#ring = ring;
+  }
+
+  /** Watches the folder that has the path now; it may be another one than before. Without events
+   * (no folder, no more watches to be had) there is still the rescan. */
+  async renew(): Promise<void> {
+    try {
+      const isFolder = (await stat(this.#path)).isDirectory();
+      const folder = isFolder ? this.#path : dirname(this.#path);
+      const { dev, ino } = await stat(folder);
+      const identity = `${folder} ${dev} ${ino}`;
+      if (this.#watcher !== null && identity === this.#watched) return;
+      this.close();
+      this.#watched = identity;
+      this.#watcher = this.#watch(folder, isFolder);
+    } catch {
+      this.close();
+    }
+  }
+
+  close(): void {
+    this.#watcher?.close();
+    this.#watcher = null;
+  }
+
+  #watch(folder: string, isFolder: boolean): FSWatcher {
+    const name = basename(this.#path);
+    const watcher = watch(folder, (_, changed) => {
+      // A name with two dots is how Kubernetes swaps the files of a mounted ConfigMap.
+      const ours = changed === null || changed === name || changed.startsWith('..');
+      if (isFolder || ours) this.#ring();
+    });
+    watcher.on('error', () => {
+      if (this.#watcher === watcher) this.close();
+    });
+    return watcher;
+  }
+}
+
+/** The files, sorted; of a folder those named like YAML or JSON that are not hidden. */
+async function listFiles(path: string): Promise<string[]> {
+  const stats = await tryTo('read', path, stat(path));
+  if (!stats.isDirectory()) return [path];
+  const names = await tryTo('read', path, readdir(path));
+  const files = names.filter((name) => EXTENSION.test(name) && !name.startsWith('.')).sort();
+  if (files.length === 0) throw new Error(`${path}: no .yaml, .yml or .json file in this folder`);
+  if (files.length > FILE_COUNT_LIMIT) {
+    throw new Error(`${path}: ${files.length} files, the limit is ${FILE_COUNT_LIMIT}`);
+  }
+  return files.map((name) => join(path, name));
+}
+
+async function readText(file: string): Promise<string> {
+  const stats = await tryTo('read', file, stat(file));
+  if (!stats.isFile()) throw new Error(`read ${file}: not a file`);
+  if (stats.size > FILE_SIZE_LIMIT) {
+    throw new Error(`read ${file}: ${stats.size} bytes, the limit is ${FILE_SIZE_LIMIT}`);
+  }
+  return tryTo('read', file, readFile(file, 'utf8'));
+}
+
+async function tryTo<T>(operation: string, path: string, work: Promise<T>): Promise<T> {
+  try {
+    return await work;
+  } catch (error) {
+    const code: unknown = error instanceof Error ? Reflect.get(error, 'code') : undefined;
+    throw new Error(`${operation} ${path}: ${String(code ?? error)}`, { cause: error });
+  }
+}
+
+function shorten(problems: readonly string[]): string[] {
+  const left = problems.length - PROBLEM_LIMIT;
+  if (left <= 0) return [...problems];
+  return [...problems.slice(0, PROBLEM_LIMIT), `and ${left} more`];
+}
