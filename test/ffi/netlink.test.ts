@@ -138,13 +138,14 @@ testNeeding('vxlan', test, 'a kernel VXLAN peer is set up as flannel does it', (
       /^fdb 02:00:00:00:00:0b remove on flannel\.1: ENOENT/);
   }));
 
-testNeeding('bridge', test, 'a bridge takes and releases a port', () => withBed(async ({ links }) => {
-  await links.addBridge('br0');
-  await links.setLink('eth0', { master: 'br0' });
-  assert.is((await links.link('eth0')).masterIndex, await links.linkIndex('br0'));
-  await links.setLink('eth0', { master: null });
-  assert.is((await links.link('eth0')).masterIndex, 0);
-}));
+testNeeding('bridge', test, 'a bridge takes and releases a port', () =>
+  withBed(async ({ links }) => {
+    await links.addBridge('br0');
+    await links.setLink('eth0', { master: 'br0' });
+    assert.is((await links.link('eth0')).masterIndex, await links.linkIndex('br0'));
+    await links.setLink('eth0', { master: null });
+    assert.is((await links.link('eth0')).masterIndex, 0);
+  }));
 
 testNeeding('tun', test, 'a TUN has no link-local address when told so', () =>
   withBed(async ({ left, links }) => {
