@@ -234,8 +234,8 @@ function tryMakeFolder(path) {
 function breakStaleLock() {
   const breaker = `${LOCK}.break`;
   if (!tryMakeFolder(breaker)) {
-    const ageMs = Date.now() - (statSync(breaker, { throwIfNoEntry: false })?.mtimeMs ?? Date.now());
-    if (ageMs > LOCK_STALE_MS) rmSync(breaker, { recursive: true, force: true });
+    const madeMs = statSync(breaker, { throwIfNoEntry: false })?.mtimeMs ?? Date.now();
+    if (Date.now() - madeMs > LOCK_STALE_MS) rmSync(breaker, { recursive: true, force: true });
     return;
   }
   try {
