@@ -4,8 +4,9 @@
 // The kernel's change events only ring a bell. What counts is what is read after it: every file is
 // read whole, a text that is known (by its SHA-256) is not parsed again, and a state equal to the
 // last is not reported. A slow rescan finds what events do not tell: a folder that was replaced, a
-// target behind a symbolic link, a file system without events. If anything is wrong with any file,
-// the whole reading is reported as a problem and the last good state stays what it is.
+// target behind a symbolic link, a file system without events. A file that is being written is read
+// again a little later. If anything is wrong with any file, the whole reading is reported as a
+// problem and the last good state stays what it is.
 
 import { createHash } from 'node:crypto';
 import { watch } from 'node:fs';
@@ -24,6 +25,8 @@ export const RESCAN_MS = 30_000;
 
 /** Problems told at a time; the first ones are what an operator mends. */
 const PROBLEM_LIMIT = 10;
+/** Readings in a row that are put off because somebody writes; then what is there counts. */
+const UNSETTLED_LIMIT = 20;
 const EXTENSION = /\.(ya?ml|json)$/;
 
 /** Where a source delivers. */
@@ -47,12 +50,12 @@ export async function watchFiles(
   const { path, debounceMs = DEBOUNCE_MS, rescanMs = RESCAN_MS } = options;
   const bell = new Bell();
   const events = new ChangeEvents(path, () => bell.ring());
-  const source = new FileReading(path, sink);
+  const source = new FileReading(path, debounceMs, sink);
   try {
     while (!signal.aborted) {
       // The watch comes before the reading, so that no change falls between the two.
       await events.renew();
-      await source.read(signal);
+      if (!await source.read(signal)) bell.ring();
       if (await bell.wait(signal, rescanMs)) await pause(debounceMs, signal);
     }
   } finally {
@@ -61,21 +64,30 @@ export async function watchFiles(
 }
 
 /** A file as it was read last. */
-interface KnownFile { hash: string; content: FileContent }
+interface KnownFile {
+  hash: string;
+  content: FileContent;
+  /** Nobody was writing it. */
+  isSettled: boolean;
+}
 
 /** One reading after the other, each compared with the last. */
 class FileReading {
   readonly #path: string;
+  readonly #settleMs: number;
   readonly #sink: Sink;
+  #unsettled = 0;
   #files = new Map<string, KnownFile>();
   #told = '';
 
-  constructor(path: string, sink: Sink) {
+  constructor(path: string, settleMs: number, sink: Sink) {
     this.#path = path;
+    this.#settleMs = settleMs;
     this.#sink = sink;
   }
 
-  async read(signal: AbortSignal): Promise<void> {
+  /** Reads and tells. False where a file is being written, so that it has to be read again. */
+  async read(signal: AbortSignal): Promise<boolean> {
     const problems: string[] = [];
     const files = new Map<string, KnownFile>();
     try {
@@ -83,16 +95,22 @@ class FileReading {
     } catch (error) {
       problems.push(error instanceof Error ? error.message : String(error));
     }
-    if (signal.aborted) return;
+    if (signal.aborted) return true;
     this.#files = files;
+    const isSettled = [...files.values()].every((file) => file.isSettled);
+    this.#unsettled = isSettled ? 0 : (this.#unsettled + 1) % UNSETTLED_LIMIT;
+    if (this.#unsettled !== 0) return false;
     this.#tell(problems);
+    return true;
   }
 
   async #readOne(file: string): Promise<KnownFile> {
-    const text = await readText(file);
+    const { text, mtimeMs, isStable } = await readText(file);
     const hash = createHash('sha256').update(text).digest('hex');
     const known = this.#files.get(file);
-    return known?.hash === hash ? known : { hash, content: readObjects(file, text) };
+    const content = known?.hash === hash ? known.content : readObjects(file, text);
+    const ageMs = Date.now() - mtimeMs;
+    return { hash, content, isSettled: isStable && (ageMs < 0 || ageMs >= this.#settleMs) };
   }
 
   #tell(problems: string[]): void {
@@ -168,13 +186,19 @@ async function listFiles(path: string): Promise<string[]> {
   return files.map((name) => join(path, name));
 }
 
-async function readText(file: string): Promise<string> {
+/** `isStable`: the file was the same before and after it was read. */
+async function readText(
+  file: string,
+): Promise<{ text: string; mtimeMs: number; isStable: boolean }> {
   const stats = await tryTo('read', file, stat(file));
   if (!stats.isFile()) throw new Error(`read ${file}: not a file`);
   if (stats.size > FILE_SIZE_LIMIT) {
     throw new Error(`read ${file}: ${stats.size} bytes, the limit is ${FILE_SIZE_LIMIT}`);
   }
-  return tryTo('read', file, readFile(file, 'utf8'));
+  const text = await tryTo('read', file, readFile(file, 'utf8'));
+  const after = await tryTo('read', file, stat(file));
+  const isStable = after.mtimeMs === stats.mtimeMs && after.size === stats.size;
+  return { text, mtimeMs: after.mtimeMs, isStable };
 }
 
 async function tryTo<T>(operation: string, path: string, work: Promise<T>): Promise<T> {
