@@ -1,4 +1,4 @@
-// Checks the packet's walk of docs/ARCHITECTURE.md against the code. A walk is a numbered list whose
+// Checks the packet's walk of docs/ARCHITECTURE.md against the code. A walk is a numbered list; its
 // steps name files and functions in the order in which a packet meets them:
 //
 //   1. `host/loop.ts` `turn()` reads a batch and gives it to the core.
