@@ -65,7 +65,7 @@ function walkFaults(...steps: string[]): string[] {
 const WALK = [
   'The loop, `host/loop.ts` `turn()`, reads with `#read()`.',
   '`engine/core.ts` has `processBatch()`; a `word` is no file.',
-  '`wasm/index.ts` leads to `wasm/outbound.ts` `outbound()`:\n   `checkPacket()`, `forward()`, `route()`.',
+  '`wasm/index.ts` leads to `wasm/outbound.ts`\n   `outbound()`: `checkPacket()`, `forward()`, `route()`.',
   '`host/loop.ts` writes: `#write()`.',
 ];
 
@@ -81,7 +81,7 @@ test('a walk that is not true is refused', () => {
     /calls checkPacket\(\) before forward/);
   assert.match(walkFaults('`turn()` begins.')[0] ?? '', /no file stands before/);
   const [first = '', second = '', third = ''] = WALK;
-  assert.match(walkFaults(first, third, second)[0] ?? '', /no file named before imports wasm\/index/);
+  assert.match(walkFaults(first, third, second)[0] ?? '', /no file named before imports wasm/);
   assert.match(checkWalks('# Nothing', CODE, 1)[0] ?? '', /0 numbered lists/);
 });
 

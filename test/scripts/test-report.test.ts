@@ -61,7 +61,9 @@ test('sums name every skip, also one without a reason', () => {
     judge(run('', { file: 'test/b.test.ts', code: 1 })),
   ]);
   assert.equal([sum.passed, sum.failed, sum.skipped], [2, 1, 2]);
-  assert.equal(sum.skips, ['test/a.test.ts: 1 without a reason', 'test/a.test.ts: vxlan: no module']);
+  assert.equal(sum.skips, [
+    'test/a.test.ts: 1 without a reason', 'test/a.test.ts: vxlan: no module',
+  ]);
   assert.equal(sum.failedFiles, ['test/b.test.ts']);
 });
 
