@@ -115,3 +115,71 @@ export const RevisionAnswerSchema = v.strictObject({
   revision: v.nullable(RevisionSchema),
 });
 export type RevisionAnswer = v.InferOutput<typeof RevisionAnswerSchema>;
+
+// What the daemon answers on control.sock.
+
+const Traffic = { rxPackets: Count, rxBytes: Count, txPackets: Count, txBytes: Count };
+const Counters = v.record(v.string(), Count);
+
+/** `endpoint.remove`. */
+export const EndpointNameSchema = v.strictObject({ namespace: Name, name: Name });
+
+/** `route.get`. */
+export const RouteQuerySchema = v.strictObject({ address: Address });
+
+/** A remote node's tunnel, with what went through it. */
+export const PeerReportSchema = v.strictObject({
+  ...TunnelSchema.entries,
+  node: Name,
+  podCidrs: v.array(Prefix),
+  mtu: Count,
+  ...Traffic,
+});
+export type PeerReport = v.InferOutput<typeof PeerReportSchema>;
+
+export const RouteReportSchema = v.strictObject({
+  prefix: Prefix,
+  kind: v.picklist(
+    ['peer', 'endpoint', 'node', 'outside', 'unreachable', 'prohibit', 'blackhole']),
+  via: v.nullable(v.string()),
+});
+
+export const EndpointReportSchema = v.strictObject({
+  namespace: Name,
+  name: Name,
+  uid: v.string(),
+  device: v.string(),
+  kind: v.picklist(['tun', 'tap']),
+  addresses: v.array(Address),
+  state: v.picklist(['pending', 'ready', 'lost']),
+  ...Traffic,
+});
+
+/** `status`. Drops are packets by reason, for each direction. */
+export const StatusReportSchema = v.strictObject({
+  version: v.string(),
+  nodeName: Name,
+  pid: Count,
+  uptimeSeconds: Count,
+  device: v.strictObject({
+    name: v.string(), mtu: Count, addresses: v.array(Address), state: v.picklist(['ready', 'lost']),
+  }),
+  underlay: v.strictObject({
+    interface: v.string(), addresses: v.array(Address), port: Port, mtu: Count,
+  }),
+  dataPlane: v.strictObject({
+    running: v.boolean(), tier: v.string(), crashes: Count, memoryBytes: Count,
+  }),
+  sync: v.strictObject({
+    connected: v.boolean(), revision: v.nullable(RevisionSchema), problems: v.array(v.string()),
+  }),
+  nodes: Count,
+  pods: Count,
+  endpoints: Count,
+  traffic: v.strictObject({ node: v.strictObject(Traffic) }),
+  drops: v.strictObject({ outbound: Counters, inbound: Counters }),
+  events: Counters,
+  control: Counters,
+  tables: v.array(v.strictObject({ name: v.string(), used: Count, limit: Count })),
+});
+export type StatusReport = v.InferOutput<typeof StatusReportSchema>;

@@ -131,7 +131,8 @@ export class DataPlane {
     this.#start();
     for (const device of this.#devices.values()) {
       this.#command({ verb: 'attach', device }).catch((error: Error) => {
-        this.#options.log.error({ device: device.name, error: error.message }, 'cannot attach again');
+        const fields = { device: device.name, error: error.message };
+        this.#options.log.error(fields, 'cannot attach again');
       });
     }
     for (const orphan of orphans) orphan.resolve();

@@ -8,4 +8,6 @@ export const TUN_QUEUE_LENGTH = 1000;
 
 /** Buffers of underlay sockets, bytes. */
 export const RECEIVE_BUFFER_BYTES = 8 * 1024 * 1024;
+/** Nobody sends to the sockets that only send. */
+export const SENDER_RECEIVE_BUFFER_BYTES = 4096;
 export const SEND_BUFFER_BYTES = 4 * 1024 * 1024;

@@ -1,7 +1,8 @@
 // A data worker: a thread that blocks in poll() and does nothing but turns of the loop. Commands
 // come over a message port and are read when the event descriptor says so.
 
-import { parentPort, receiveMessageOnPort, workerData, type MessagePort } from 'node:worker_threads';
+import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads';
+import type { MessagePort } from 'node:worker_threads';
 import { VXLAN_HEADER_SIZE } from '../wasm/abi/headers.ts';
 import { Core } from '../engine/core.ts';
 import { drainEventFd } from '../ffi/file.ts';
@@ -57,7 +58,8 @@ function makeDevice(slots: Slots, spec: DeviceSpec): Device {
 function main(data: WorkerData, report: (message: WorkerReport) => void): void {
   const core = Core.attach(data.module, data.memory);
   const slots = new Slots(core, data.worker);
-  const loop = new Loop(slots, data.wakeFd, (index, errno) => report({ type: 'lost', index, errno }));
+  const loop = new Loop(slots, data.wakeFd, (index, errno) =>
+    report({ type: 'lost', index, errno }));
   let isBusy = false;
   for (;;) {
     if (loop.wait(isBusy ? 0 : WAIT_MS)) {

@@ -1,0 +1,64 @@
+// Asks the running daemon over its control socket.
+
+import { connect } from 'node:net';
+import { join } from 'node:path';
+import type * as v from 'valibot';
+import { connectionOver, RequestError, type Connection } from '../engine/connection.ts';
+import { CONTROL_SOCKET } from '../host/main.ts';
+import { CommandError, EXIT_FAILED, EXIT_NO_PERMISSION, EXIT_UNAVAILABLE } from './exit.ts';
+import { VERSION } from './version.ts';
+
+const TIMEOUT_MS = 10_000;
+
+/** Opens a connection, hands it to `work` and closes it. */
+export async function withDaemon<T>(
+  runtimeDirectory: string,
+  work: (connection: Connection) => Promise<T>,
+): Promise<T> {
+  const connection = await openConnection(join(runtimeDirectory, CONTROL_SOCKET));
+  try {
+    return await work(connection);
+  } catch (error) {
+    if (error instanceof RequestError) throw new CommandError(EXIT_FAILED, error.message);
+    throw error;
+  } finally {
+    connection.close();
+  }
+}
+
+/** Asks one question. */
+export function ask<S extends v.GenericSchema>(
+  runtimeDirectory: string,
+  name: string,
+  params: unknown,
+  answer: S,
+): Promise<v.InferOutput<S>> {
+  return withDaemon(runtimeDirectory, (connection) => connection.request(name, params, answer));
+}
+
+/** Connects and greets. Rejects with a CommandError that says what to do. */
+export async function openConnection(path: string): Promise<Connection> {
+  const socket = connect(path);
+  const connection = connectionOver(socket, { version: VERSION, role: 'cli' });
+  const timer = setTimeout(() => socket.destroy(new Error('no answer')), TIMEOUT_MS);
+  try {
+    await connection.opened;
+    return connection;
+  } catch (error) {
+    throw explain(path, error as NodeJS.ErrnoException);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+function explain(path: string, error: NodeJS.ErrnoException): CommandError {
+  const cause = error.message;
+  if (cause.includes('EACCES')) {
+    return new CommandError(EXIT_NO_PERMISSION, `connect ${path}: EACCES; run as root`);
+  }
+  if (cause.includes('ENOENT') || cause.includes('ECONNREFUSED')) {
+    const hint = 'is `culvert run` running, and is --runtime-directory right?';
+    return new CommandError(EXIT_UNAVAILABLE, `connect ${path}: no daemon answers; ${hint}`);
+  }
+  return new CommandError(EXIT_UNAVAILABLE, `connect ${path}: ${cause}`);
+}

@@ -1,0 +1,165 @@
+// `culvert doctor`: what this kernel offers, which tier and tunnel will be used, what is wrong and
+// the one command that mends it. Everything is tried, nothing is read off a version number.
+
+import { existsSync, readFileSync } from 'node:fs';
+import { createNamespace } from '../ffi/netns.ts';
+import { Links } from '../ffi/netlink.ts';
+import { probeUdpGro, probeUdpSegment } from '../ffi/socket.ts';
+import { probeOffloads, type TunOffloads } from '../ffi/tun.ts';
+import { EXIT_NO_PERMISSION, EXIT_OK } from './exit.ts';
+import { print, type OutputFormat } from './table.ts';
+import { VERSION } from './version.ts';
+
+/** `needed` checks that fail keep the daemon from running; others only cost something. */
+export interface Check {
+  name: string;
+  ok: boolean;
+  needed: boolean;
+  found: string;
+  fix: string | null;
+}
+
+export interface DoctorReport {
+  ok: boolean;
+  version: string;
+  node: string;
+  arch: string;
+  tier: { used: string; kernelOffers: string };
+  tunnel: string;
+  checks: Check[];
+  notes: string[];
+}
+
+const NO_OFFLOADS: TunOffloads = {
+  vnetHeader: false, checksum: false, tso4: false, tso6: false,
+  uso4: false, uso6: false, udpTunnelGso: false,
+};
+
+/** Prints the report and returns the exit code. */
+export async function doctor(output: OutputFormat): Promise<number> {
+  const report = await examine();
+  print(output, report, ['CHECK', 'STATE', 'FOUND', 'FIX'], () => [
+    ...report.checks.map(({ name, ok, needed, found, fix }) =>
+      [name, ok ? 'ok' : needed ? 'MISSING' : 'absent', found, fix ?? '']),
+    ['tunnel', 'ok', report.tunnel, ''],
+    ['tier', 'ok', `${report.tier.used} in use, kernel offers ${report.tier.kernelOffers}`, ''],
+    ...report.notes.map((note) => ['note', '', note, '']),
+  ]);
+  return report.ok ? EXIT_OK : EXIT_NO_PERMISSION;
+}
+
+/** Examines the machine. Leaves nothing behind. */
+export async function examine(): Promise<DoctorReport> {
+  const offloads: Attempt<TunOffloads> = attempt(() => probeOffloads());
+  const segment = attempt(() => probeUdpSegment()).value ?? false;
+  const gro = attempt(() => probeUdpGro()).value ?? false;
+  const checks = [
+    nodeCheck(),
+    tunDriverCheck(),
+    needed('open a TUN', offloads.error, 'CAP_NET_ADMIN works',
+      'run as root, or setcap cap_net_admin+ep on node'),
+    await vxlanPortCheck(),
+    optional('network namespaces', namespaceError(), 'can be made', 'only the demo and tests need them'),
+    optional('UDP_SEGMENT', segment ? null : 'not offered', 'offered', 'Linux 4.18 has it'),
+    optional('UDP_GRO', gro ? null : 'not offered', 'offered', 'Linux 5.0 has it'),
+    optional('kernel vxlan', await vxlanError(), 'offered', 'not needed: Culvert carries VXLAN itself'),
+  ];
+  return {
+    ok: checks.every(({ ok, needed: isNeeded }) => ok || !isNeeded),
+    version: VERSION,
+    node: process.version,
+    arch: process.arch,
+    tier: { used: 'T0', kernelOffers: offeredTier(offloads.value ?? NO_OFFLOADS, segment && gro) },
+    tunnel: 'vxlan, in user space',
+    checks,
+    notes: [
+      'pods reach beyond the cluster only where the node masquerades for them, which Culvert does '
+        + 'not do',
+      'tier T0 is the one that is built; the kernel may offer more',
+    ],
+  };
+}
+
+interface Attempt<T> {
+  value: T | null;
+  error: string | null;
+}
+
+function attempt<T>(work: () => T): Attempt<T> {
+  try {
+    return { value: work(), error: null };
+  } catch (error) {
+    return { value: null, error: (error as Error).message };
+  }
+}
+
+function needed(name: string, error: string | null, found: string, fix: string): Check {
+  const ok = error === null;
+  return { name, ok, needed: true, found: error ?? found, fix: ok ? null : fix };
+}
+
+function optional(name: string, error: string | null, found: string, fix: string): Check {
+  return { ...needed(name, error, found, fix), needed: false };
+}
+
+function nodeCheck(): Check {
+  const isNew = Number(process.versions.node.split('.')[0]) >= 20;
+  return needed('Node.js', isNew ? null : process.version, process.version, 'install Node.js 20');
+}
+
+function tunDriverCheck(): Check {
+  const error = existsSync('/dev/net/tun') ? null : 'no /dev/net/tun';
+  return needed('TUN driver', error, '/dev/net/tun',
+    'modprobe tun; mkdir -p /dev/net; mknod /dev/net/tun c 10 200');
+}
+
+/** Does the kernel, or another overlay, hold the port already? */
+async function vxlanPortCheck(): Promise<Check> {
+  const name = 'VXLAN port';
+  try {
+    const links = new Links();
+    try {
+      const other = (await links.list()).find(({ kind }) => kind === 'vxlan');
+      return optional(name, other === undefined ? null : `${other.name} is a kernel vxlan device`,
+        'no kernel vxlan device', `ip link del ${other?.name ?? ''}`);
+    } finally {
+      links.close();
+    }
+  } catch (error) {
+    return optional(name, (error as Error).message, '', 'rtnetlink is needed');
+  }
+}
+
+function namespaceError(): string | null {
+  return attempt(() => createNamespace().close()).error;
+}
+
+/** Tries a vxlan device in a namespace of its own. */
+async function vxlanError(): Promise<string | null> {
+  const made = attempt(() => createNamespace());
+  if (made.value === null) return made.error;
+  const namespace = made.value;
+  const links = namespace.run(() => new Links());
+  try {
+    await links.addVxlan({
+      name: 'probe', vni: 1, port: 8472, local: '127.0.0.1', mtu: 1450, mac: '02:00:00:00:00:01',
+    });
+    return null;
+  } catch (error) {
+    return (error as Error).message;
+  } finally {
+    links.close();
+    namespace.close();
+  }
+}
+
+function offeredTier(offloads: TunOffloads, hasUdpOffloads: boolean): string {
+  if (!offloads.vnetHeader || !offloads.tso4 || !offloads.tso6 || !hasUdpOffloads) return 'T0';
+  if (!offloads.uso4 || !offloads.uso6) return 'T1';
+  return offloads.udpTunnelGso ? 'T3' : 'T2';
+}
+
+/** The kernel's name and release, for reports. */
+export function kernelRelease(): string {
+  return readFileSync('/proc/sys/kernel/osrelease', 'utf8').trim();
+}

@@ -1,0 +1,159 @@
+#!/usr/bin/env node
+// The `culvert` command: verbs, options, help. Each verb's work is in a file of its own.
+
+import { Command, Option } from 'commander';
+import { DEFAULTS, flagName, fromText, setAt, settingPaths, type Settings } from '../host/config.ts';
+import { runSync } from '../sync/main.ts';
+import { doctor } from './doctor.ts';
+import { CommandError, EXIT_FAILED, EXIT_OK, EXIT_USAGE } from './exit.ts';
+import { makeLog, runDaemon } from './run.ts';
+import { showEndpoints, showPeers, showRoute, showRoutes, showStatus, type ShowOptions } from './show.ts';
+import type { OutputFormat } from './table.ts';
+import { VERSION } from './version.ts';
+
+interface OutputOption {
+  output: OutputFormat;
+}
+
+const stop = new AbortController();
+
+function outputOption(): Option {
+  return new Option('-o, --output <format>', 'table or json').choices(['table', 'json'])
+    .default('table');
+}
+
+function runtimeOption(): Option {
+  return new Option('--runtime-directory <path>', 'where the daemon keeps its sockets')
+    .env('CULVERT_RUNTIME_DIRECTORY').default(DEFAULTS.runtimeDirectory);
+}
+
+/** Ends long-running verbs on SIGTERM and SIGINT; a second signal ends the process at once. */
+function stopOnSignals(): AbortSignal {
+  for (const signal of ['SIGTERM', 'SIGINT'] as const) {
+    process.on(signal, () => {
+      if (stop.signal.aborted) process.exit(EXIT_FAILED);
+      stop.abort();
+    });
+  }
+  return stop.signal;
+}
+
+function addRun(program: Command): void {
+  const run = program.command('run').description('run the node daemon')
+    .option('--config <file>', 'YAML or JSON; default /etc/culvert/config.yaml where it exists')
+    .option('--stop-on-stdin-end', 'stop when standard input ends: for a parent that may die')
+    .addHelpText('after', '\nEvery option is also a field of the file and a CULVERT_* variable; '
+      + 'flags win over variables, variables over the file.\n\nExamples:\n'
+      + '  culvert run --config /etc/culvert/config.yaml\n'
+      + '  culvert run --node-name edge-1 --underlay-interface eth0 '
+      + '--pod-networks 10.244.0.0/16,fd00:10:244::/48\n');
+  for (const { path, example } of settingPaths()) {
+    const initial = Array.isArray(example) ? example.join(',') : String(example);
+    const about = initial === '' ? path.join('.') : `${path.join('.')} (default ${initial})`;
+    run.option(`${flagName(path)} <value>`, about);
+  }
+  run.action(async (options: Record<string, string | boolean | undefined>) => {
+    const flags: Settings = {};
+    for (const { path, example } of settingPaths()) {
+      const given = options[path.map((name, at) =>
+        (at === 0 ? name : `${name.charAt(0).toUpperCase()}${name.slice(1)}`)).join('')];
+      if (typeof given === 'string') setAt(flags, path, fromText(given, example));
+    }
+    if (options['stopOnStdinEnd'] === true) {
+      process.stdin.resume().on('end', () => stop.abort()).on('error', () => stop.abort());
+    }
+    const file = typeof options['config'] === 'string' ? options['config'] : undefined;
+    await runDaemon(file, process.env, flags, stopOnSignals());
+  });
+}
+
+function addSync(program: Command): void {
+  program.command('sync').description('run the sidecar that tells the daemon of the cluster')
+    .requiredOption('--source <source>', 'file:PATH, a file or folder of Kubernetes objects')
+    .addOption(new Option('--node-name <name>', 'the node to speak for').env('CULVERT_NODE_NAME')
+      .makeOptionMandatory())
+    .addOption(runtimeOption())
+    .option('--log-level <level>', 'debug, info, warn or error', 'info')
+    .option('--stop-on-stdin-end', 'stop when standard input ends: for a parent that may die')
+    .addHelpText('after', '\nExample:\n'
+      + '  culvert sync --source file:/etc/culvert/cluster --node-name edge-1\n')
+    .action(async (options: {
+      source: string; nodeName: string; runtimeDirectory: string; logLevel: string;
+      stopOnStdinEnd?: boolean;
+    }) => {
+      if (options.stopOnStdinEnd === true) {
+        process.stdin.resume().on('end', () => stop.abort()).on('error', () => stop.abort());
+      }
+      await runSync({
+        source: options.source,
+        socket: `${options.runtimeDirectory}/sync.sock`,
+        nodeName: options.nodeName,
+        version: VERSION,
+        signal: stopOnSignals(),
+      }, makeLog('sync', options.logLevel));
+    });
+}
+
+function addShow(program: Command): void {
+  const show = (
+    parent: Command, name: string, about: string, work: (options: ShowOptions) => Promise<void>,
+  ): void => {
+    parent.command(name).description(about).addOption(outputOption()).addOption(runtimeOption())
+      .action((options: ShowOptions) => work(options));
+  };
+  show(program, 'status', 'how the running daemon is: devices, sync, drops, tables', showStatus);
+  const peer = program.command('peer').description('remote nodes');
+  show(peer, 'list', 'tunnels to remote nodes, with what went through them', showPeers);
+  const route = program.command('route').description('routes of the core');
+  show(route, 'list', 'all routes in force', showRoutes);
+  route.command('get').description('the route that the core finds for an address')
+    .argument('<address>').addOption(outputOption()).addOption(runtimeOption())
+    .addHelpText('after', '\nExample:\n  culvert route get 10.244.2.9\n')
+    .action((address: string, options: ShowOptions) => showRoute(address, options));
+  const endpoint = program.command('endpoint').description('pods attached to this node');
+  show(endpoint, 'list', 'attached pods, with what they sent and got', showEndpoints);
+}
+
+function addDoctor(program: Command): void {
+  program.command('doctor').description('what this kernel offers, what is wrong, how to mend it')
+    .addOption(outputOption())
+    .action(async ({ output }: OutputOption) => {
+      process.exitCode = await doctor(output);
+    });
+}
+
+function addDemo(program: Command): void {
+  program.command('demo').description('three nodes in namespaces of this machine, real traffic')
+    .addOption(outputOption())
+    .option('--keep', 'leave it running until interrupted')
+    .option('--cluster <file>', 'Kubernetes objects to use instead of deploy/demo/cluster.yaml')
+    .addHelpText('after', '\nExamples:\n  culvert demo\n  culvert demo -o json\n')
+    .action(async (options: { output: OutputFormat; keep?: boolean; cluster?: string }) => {
+      const { demo } = await import('./demo.ts');
+      process.exitCode = await demo({ ...options, keep: options.keep === true }, stopOnSignals());
+    });
+}
+
+async function main(): Promise<void> {
+  const program = new Command('culvert');
+  program.description('A pod network for nodes whose kernel offers nothing but TUN')
+    .version(VERSION).exitOverride().showHelpAfterError('(culvert --help shows the verbs)');
+  addRun(program);
+  addSync(program);
+  addShow(program);
+  addDoctor(program);
+  addDemo(program);
+  for (const command of program.commands) command.exitOverride();
+  await program.parseAsync();
+}
+
+main().catch((error: unknown) => {
+  const isCommander = error instanceof Error && 'code' in error && 'exitCode' in error;
+  if (isCommander) {
+    process.exitCode = (error as { exitCode: number }).exitCode === EXIT_OK ? EXIT_OK : EXIT_USAGE;
+    return;
+  }
+  const code = error instanceof CommandError ? error.code : EXIT_FAILED;
+  process.stderr.write(`culvert: ${error instanceof Error ? error.message : String(error)}\n`);
+  process.exitCode = code;
+});

@@ -1,0 +1,69 @@
+// `culvert run` and `culvert sync`: the two long-running processes, from their first line to a clean
+// end on SIGTERM or SIGINT.
+
+import { existsSync } from 'node:fs';
+import { pino, type Logger } from 'pino';
+import { SystemError } from '../ffi/errno.ts';
+import { ConfigError, loadConfig, type HostConfig, type Settings } from '../host/config.ts';
+import { Host, SecondInstanceError } from '../host/main.ts';
+import { CommandError, EXIT_CONFIG, EXIT_FAILED, EXIT_NO_PERMISSION } from './exit.ts';
+import { CORE_PATH, VERSION } from './version.ts';
+
+export const DEFAULT_CONFIG = '/etc/culvert/config.yaml';
+
+/** Runs the node daemon until it is told to stop. */
+export async function runDaemon(
+  file: string | undefined,
+  environment: Readonly<Record<string, string | undefined>>,
+  flags: Settings,
+  stop: AbortSignal,
+): Promise<void> {
+  const config = readConfig(file, environment, flags);
+  const log = makeLog('host', config.logLevel);
+  const host = await Host.start({ config, log, version: VERSION, corePath: CORE_PATH })
+    .catch((error: unknown) => Promise.reject(explain(error)));
+  log.info({ node: config.nodeName, version: VERSION }, 'ready');
+  await aborted(stop);
+  log.info({}, 'stopping');
+  await host.stop();
+}
+
+function readConfig(
+  file: string | undefined,
+  environment: Readonly<Record<string, string | undefined>>,
+  flags: Settings,
+): HostConfig {
+  try {
+    const fallback = existsSync(DEFAULT_CONFIG) ? DEFAULT_CONFIG : null;
+    return loadConfig(file ?? fallback, environment, flags);
+  } catch (error) {
+    if (error instanceof ConfigError) throw new CommandError(EXIT_CONFIG, error.message);
+    throw error;
+  }
+}
+
+/** A missing capability or device is one kind of end, everything else another. */
+function explain(error: unknown): Error {
+  if (error instanceof SecondInstanceError) return new CommandError(EXIT_FAILED, error.message);
+  if (!(error instanceof SystemError)) return error as Error;
+  const isMissing = ['EPERM', 'EACCES', 'ENOENT', 'ENODEV', 'ENXIO'].includes(error.code);
+  return new CommandError(isMissing ? EXIT_NO_PERMISSION : EXIT_FAILED, error.message);
+}
+
+/** JSON lines on standard error; standard output is for answers. */
+export function makeLog(component: string, level: string): Logger {
+  return pino({
+    level,
+    base: { component },
+    timestamp: pino.stdTimeFunctions.isoTime,
+    formatters: { level: (label) => ({ level: label }) },
+  }, pino.destination({ fd: 2, sync: true }));
+}
+
+/** Resolves when the signal is given. */
+export function aborted(signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    if (signal.aborted) resolve();
+    else signal.addEventListener('abort', () => resolve(), { once: true });
+  });
+}

@@ -1,0 +1,101 @@
+// The verbs that show a running daemon: status, peer list, route list|get, endpoint list.
+
+import * as v from 'valibot';
+import {
+  EndpointReportSchema,
+  PeerReportSchema,
+  RouteReportSchema,
+  StatusReportSchema,
+  type StatusReport,
+} from '../engine/model.ts';
+import { isAddress } from '../engine/address.ts';
+import { ask } from './client.ts';
+import { CommandError, EXIT_FAILED, EXIT_USAGE } from './exit.ts';
+import { bytesText, print, type OutputFormat } from './table.ts';
+
+export interface ShowOptions {
+  runtimeDirectory: string;
+  output: OutputFormat;
+}
+
+export async function showStatus({ runtimeDirectory, output }: ShowOptions): Promise<void> {
+  const status = await ask(runtimeDirectory, 'status', null, StatusReportSchema);
+  print(output, status, [], () => statusRows(status));
+}
+
+export async function showPeers({ runtimeDirectory, output }: ShowOptions): Promise<void> {
+  const peers = await ask(runtimeDirectory, 'peer.list', null, v.array(PeerReportSchema));
+  const headers = ['NODE', 'ENDPOINT', 'ENCAP', 'VNI', 'MAC', 'PODCIDR', 'MTU', 'RX', 'TX'];
+  print(output, peers, headers, () => peers.map((peer) => [
+    peer.node,
+    peer.remote.includes(':') ? `[${peer.remote}]:${peer.port}` : `${peer.remote}:${peer.port}`,
+    peer.kind,
+    String(peer.vni),
+    peer.mac,
+    peer.podCidrs.join(',') || '-',
+    String(peer.mtu),
+    bytesText(peer.rxBytes),
+    bytesText(peer.txBytes),
+  ]));
+}
+
+export async function showRoutes({ runtimeDirectory, output }: ShowOptions): Promise<void> {
+  const routes = await ask(runtimeDirectory, 'route.list', null, v.array(RouteReportSchema));
+  print(output, routes, ['PREFIX', 'KIND', 'VIA'], () =>
+    routes.map(({ prefix, kind, via }) => [prefix, kind, via ?? '-']));
+}
+
+export async function showRoute(address: string, options: ShowOptions): Promise<void> {
+  if (!isAddress(address)) {
+    throw new CommandError(EXIT_USAGE, `route get: ${address} is not an IP address`);
+  }
+  const answer = v.nullable(RouteReportSchema);
+  const route = await ask(options.runtimeDirectory, 'route.get', { address }, answer);
+  if (route === null) throw new CommandError(EXIT_FAILED, `route get: no route to ${address}`);
+  print(options.output, { address, ...route }, ['ADDRESS', 'PREFIX', 'KIND', 'VIA'], () =>
+    [[address, route.prefix, route.kind, route.via ?? '-']]);
+}
+
+export async function showEndpoints({ runtimeDirectory, output }: ShowOptions): Promise<void> {
+  const answer = v.array(EndpointReportSchema);
+  const endpoints = await ask(runtimeDirectory, 'endpoint.list', null, answer);
+  const headers = ['NAMESPACE', 'NAME', 'DEVICE', 'KIND', 'ADDRESSES', 'STATE', 'RX', 'TX'];
+  print(output, endpoints, headers, () => endpoints.map((endpoint) => [
+    endpoint.namespace,
+    endpoint.name,
+    endpoint.device,
+    endpoint.kind,
+    endpoint.addresses.join(','),
+    endpoint.state,
+    bytesText(endpoint.rxBytes),
+    bytesText(endpoint.txBytes),
+  ]));
+}
+
+function statusRows(status: StatusReport): string[][] {
+  const { device, underlay, dataPlane, sync } = status;
+  const revision = sync.revision === null ? 'no snapshot yet' : `revision ${sync.revision}`;
+  const cluster = `${revision}, ${status.nodes} nodes, ${status.pods} pods here`;
+  const state = (isGood: boolean): string => (isGood ? 'Ok' : 'Degraded');
+  const rows = [
+    ['Node:', 'Ok', `${status.nodeName}, culvert ${status.version}, pid ${status.pid}, `
+      + `up ${status.uptimeSeconds} s`],
+    ['Device:', state(device.state === 'ready'),
+      [device.name, `mtu ${device.mtu}`, ...device.addresses].join(', ')],
+    ['Underlay:', 'Ok', [underlay.interface, ...underlay.addresses, `vxlan udp/${underlay.port}`,
+      `mtu ${underlay.mtu}`].filter(Boolean).join(', ')],
+    ['Sync:', state(sync.connected && sync.problems.length === 0),
+      sync.connected ? cluster : `no sidecar connected; ${cluster}`],
+    ['Engine:', state(dataPlane.running), `tier ${dataPlane.tier}, ${status.endpoints} endpoints, `
+      + `${bytesText(dataPlane.memoryBytes)} memory, ${dataPlane.crashes} worker crashes`],
+    ...sync.problems.map((problem) => ['Problem:', '', problem]),
+  ];
+  for (const direction of ['outbound', 'inbound'] as const) {
+    const drops = Object.entries(status.drops[direction]).filter(([, count]) => count > 0)
+      .map(([reason, count]) => `${reason} ${count}`);
+    rows.push(['Drops:', direction, drops.join(', ') || 'none']);
+  }
+  rows.push(['Outside:', 'Note',
+    'pods reach beyond the cluster only where the node masquerades for them']);
+  return rows;
+}

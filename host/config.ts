@@ -1,0 +1,240 @@
+// The daemon's configuration: flags over CULVERT_* variables over the file over defaults. Each
+// source is checked by itself, so that an error names the place to mend: file and line, variable,
+// or flag.
+
+import { readFileSync } from 'node:fs';
+import * as v from 'valibot';
+import { LineCounter, parseDocument } from 'yaml';
+import { isAddress, isPrefix } from '../engine/address.ts';
+import type { ProfileName } from '../engine/memory-map.ts';
+import { fieldPath, issuePath, issueReason } from '../engine/shape.ts';
+import type { FaultOptions } from './device/fault.ts';
+
+export interface HostConfig {
+  nodeName: string;
+  /** Networks of all pods of the cluster; the node routes them to its device. */
+  podNetworks: string[];
+  underlay: {
+    /** Local addresses to tunnel from, one per family; or the interface that has them. */
+    addresses: string[];
+    interface: string;
+    port: number;
+    /** MTU of the link; 0 takes the interface's. */
+    mtu: number;
+    /** Sending sockets per family. */
+    sendSockets: number;
+  };
+  device: { name: string; keep: boolean };
+  runtimeDirectory: string;
+  /** Group that may use sync.sock; -1 for the daemon's own. */
+  syncGroup: number;
+  memory: ProfileName;
+  /** ICMP errors per second and origin. */
+  icmp: { rate: number; burst: number };
+  logLevel: 'debug' | 'info' | 'warn' | 'error';
+  debug: {
+    /** Folder that gets one pcap file per device; empty for none. */
+    pcap: string;
+    fault: FaultOptions;
+  };
+}
+
+export const DEFAULTS: HostConfig = {
+  nodeName: '',
+  podNetworks: ['10.244.0.0/16'],
+  underlay: { addresses: [], interface: '', port: 8472, mtu: 0, sendSockets: 16 },
+  device: { name: 'culvert0', keep: false },
+  runtimeDirectory: '/run/culvert',
+  syncGroup: -1,
+  memory: 'standard',
+  icmp: { rate: 100, burst: 50 },
+  logLevel: 'info',
+  debug: {
+    pcap: '',
+    fault: { seed: 1, drop: 0, corrupt: 0, duplicate: 0, reorder: 0, crashAfter: 0 },
+  },
+};
+
+const integer = (least: number, most: number) =>
+  v.optional(v.pipe(v.number(), v.integer(), v.minValue(least), v.maxValue(most)));
+const text = v.optional(v.string());
+const probability = v.optional(v.pipe(v.number(), v.minValue(0), v.maxValue(1)));
+const prefixes = v.array(v.pipe(v.string(), v.check(isPrefix, 'not a prefix in CIDR form')));
+const addresses = v.array(v.pipe(v.string(), v.check(isAddress, 'not an IP address')));
+const interfaceName = v.optional(
+  v.pipe(v.string(), v.regex(/^[A-Za-z0-9_.-]{1,15}$/, 'not an interface name')));
+
+/** What a source may say: any part of HostConfig. */
+const SourceSchema = v.strictObject({
+  nodeName: v.optional(v.pipe(v.string(), v.minLength(1), v.maxLength(253))),
+  podNetworks: v.optional(prefixes),
+  underlay: v.optional(v.strictObject({
+    addresses: v.optional(addresses),
+    interface: interfaceName,
+    port: integer(1, 65535),
+    mtu: v.optional(v.pipe(v.number(), v.integer(), v.check(isMtu, 'not 0 or 576 to 65535'))),
+    sendSockets: integer(1, 64),
+  })),
+  device: v.optional(v.strictObject({ name: interfaceName, keep: v.optional(v.boolean()) })),
+  runtimeDirectory: text,
+  syncGroup: integer(-1, 0x7fffffff),
+  memory: v.optional(v.picklist(['small', 'standard', 'full'])),
+  icmp: v.optional(v.strictObject({ rate: integer(0, 1_000_000), burst: integer(0, 100_000) })),
+  logLevel: v.optional(v.picklist(['debug', 'info', 'warn', 'error'])),
+  debug: v.optional(v.strictObject({
+    pcap: text,
+    fault: v.optional(v.strictObject({
+      seed: integer(0, 0x7fffffff),
+      drop: probability,
+      corrupt: probability,
+      duplicate: probability,
+      reorder: probability,
+      crashAfter: integer(0, 0x7fffffff),
+    })),
+  })),
+});
+
+/** A tree of settings as a source gives it. */
+export interface Settings {
+  [name: string]: unknown;
+}
+
+/** Bad configuration; the message names source, place and field. */
+export class ConfigError extends Error {
+  override name = 'ConfigError';
+}
+
+function isMtu(value: number): boolean {
+  return value === 0 || (value >= 576 && value <= 65535);
+}
+
+/** Reads all sources and puts them together. `file` is null where there is none to read. */
+export function loadConfig(
+  file: string | null,
+  environment: Readonly<Record<string, string | undefined>>,
+  flags: Settings,
+): HostConfig {
+  const sources = [
+    file === null ? {} : readConfigFile(file),
+    check(fromEnvironment(environment), (path) => environmentName(path)),
+    check(flags, (path) => flagName(path)),
+  ];
+  const config = sources.reduce<Settings>(merge, DEFAULTS as unknown as Settings);
+  return complete(config as unknown as HostConfig);
+}
+
+function complete(config: HostConfig): HostConfig {
+  if (config.nodeName === '') throw new ConfigError(missing(['nodeName']));
+  if (config.underlay.addresses.length === 0 && config.underlay.interface === '') {
+    throw new ConfigError(missing(['underlay', 'interface']));
+  }
+  return config;
+}
+
+function missing(path: string[]): string {
+  return `${path.join('.')}: missing; set it in the file, as ${environmentName(path)} `
+    + `or with ${flagName(path)}`;
+}
+
+/** Reads and checks a YAML or JSON file. Errors are `FILE:LINE: FIELD: REASON`. */
+export function readConfigFile(file: string): Settings {
+  let source: string;
+  try {
+    source = readFileSync(file, 'utf8');
+  } catch (error) {
+    throw new ConfigError(`read ${file}: ${(error as NodeJS.ErrnoException).code ?? 'failed'}`);
+  }
+  const lines = new LineCounter();
+  const document = parseDocument(source, { lineCounter: lines });
+  const [fault] = document.errors;
+  if (fault !== undefined) {
+    const { line } = lines.linePos(fault.pos[0]);
+    throw new ConfigError(`${file}:${line}: ${fault.message.split('\n')[0] ?? 'not YAML'}`);
+  }
+  const value: unknown = document.toJS() ?? {};
+  return check(value, (path) => {
+    const node = document.getIn(path, true) as { range?: [number, number, number] } | undefined;
+    const line = node?.range === undefined ? 1 : lines.linePos(node.range[0]).line;
+    return `${file}:${line}: ${fieldPath(path)}`;
+  });
+}
+
+/** Checks one source; `where` names a field of it in the source's own words. */
+function check(value: unknown, where: (path: (string | number)[]) => string): Settings {
+  const result = v.safeParse(SourceSchema, value, { abortEarly: true });
+  if (result.success) return result.output as unknown as Settings;
+  const [issue] = result.issues;
+  throw new ConfigError(`${where(issuePath(issue))}: ${issueReason(issue)}`);
+}
+
+/** `underlay.sendSockets` is CULVERT_UNDERLAY_SEND_SOCKETS. */
+export function environmentName(path: readonly (string | number)[]): string {
+  const words = names(path).map((name) => name.replace(/[A-Z]/g, (letter) => `_${letter}`));
+  return `CULVERT_${words.join('_').toUpperCase()}`;
+}
+
+/** `underlay.sendSockets` is --underlay-send-sockets. */
+export function flagName(path: readonly (string | number)[]): string {
+  const words = names(path).map((name) =>
+    name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`));
+  return `--${words.join('-')}`;
+}
+
+function names(path: readonly (string | number)[]): string[] {
+  return path.filter((step) => typeof step === 'string');
+}
+
+/** Every setting that has a variable and a flag: a path and an example of its type. */
+export function settingPaths(tree: object = DEFAULTS, above: string[] = []): SettingPath[] {
+  return Object.entries(tree).flatMap(([name, value]: [string, unknown]): SettingPath[] => {
+    const path = [...above, name];
+    const isBranch = typeof value === 'object' && value !== null && !Array.isArray(value);
+    return isBranch ? settingPaths(value, path) : [{ path, example: value }];
+  });
+}
+
+export interface SettingPath {
+  path: string[];
+  example: unknown;
+}
+
+function fromEnvironment(environment: Readonly<Record<string, string | undefined>>): Settings {
+  const settings: Settings = {};
+  for (const { path, example } of settingPaths()) {
+    const given = environment[environmentName(path)];
+    if (given !== undefined) setAt(settings, path, fromText(given, example));
+  }
+  return settings;
+}
+
+/** Text to the type of the example; what does not fit stays text, and fails the check by name. */
+export function fromText(given: string, example: unknown): unknown {
+  if (Array.isArray(example)) return given.split(',').map((part) => part.trim()).filter(Boolean);
+  if (typeof example === 'boolean' && /^(true|false)$/.test(given)) return given === 'true';
+  if (typeof example === 'number' && given.trim() !== '' && !Number.isNaN(Number(given))) {
+    return Number(given);
+  }
+  return given;
+}
+
+/** Sets a value deep in a tree of settings. */
+export function setAt(settings: Settings, path: string[], value: unknown): void {
+  const [name = '', ...rest] = path;
+  if (rest.length === 0) {
+    settings[name] = value;
+    return;
+  }
+  const branch = (settings[name] ?? {}) as Settings;
+  settings[name] = branch;
+  setAt(branch, rest, value);
+}
+
+function merge(base: Settings, over: Settings): Settings {
+  const merged: Settings = { ...base };
+  for (const [name, value] of Object.entries(over)) {
+    if (value === undefined) continue;
+    const isBranch = typeof value === 'object' && value !== null && !Array.isArray(value);
+    merged[name] = isBranch ? merge((base[name] ?? {}) as Settings, value as Settings) : value;
+  }
+  return merged;
+}

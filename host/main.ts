@@ -1,0 +1,288 @@
+// The node daemon: puts devices, tables, data worker and control sockets together, and takes them
+// apart again in the opposite order.
+
+import { createHash } from 'node:crypto';
+import { mkdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import {
+  DEVICE_NODE,
+  DEVICE_UNDERLAY_IPV4,
+  DEVICE_UNDERLAY_IPV6,
+  DIRECTORY_ICMP_BURST,
+  DIRECTORY_ICMP_RATE,
+} from '../wasm/abi/layout.ts';
+import { VXLAN_OVERHEAD_IPV4, VXLAN_OVERHEAD_IPV6 } from '../wasm/abi/headers.ts';
+import { Core } from '../engine/core.ts';
+import { Forwarding } from '../engine/forwarding.ts';
+import type { Log } from '../engine/log.ts';
+import { PROFILES } from '../engine/memory-map.ts';
+import type { Delta, Snapshot } from '../engine/model.ts';
+import { errnoName } from '../ffi/errno.ts';
+import { closeFd, lockFile } from '../ffi/file.ts';
+import { Links } from '../ffi/netlink.ts';
+import { peerCredentials } from '../ffi/socket.ts';
+import type { HostConfig } from './config.ts';
+import { ControlServer } from './control.ts';
+import { DataPlane } from './data-plane.ts';
+import { Endpoints } from './endpoints.ts';
+import { Intake } from './intake.ts';
+import { controlMethods } from './methods.ts';
+import { NodeDevice } from './node-device.ts';
+import { closeUnderlay, findUnderlay, openUnderlay, type UnderlaySockets } from './underlay.ts';
+import type { UnderlayAddresses } from './underlay.ts';
+import type { DeviceSpec } from './worker.ts';
+
+/** First wait before a deleted device is made again, and the longest. */
+const REOPEN_FIRST_MS = 50;
+const REOPEN_LIMIT_MS = 5000;
+
+/** Names of the files in the runtime directory. */
+export const CONTROL_SOCKET = 'control.sock';
+export const SYNC_SOCKET = 'sync.sock';
+const LOCK_FILE = 'culvert.lock';
+
+/** Another daemon has this runtime directory. */
+export class SecondInstanceError extends Error {
+  override name = 'SecondInstanceError';
+}
+
+export interface HostOptions {
+  config: HostConfig;
+  log: Log;
+  version: string;
+  /** The core's WebAssembly module. */
+  corePath: string;
+}
+
+/** A VTEP MAC for a node that the cluster has not given one: stable, locally administered. */
+export function defaultMac(nodeName: string, family: string): string {
+  const digest = createHash('sha256').update(`${nodeName}/${family}`).digest();
+  digest[0] = ((digest[0] ?? 0) & 0xfe) | 0x02;
+  return [...digest.subarray(0, 6)].map((byte) => byte.toString(16).padStart(2, '0')).join(':');
+}
+
+/** One running daemon. */
+export class Host {
+  readonly options: HostOptions;
+  readonly startedMs = performance.now();
+  readonly core: Core;
+  readonly forwarding: Forwarding;
+  readonly dataPlane: DataPlane;
+  readonly nodeDevice: NodeDevice;
+  readonly endpoints: Endpoints;
+  readonly intake: Intake;
+  readonly underlay: UnderlayAddresses;
+  readonly control: ControlServer;
+  readonly sync: ControlServer;
+  /** What the last snapshot or delta could not bring about. */
+  problems: string[] = [];
+  pods = 0;
+  isNodeDeviceLost = false;
+  readonly #links: Links;
+  readonly #lock: number;
+  readonly #sockets: UnderlaySockets[];
+  #isStopping = false;
+
+  private constructor(
+    options: HostOptions,
+    lock: number,
+    links: Links,
+    underlay: UnderlayAddresses,
+    sockets: UnderlaySockets[],
+  ) {
+    const { config, log } = options;
+    this.options = options;
+    this.#lock = lock;
+    this.#links = links;
+    this.#sockets = sockets;
+    this.underlay = underlay;
+    const module = new WebAssembly.Module(readFileSync(options.corePath));
+    const limits = PROFILES[config.memory];
+    this.core = Core.create(module, limits);
+    this.core.setDirectory(DIRECTORY_ICMP_RATE, config.icmp.rate);
+    this.core.setDirectory(DIRECTORY_ICMP_BURST, config.icmp.burst);
+    this.forwarding = new Forwarding(this.core, limits, {
+      nodeName: config.nodeName,
+      podNetworks: config.podNetworks,
+      underlayMtu: underlay.mtu,
+      defaultMac: {
+        IPv4: defaultMac(config.nodeName, 'IPv4'), IPv6: defaultMac(config.nodeName, 'IPv6'),
+      },
+    });
+    this.dataPlane = new DataPlane({
+      core: this.core, module, log, onLost: (index, errno) => this.#lost(index, errno),
+    });
+    this.nodeDevice = new NodeDevice(links, {
+      ...config.device, mtu: overlayMtu(underlay), podNetworks: config.podNetworks,
+    });
+    this.endpoints = new Endpoints({
+      core: this.core,
+      forwarding: this.forwarding,
+      dataPlane: this.dataPlane,
+      links,
+      spec: (device) => this.#spec(device),
+    });
+    this.intake = new Intake({
+      local: config.nodeName,
+      onSnapshot: (snapshot) => this.#take(snapshot),
+      onDelta: (delta) => this.#takeDelta(delta),
+    });
+    this.control = new ControlServer({
+      path: join(config.runtimeDirectory, CONTROL_SOCKET),
+      mode: 0o600,
+      roles: ['cli', 'cni'],
+      methods: controlMethods(this),
+      version: options.version,
+      log,
+      peerUid: peerCredentials,
+    });
+    this.sync = this.#syncServer();
+  }
+
+  /** Starts a daemon. Rejects with what is missing; then nothing is left behind. */
+  static async start(options: HostOptions): Promise<Host> {
+    const { config } = options;
+    mkdirSync(config.runtimeDirectory, { recursive: true, mode: 0o755 });
+    const lockPath = join(config.runtimeDirectory, LOCK_FILE);
+    const lock = lockFile(lockPath);
+    if (lock === null) {
+      throw new SecondInstanceError(`start daemon: another one holds ${lockPath}`);
+    }
+    const links = new Links();
+    let sockets: UnderlaySockets[] = [];
+    let host: Host | null = null;
+    try {
+      const underlay = await findUnderlay(links, config.underlay);
+      sockets = openUnderlay(underlay, config.underlay);
+      host = new Host(options, lock, links, underlay, sockets);
+      await host.#open();
+      return host;
+    } catch (error) {
+      if (host === null) {
+        closeUnderlay(sockets);
+        links.close();
+        closeFd(lock);
+      } else {
+        await host.stop();
+      }
+      throw error;
+    }
+  }
+
+  /** Ends the daemon: no more requests, no more packets, then no more devices. */
+  async stop(): Promise<void> {
+    if (this.#isStopping) return;
+    this.#isStopping = true;
+    await Promise.allSettled([this.control.close(), this.sync.close()]);
+    await this.endpoints.close();
+    await this.dataPlane.stop();
+    this.nodeDevice.close();
+    closeUnderlay(this.#sockets);
+    this.#links.close();
+    closeFd(this.#lock);
+  }
+
+  async #open(): Promise<void> {
+    await this.nodeDevice.open();
+    await this.#attachNodeDevice();
+    for (const { family, receiver, senders } of this.#sockets) {
+      const index = family === 'IPv4' ? DEVICE_UNDERLAY_IPV4 : DEVICE_UNDERLAY_IPV6;
+      const name = `underlay-${family.toLowerCase()}`;
+      await this.dataPlane.attach(this.#spec({ index, name, kind: 'udp', receiver, senders }));
+    }
+    await this.control.listen();
+    await this.sync.listen();
+  }
+
+  #syncServer(): ControlServer {
+    const { config, log, version } = this.options;
+    return new ControlServer({
+      path: join(config.runtimeDirectory, SYNC_SOCKET),
+      mode: 0o660,
+      ...(config.syncGroup < 0 ? {} : { gid: config.syncGroup }),
+      roles: ['sync'],
+      methods: this.intake.methods(),
+      version,
+      log,
+      accept: (party) => this.intake.refusal(party),
+      onOpen: (connection) => this.intake.opened(connection),
+      onClosed: (connection) => this.intake.closed(connection),
+    });
+  }
+
+  #attachNodeDevice(): Promise<void> {
+    return this.dataPlane.attach(this.#spec({
+      index: DEVICE_NODE,
+      name: this.options.config.device.name,
+      kind: 'tun',
+      receiver: this.nodeDevice.descriptor,
+      senders: [],
+    }));
+  }
+
+  /** Adds what the configuration says of recording and faults; faults are the underlay's. */
+  #spec(device: Pick<DeviceSpec, 'index' | 'name' | 'kind' | 'receiver' | 'senders'>): DeviceSpec {
+    const { pcap, fault } = this.options.config.debug;
+    const isFaulty = device.kind === 'udp'
+      && (fault.drop + fault.corrupt + fault.duplicate + fault.reorder + fault.crashAfter) > 0;
+    return {
+      ...device,
+      pcap: pcap === '' ? null : join(pcap, `${device.name.replaceAll('/', '_')}.pcap`),
+      fault: isFaulty ? fault : null,
+    };
+  }
+
+  async #take(snapshot: Snapshot): Promise<void> {
+    this.problems = this.forwarding.applySnapshot(snapshot);
+    this.pods = snapshot.pods.length;
+    await this.#applied();
+    this.options.log.info(
+      { revision: snapshot.revision, nodes: snapshot.nodes.length }, 'snapshot in force');
+  }
+
+  async #takeDelta(delta: Delta): Promise<void> {
+    this.problems = this.forwarding.applyDelta(delta);
+    this.pods += delta.pods.length - delta.removedPods.length;
+    await this.#applied();
+  }
+
+  async #applied(): Promise<void> {
+    for (const problem of this.problems) this.options.log.warn({ problem }, 'cannot apply in full');
+    const podCidrs = this.forwarding.local?.podCidrs ?? [];
+    const isKnown = podCidrs.join() === this.nodeDevice.podCidrs.join();
+    if (!isKnown) await this.nodeDevice.configure(podCidrs);
+  }
+
+  #lost(index: number, errno: number): void {
+    const { log, config } = this.options;
+    const error = errnoName(errno);
+    if (index === DEVICE_NODE) {
+      log.error({ device: config.device.name, error }, 'device deleted under us; making it again');
+      this.isNodeDeviceLost = true;
+      void this.#reopenNodeDevice(REOPEN_FIRST_MS);
+      return;
+    }
+    const endpoint = this.endpoints.lost(index);
+    log.error({ endpoint, error }, 'endpoint lost: its interface was deleted');
+  }
+
+  async #reopenNodeDevice(waitMs: number): Promise<void> {
+    if (this.#isStopping) return;
+    try {
+      await this.nodeDevice.reopen();
+      await this.#attachNodeDevice();
+      this.isNodeDeviceLost = false;
+      this.options.log.info({ device: this.options.config.device.name }, 'device is back');
+    } catch (error) {
+      const { message } = error as Error;
+      this.options.log.error({ error: message, againInMs: waitMs }, 'cannot make the device again');
+      const next = Math.min(waitMs * 2, REOPEN_LIMIT_MS);
+      setTimeout(() => void this.#reopenNodeDevice(next), waitMs);
+    }
+  }
+}
+
+/** The MTU that every path of the overlay takes. */
+function overlayMtu({ mtu, addresses }: UnderlayAddresses): number {
+  return mtu - (addresses.IPv6 === undefined ? VXLAN_OVERHEAD_IPV4 : VXLAN_OVERHEAD_IPV6);
+}

@@ -1,0 +1,95 @@
+// What the command line and the CNI plugin may ask on control.sock.
+
+import * as v from 'valibot';
+import { NEXT_HOP_NODE } from '../wasm/abi/layout.ts';
+import { method, RequestError, type Methods } from '../engine/connection.ts';
+import { readDrops, readEvents, readTraffic } from '../engine/counters.ts';
+import {
+  EndpointNameSchema,
+  EndpointSchema,
+  RouteQuerySchema,
+  type PeerReport,
+  type StatusReport,
+} from '../engine/model.ts';
+import type { Host } from './main.ts';
+
+const Nothing = v.nullable(v.strictObject({}));
+
+/** The table of methods over a running host. */
+export function controlMethods(host: Host): Methods {
+  return {
+    status: method(Nothing, () => status(host)),
+    'peer.list': method(Nothing, () => peers(host)),
+    'route.list': method(Nothing, () => host.forwarding.routes()),
+    'route.get': method(RouteQuerySchema, ({ address }) => host.forwarding.lookUp(address)),
+    'endpoint.list': method(Nothing, () => host.endpoints.list()),
+    'endpoint.add': method(EndpointSchema, (endpoint) =>
+      explained('endpoint', () => host.endpoints.add(endpoint))),
+    'endpoint.remove': method(EndpointNameSchema, ({ namespace, name }) =>
+      explained('endpoint', () => host.endpoints.remove(namespace, name))),
+  };
+}
+
+/** What goes wrong with a request is the asker's to read, not a fault of the daemon. */
+async function explained<T>(code: string, work: () => Promise<T>): Promise<T> {
+  try {
+    return await work();
+  } catch (error) {
+    throw new RequestError(code, (error as Error).message);
+  }
+}
+
+function peers(host: Host): PeerReport[] {
+  return [...host.forwarding.peers.values()].map(({ node, tunnel, nextHop, mtu }) => ({
+    ...tunnel,
+    node,
+    podCidrs: (host.forwarding.nodes.get(node)?.podCidrs ?? [])
+      .filter((prefix) => prefix.includes(':') === (tunnel.family === 'IPv6')),
+    mtu,
+    ...readTraffic(host.core, nextHop),
+  }));
+}
+
+function status(host: Host): StatusReport {
+  const { config, version } = host.options;
+  return {
+    version,
+    nodeName: config.nodeName,
+    pid: process.pid,
+    uptimeSeconds: Math.floor((performance.now() - host.startedMs) / 1000),
+    device: {
+      name: config.device.name,
+      mtu: host.nodeDevice.options.mtu,
+      addresses: host.nodeDevice.addresses,
+      state: host.isNodeDeviceLost ? 'lost' : 'ready',
+    },
+    underlay: {
+      interface: host.underlay.interface,
+      addresses: Object.values(host.underlay.addresses),
+      port: config.underlay.port,
+      mtu: host.underlay.mtu,
+    },
+    dataPlane: {
+      running: host.dataPlane.isRunning,
+      tier: 'T0',
+      crashes: host.dataPlane.crashes,
+      memoryBytes: host.core.bytes.length,
+    },
+    sync: {
+      connected: host.intake.isConnected,
+      revision: host.intake.revision,
+      problems: host.problems,
+    },
+    nodes: host.forwarding.nodes.size,
+    pods: host.pods,
+    endpoints: host.endpoints.count,
+    traffic: { node: readTraffic(host.core, NEXT_HOP_NODE) },
+    drops: {
+      outbound: readDrops(host.core, 'outbound'),
+      inbound: readDrops(host.core, 'inbound'),
+    },
+    events: readEvents(host.core),
+    control: { ...host.control.counters },
+    tables: host.forwarding.tables(),
+  };
+}
