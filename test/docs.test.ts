@@ -65,7 +65,8 @@ function walkFaults(...steps: string[]): string[] {
 const WALK = [
   'The loop, `host/loop.ts` `turn()`, reads with `#read()`.',
   '`engine/core.ts` has `processBatch()`; a `word` is no file.',
-  '`wasm/index.ts` leads to `wasm/outbound.ts`\n   `outbound()`: `checkPacket()`, `forward()`, `route()`.',
+  '`wasm/index.ts` leads to `wasm/outbound.ts`\n   `outbound()`: '
+    + '`checkPacket()`, `forward()`, `route()`.',
   '`host/loop.ts` writes: `#write()`.',
 ];
 
