@@ -55,7 +55,7 @@ function pieces(...parts: string[]): RegExp {
 /** What tells of how and where the code was made. It says nothing to a reader. */
 const STRANGERS: RegExp[] = [
   pieces('\\b(this|that|previous|earlier|next|another|last|coding|developer|my) ses', 'sion\\b'),
-  pieces('\\b(an?|the|coding|sub) ?ag', 'ents?\\b(?!-)'),
+  pieces('\\b(coding|sub|ai|software)[ -]?ag', 'ents?\\b'),
   pieces('\\bla', 'nguage model\\b|\\bL', 'LM\\b|\\bchat', 'gpt\\b'),
   pieces('\\bcla', 'ude\\b|\\banth', 'ropic\\b'),
   pieces('\\bwork', 'place\\b|\\bC', 'EO\\b|\\bhelper ses', 'sion'),
