@@ -213,11 +213,13 @@ test('banned phrases are refused', () => {
 test('talk of how the code was made is refused', () => {
   const join = (...parts: string[]): string => parts.join('');
   refuses(checkStrangers, 'docs/a.md', join('the previous ses', 'sion did'),
-    join('a coding ag', 'ent'), join('see iss', 'ue 12'), join('cd /wo', 'rk/main'), join('"/ro', 'ot/x"'),
+    join('a coding ag', 'ent'), join('see iss', 'ue 12'), join('cd /wo', 'rk/main'),
+    join('"/ro', 'ot/x"'),
     join('https://regis', 'try.npm', 'js.org/a'), join('https://deb.deb', 'ian.org/debian'),
     join('work', 'place'), join('the C', 'EO'), join('/home/jo', 'e/x'), join('an L', 'LM'));
   accepts(checkStrangers, 'docs/a.md', 'sessionAffinity: None', 'User-Agent: culvert',
-    'the agent in the namespace', 'a/work/b', 'the root of the tree', 'RFC 1812 issues an error', '/etc/cni/net.d');
+    'the agent in the namespace', 'a/work/b', 'the root of the tree', 'RFC 1812 issues an error',
+    '/etc/cni/net.d');
 });
 
 test('parts without a README are refused', () => {
