@@ -6,7 +6,7 @@
 //          | header, pool header            |
 //          | scratch, one part per depth    |
 //          +--------------------------------+ PREFIX_DIRECT
-//          | direct table: first 16 bits    |   what workers read: this
+//          | direct table: first 18 bits    |   what workers read: this
 //          +--------------------------------+ PREFIX_PENDING
 //          | entries built, not published   |
 //          +--------------------------------+ table + PREFIX_HEADER_SIZE
@@ -17,13 +17,15 @@
 //          | trie: the control side's copy  |
 //          +--------------------------------+
 //
-// How big. Memory is reserved, pages are only touched when used. A change is built beside what it
-// replaces, so node and leaf limits need room for the largest change: a publish of everything and
-// a change of a prefix shorter than 16 bits may need twice what is in use.
-//   cluster, 5,000 remote nodes with a few prefixes each:
-//                                         prefixes 32,768   nodes 16,384    leaves 131,072
-//   full BGP table, 1,000,000 IPv4:       prefixes 1,048,576  nodes 262,144  leaves 2,621,440
-//   full BGP table, 200,000 IPv6:         prefixes 262,144  nodes 524,288  leaves 2,097,152
+// How big. Nodes and leaves share the arena, 24 and 2 bytes each. In use:
+//                                                  nodes     leaves   lookup structure
+//   cluster, 5,000 remote nodes, a /24 of each        79      5,001   1.0 MiB
+//   BGP table of 2025, 901,899 IPv4               66,127    982,039   4.6 MiB
+//   BGP table of 2025, 160,147 IPv6               70,288    253,218   3.3 MiB
+//   as many IPv6 prefixes, evenly scattered      265,831    441,770   9.1 MiB
+// A change is built beside what it replaces: limits of twice these figures let every change pass,
+// even prefixPublish() and a change of the default route; 1.15 times are enough for changes of
+// prefixes from /16 on. Memory is only reserved; pages are touched when they are used.
 
 // Answers of the exports that change a table.
 export const PREFIX_OK = 0;
@@ -40,7 +42,7 @@ export const PREFIX_USAGE_RETIRED = 3;        // blocks waiting for workers
 export const PREFIX_USAGE_LOOKUP_BYTES = 4;   // direct table and blocks in use, retired ones too
 export const PREFIX_USAGE_CONTROL_BYTES = 5;  // trie nodes in use
 export const PREFIX_USAGE_FREE_BYTES = 6;     // of the arena
-export const PREFIX_USAGE_FREE_CHUNKS = 7;    // whole chunks among them: falls with fragmentation
+export const PREFIX_USAGE_FREE_PIECES = 7;    // they are in so many pieces
 
 export const PREFIX_LENGTH_MAX = 128;         // bits
 export const PREFIX_VALUE_MAX = 65535;
@@ -64,7 +66,7 @@ export const PREFIX_TRIE_USED = 36;           // nodes
 export const PREFIX_POOL = 64;
 export const POOL_ARENA = 0;                  // address
 export const POOL_GRANULES = 4;               // in the arena
-export const POOL_NEXT = 8;                   // first granule never used
+export const POOL_PIECES = 8;                 // free ones
 export const POOL_USED = 12;                  // granules handed out, retired ones too
 export const POOL_TAGS = 16;                  // address
 export const POOL_RING = 20;                  // address
@@ -75,27 +77,35 @@ export const POOL_HEAD = 36;                  // end of the retired blocks
 export const POOL_RETIRING = 40;              // end of those the change in progress will retire
 export const POOL_TAKEN = 44;                 // blocks the change in progress was given
 export const POOL_TURNS = 48;                 // u32 per worker, its WORKER_TURN at POOL_MARK
-export const POOL_FREE = 64;                  // per order: granule index + 1 of a list's first
-export const POOL_ORDER_MAX = 8;
-export const POOL_CHUNK = 256;                // granules, 1 << POOL_ORDER_MAX
-export const POOL_GRANULE_SIZE = 8;           // bytes; a free block's first: u32 next, u32 previous
+export const POOL_SIZES = 64;                 // u64 words, a bit per list that is not empty
+export const POOL_SIZE_WORDS = 5;
+export const POOL_LISTS = 104;                // per size: granule index + 1 of the first piece
+export const POOL_SIZE_LARGE = 256;           // the last list is for this size and larger
+export const POOL_SIZE = 1132;                // POOL_LISTS + 4 * (POOL_SIZE_LARGE + 1)
+export const POOL_GRANULE_SIZE = 8;           // bytes
 export const POOL_GRANULE_SHIFT = 3;
 export const POOL_ENTRY_SHIFT = 8;            // ring entry: granule index << 8 | granules
+// Free piece. Byte offsets from its first granule; sizes only if it has more than one.
+export const POOL_PIECE_NEXT = 0;             // u32 granule index + 1, 0: none
+export const POOL_PIECE_PREVIOUS = 4;
+export const POOL_PIECE_SIZE = 8;             // u32 granules
+export const POOL_PIECE_SIZE_AT_END = 4;      // again, from its last granule
+export const POOL_TAG_SINGLE = 1;
+export const POOL_TAG_LONGER = 2;
 
 // Scratch for one node being built; one part per depth.
-export const PREFIX_SCRATCH = 256;
+export const PREFIX_SCRATCH = 1280;
 export const SCRATCH_VALUES = 0;              // 64 u16
 export const SCRATCH_TRIES = 128;             // 64 u32 addresses, of slots that have a child
 export const SCRATCH_STRIDE = 384;
 
 // Direct table entry: a value, or the address of a node, which is always greater.
-export const PREFIX_DIRECT = 8192;            // PREFIX_SCRATCH + 19 * SCRATCH_STRIDE, rounded up
-export const PREFIX_DIRECT_BITS = 16;
-export const PREFIX_DIRECT_COUNT = 65536;
-export const PREFIX_DIRECT_SHIFT = 48;        // of the key's high half
-export const PREFIX_DIRECT_SIZE = 262144;
-export const PREFIX_PENDING = 270336;         // PREFIX_DIRECT + PREFIX_DIRECT_SIZE
-export const PREFIX_HEADER_SIZE = 532480;     // PREFIX_PENDING + PREFIX_DIRECT_SIZE
+export const PREFIX_DIRECT = 12288;           // PREFIX_SCRATCH + 19 * SCRATCH_STRIDE, rounded up
+export const PREFIX_DIRECT_BITS = 18;         // 18 + 6 = 24: a node for /19 to /24, not two
+export const PREFIX_DIRECT_SHIFT = 46;        // of the key's high half
+export const PREFIX_DIRECT_SIZE = 1048576;
+export const PREFIX_PENDING = 1060864;        // PREFIX_DIRECT + PREFIX_DIRECT_SIZE
+export const PREFIX_HEADER_SIZE = 2109440;    // PREFIX_PENDING + PREFIX_DIRECT_SIZE
 
 // Poptrie node: one stride of 6 bits, 64 slots.
 export const NODE_BITS = 6;

@@ -1,11 +1,12 @@
 // Blocks of 1 to 192 granules for a prefix table, and when they may be used again.
 //
-// Theory of operation. The arena is a row of chunks of 256 granules of 8 bytes. Free space is kept
-// as a buddy system does, in aligned pieces of 1, 2, 4 ... 256 granules with one list per size,
-// but a block is exactly as long as was asked: the rest of its piece goes back to the lists, and a
-// block that is freed is cut into aligned pieces again. Pieces whose neighbours are free melt
-// together, so a pool whose blocks are all freed is whole chunks again. A tag per granule says
-// "a free piece of this order starts here".
+// Theory of operation. The arena is a row of granules of 8 bytes, cut into blocks in use and free
+// pieces. Two free pieces never touch: a block that is freed melts with its neighbours. A list per
+// size, up to 255 granules, and one for all larger pieces make the best fit the first found; what
+// is left of a piece stays one. (Buddies were tried: blocks of nearly 256 granules then break every
+// whole chunk for ever, and 2.5 times the memory in use was not enough.) A tag per granule tells
+// whether a free piece begins or ends there: 0 no, 1 a piece of one granule, 2 a longer one, which
+// has its size in its second granule and in its last.
 //
 // Readers may still be in a block that was replaced, so it is retired first: its bytes stay, only
 // its place and size go into the ring. A worker holds its turn counter odd while it may look into
@@ -19,45 +20,43 @@
 // A change takes and retires blocks and ends in poolCommit() or poolRollback(). The ring has an
 // entry for every block the arena can be cut into, so it cannot overflow.
 import {
-  POOL_ARENA, POOL_CHUNK, POOL_ENTRY_SHIFT, POOL_FREE, POOL_GRANULES, POOL_GRANULE_SHIFT,
-  POOL_HEAD, POOL_MARK, POOL_NEXT, POOL_ORDER_MAX, POOL_RETIRING, POOL_RING, POOL_RING_LIMIT,
-  POOL_TAGS, POOL_TAIL, POOL_TAKEN, POOL_TURNS, POOL_USED,
+  POOL_ARENA, POOL_ENTRY_SHIFT, POOL_GRANULES, POOL_GRANULE_SHIFT, POOL_HEAD, POOL_LISTS,
+  POOL_MARK, POOL_PIECES, POOL_PIECE_NEXT, POOL_PIECE_PREVIOUS, POOL_PIECE_SIZE,
+  POOL_PIECE_SIZE_AT_END, POOL_RETIRING, POOL_RING, POOL_RING_LIMIT, POOL_SIZE, POOL_SIZES,
+  POOL_SIZE_LARGE, POOL_SIZE_WORDS, POOL_TAGS, POOL_TAG_LONGER, POOL_TAG_SINGLE, POOL_TAIL,
+  POOL_TAKEN, POOL_TURNS, POOL_USED,
 } from "../abi/prefix-table";
 import {
-  DIRECTORY_START, DIRECTORY_WORKER_COUNT, WORKERS_START, WORKER_LIMIT, WORKER_STRIDE, WORKER_TURN,
+  DIRECTORY_START, DIRECTORY_WORKER_COUNT, WORKERS_START, WORKER_LIMIT, WORKER_STRIDE,
+  WORKER_TURN,
 } from "../abi/layout";
 
-/** Entries a ring needs for an arena: a block is 1 granule of leaves, or 3 and more of nodes. */
+/**
+ * Entries the ring of an arena needs. Each block of leaves has a node, and each block of nodes at
+ * least one, so with 3 granules to a node there are at most half as many blocks as granules.
+ */
 export function poolRingLimit(granules: i32): i32 {
-  return granules + 1;
+  return (granules >>> 1) + 2;
 }
 
 /** Makes the whole arena free. The tags must be zero. */
 export function poolInit(pool: usize, arena: usize, granules: i32, ring: usize, tags: usize): void {
-  memory.fill(pool, 0, POOL_FREE + (4 * (POOL_ORDER_MAX + 1)));
+  memory.fill(pool, 0, POOL_SIZE);
   store<u32>(pool, <u32>arena, POOL_ARENA);
   store<u32>(pool, granules, POOL_GRANULES);
   store<u32>(pool, <u32>ring, POOL_RING);
   store<u32>(pool, poolRingLimit(granules), POOL_RING_LIMIT);
   store<u32>(pool, <u32>tags, POOL_TAGS);
+  linkPiece(pool, 0, granules);
 }
 
 /** Address of a block of `granules`, noted for a rollback; 0 if there is none. */
 export function poolTake(pool: usize, granules: i32): usize {
-  let order = granules <= 1 ? 0 : 32 - clz(granules - 1);
-  const list = pool + POOL_FREE;
-  while (order <= POOL_ORDER_MAX && load<u32>(list + (<usize>order << 2)) == 0) order++;
-  let index: i32;
-  if (order <= POOL_ORDER_MAX) {
-    index = <i32>load<u32>(list + (<usize>order << 2)) - 1;
-    unlinkPiece(pool, index, order);
-  } else {
-    index = load<i32>(pool, POOL_NEXT);
-    if (index + POOL_CHUNK > load<i32>(pool, POOL_GRANULES)) return 0;
-    store<i32>(pool, index + POOL_CHUNK, POOL_NEXT);
-    order = POOL_ORDER_MAX;
-  }
-  freeRange(pool, index + granules, (1 << order) - granules);
+  const index = bestFit(pool, granules);
+  if (index < 0) return 0;
+  const size = pieceSize(pool, index, POOL_PIECE_SIZE);
+  unlinkPiece(pool, index, size);
+  if (size > granules) linkPiece(pool, index + granules, size - granules);
   store<i32>(pool, load<i32>(pool, POOL_USED) + granules, POOL_USED);
   noteTaken(pool, (index << POOL_ENTRY_SHIFT) | granules);
   return granuleAddress(pool, index);
@@ -110,19 +109,8 @@ export function poolRetired(pool: usize): i32 {
   return count < 0 ? count + load<i32>(pool, POOL_RING_LIMIT) : count;
 }
 
-/** Chunks of the arena that are free as a whole. */
-export function poolFreeChunks(pool: usize): i32 {
-  const next = load<i32>(pool, POOL_NEXT);
-  const tags = <usize>load<u32>(pool, POOL_TAGS);
-  let count = (load<i32>(pool, POOL_GRANULES) - next) / POOL_CHUNK;
-  for (let index = 0; index < next; index += POOL_CHUNK) {
-    if (load<u8>(tags + <usize>index) == POOL_ORDER_MAX + 1) count++;
-  }
-  return count;
-}
-
 function workerTurn(worker: i32): usize {
-  return WORKERS_START + (<usize>worker * WORKER_STRIDE) + WORKER_TURN;
+  return <usize>(WORKERS_START + (worker * WORKER_STRIDE) + WORKER_TURN);
 }
 
 function workerCount(): i32 {
@@ -131,7 +119,8 @@ function workerCount(): i32 {
 
 function readTurns(pool: usize): void {
   for (let worker = 0; worker < WORKER_LIMIT; worker++) {
-    store<u32>(pool + (<usize>worker << 2), atomic.load<u32>(workerTurn(worker)), POOL_TURNS);
+    const turn = atomic.load<u32>(workerTurn(worker));
+    store<u32>(pool + (<usize>worker << 2), turn, POOL_TURNS);
   }
 }
 
@@ -164,49 +153,98 @@ function granuleAddress(pool: usize, index: i32): usize {
   return <usize>load<u32>(pool, POOL_ARENA) + (<usize>index << POOL_GRANULE_SHIFT);
 }
 
+function tagAddress(pool: usize, index: i32): usize {
+  return <usize>load<u32>(pool, POOL_TAGS) + <usize>index;
+}
+
+/** First of the smallest pieces that are large enough; -1 if there is none. */
+function bestFit(pool: usize, granules: i32): i32 {
+  let word = granules >>> 6;
+  let sizes = load<u64>(pool + (<usize>word << 3), POOL_SIZES) & (~(<u64>0) << <u64>granules);
+  while (sizes == 0) {
+    if (++word >= POOL_SIZE_WORDS) return -1;
+    sizes = load<u64>(pool + (<usize>word << 3), POOL_SIZES);
+  }
+  return <i32>load<u32>(listAddress(pool, (word << 6) + <i32>ctz(sizes))) - 1;
+}
+
+/** Size of a piece from the granule where it begins, or ends. */
+function pieceSize(pool: usize, index: i32, field: i32): i32 {
+  if (load<u8>(tagAddress(pool, index)) == POOL_TAG_SINGLE) return 1;
+  return load<i32>(granuleAddress(pool, index) + <usize>field);
+}
+
 function freeEntry(pool: usize, entry: i32): void {
-  const granules = entry & ((1 << POOL_ENTRY_SHIFT) - 1);
-  store<i32>(pool, load<i32>(pool, POOL_USED) - granules, POOL_USED);
-  freeRange(pool, entry >>> POOL_ENTRY_SHIFT, granules);
+  let index = entry >>> POOL_ENTRY_SHIFT;
+  let size = entry & ((1 << POOL_ENTRY_SHIFT) - 1);
+  store<i32>(pool, load<i32>(pool, POOL_USED) - size, POOL_USED);
+  if (index > 0 && load<u8>(tagAddress(pool, index - 1)) != 0) {
+    const before = pieceSize(pool, index - 1, POOL_PIECE_SIZE_AT_END);
+    unlinkPiece(pool, index - before, before);
+    index -= before;
+    size += before;
+  }
+  const end = index + size;
+  if (end < load<i32>(pool, POOL_GRANULES) && load<u8>(tagAddress(pool, end)) != 0) {
+    const after = pieceSize(pool, end, POOL_PIECE_SIZE);
+    unlinkPiece(pool, end, after);
+    size += after;
+  }
+  linkPiece(pool, index, size);
 }
 
-/** Cuts a stretch into aligned pieces and frees each. */
-function freeRange(pool: usize, index: i32, granules: i32): void {
-  while (granules > 0) {
-    const order = min(ctz(index | POOL_CHUNK), 31 - clz(granules));
-    freePiece(pool, index, order);
-    index += 1 << order;
-    granules -= 1 << order;
-  }
+/** Where the list of pieces of a size begins. */
+function listAddress(pool: usize, size: i32): usize {
+  return pool + POOL_LISTS + (<usize>min(size, POOL_SIZE_LARGE) << 2);
 }
 
-/** Frees an aligned piece, after melting it with its free neighbours. */
-function freePiece(pool: usize, index: i32, order: i32): void {
-  const tags = <usize>load<u32>(pool, POOL_TAGS);
-  while (order < POOL_ORDER_MAX) {
-    const buddy = index ^ (1 << order);
-    if (<i32>load<u8>(tags + <usize>buddy) != order + 1) break;
-    unlinkPiece(pool, buddy, order);
-    index &= ~(1 << order);
-    order++;
-  }
-  const list = pool + POOL_FREE + (<usize>order << 2);
+function linkPiece(pool: usize, index: i32, size: i32): void {
+  const list = listAddress(pool, size);
   const next = load<u32>(list);
   const piece = granuleAddress(pool, index);
-  store<u32>(piece, next);
-  store<u32>(piece, 0, 4);
-  if (next != 0) store<u32>(granuleAddress(pool, <i32>next - 1), index + 1, 4);
+  const last = piece + (<usize>(size - 1) << POOL_GRANULE_SHIFT);
+  store<u32>(piece, next, POOL_PIECE_NEXT);
+  store<u32>(piece, 0, POOL_PIECE_PREVIOUS);
+  if (size > 1) {
+    store<i32>(piece, size, POOL_PIECE_SIZE);
+    store<i32>(last, size, POOL_PIECE_SIZE_AT_END);
+  }
+  if (next != 0) {
+    store<u32>(granuleAddress(pool, <i32>next - 1), index + 1, POOL_PIECE_PREVIOUS);
+  } else {
+    flipSize(pool, size);
+  }
   store<u32>(list, index + 1);
-  store<u8>(tags + <usize>index, <u8>(order + 1));
+  setTags(pool, index, size, size == 1 ? POOL_TAG_SINGLE : POOL_TAG_LONGER);
+  store<i32>(pool, load<i32>(pool, POOL_PIECES) + 1, POOL_PIECES);
 }
 
-/** Takes a piece out of its list. */
-function unlinkPiece(pool: usize, index: i32, order: i32): void {
+function unlinkPiece(pool: usize, index: i32, size: i32): void {
   const piece = granuleAddress(pool, index);
-  const next = load<u32>(piece);
-  const previous = load<u32>(piece, 4);
-  if (next != 0) store<u32>(granuleAddress(pool, <i32>next - 1), previous, 4);
-  if (previous != 0) store<u32>(granuleAddress(pool, <i32>previous - 1), next);
-  else store<u32>(pool + POOL_FREE + (<usize>order << 2), next);
-  store<u8>(<usize>load<u32>(pool, POOL_TAGS) + <usize>index, 0);
+  const next = load<u32>(piece, POOL_PIECE_NEXT);
+  const previous = load<u32>(piece, POOL_PIECE_PREVIOUS);
+  if (next != 0) {
+    store<u32>(granuleAddress(pool, <i32>next - 1), previous, POOL_PIECE_PREVIOUS);
+  }
+  if (previous != 0) {
+    store<u32>(granuleAddress(pool, <i32>previous - 1), next, POOL_PIECE_NEXT);
+  } else {
+    store<u32>(listAddress(pool, size), next);
+    if (next == 0) flipSize(pool, size);
+  }
+  setTags(pool, index, size, 0);
+  store<i32>(pool, load<i32>(pool, POOL_PIECES) - 1, POOL_PIECES);
+}
+
+/** Notes that the list of a size is no longer empty, or is empty now. */
+function flipSize(pool: usize, size: i32): void {
+  const list = min(size, POOL_SIZE_LARGE);
+  const word = pool + (<usize>(list >>> 6) << 3);
+  store<u64>(word, load<u64>(word, POOL_SIZES) ^ (<u64>1 << <u64>list), POOL_SIZES);
+}
+
+function setTags(pool: usize, index: i32, size: i32, tag: i32): void {
+  const first = tagAddress(pool, index);
+  store<u8>(first, <u8>tag);
+  store<u8>(first + <usize>(size - 1), <u8>tag);
 }
