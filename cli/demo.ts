@@ -1,2 +1,259 @@
-export interface DemoOptions { output: 'table' | 'json'; keep: boolean; cluster?: string }
-export async function demo(_options: DemoOptions, _stop: AbortSignal): Promise<number> { return 1; }
+// `culvert demo`: the objects of a cluster brought to life in namespaces of this machine, and every
+// pair of pods and nodes tried with real TCP, UDP and ICMP.
+
+import { accessSync, constants } from 'node:fs';
+import { join } from 'node:path';
+import { addressFamily, prefixKey, prefixText, type Family } from '../engine/address.ts';
+import { createNamespace } from '../ffi/netns.ts';
+import { AGENT_PORT } from './demo/agent.ts';
+import { Bed, type Host, type LabNode } from './demo/bed.ts';
+import { readCluster, type DemoCluster } from './demo/cluster.ts';
+import { CulvertNode } from './demo/culvert-node.ts';
+import { addKernelPod, setUpKernelNode } from './demo/kernel-node.ts';
+import { CommandError, EXIT_FAILED, EXIT_NO_PERMISSION, EXIT_OK } from './exit.ts';
+import { aborted } from './run.ts';
+import { print, type OutputFormat } from './table.ts';
+import { PACKAGE_FOLDER } from './version.ts';
+
+const CLUSTER_FILE = join(PACKAGE_FOLDER, 'deploy', 'demo', 'cluster.yaml');
+const PROTOCOLS = ['TCP', 'UDP', 'ICMP'] as const;
+const PAIR_TIMEOUT_MS = 4000;
+const UDP_SIZE = 512;
+const PING_SIZE = 56;
+const THROUGHPUT_BYTES = 64 * 1024 * 1024;
+const PARALLEL = 8;
+
+export interface DemoOptions {
+  output: OutputFormat;
+  keep: boolean;
+  cluster?: string;
+}
+
+/** One attempt. Ends are `namespace/pod` or `node/name`. */
+export interface Pair {
+  from: string;
+  to: string;
+  protocol: typeof PROTOCOLS[number];
+  family: Family;
+  expected: 'reach' | 'blocked';
+  seen: 'reach' | 'blocked';
+}
+
+export interface DemoReport {
+  ok: boolean;
+  nodes: { name: string; kind: 'culvert' | 'kernel-vxlan'; podCidrs: string[] }[];
+  pairs: Pair[];
+  skipped: { what: string; reason: string }[];
+  throughputMbps: number;
+}
+
+/** An end of a pair: a pod, or a node with the addresses it is known by. */
+interface End {
+  name: string;
+  host: Host;
+  addresses: string[];
+}
+
+/** Runs the demo. Returns the exit code: 0 only if all is as expected. */
+export async function demo(options: DemoOptions, stop: AbortSignal): Promise<number> {
+  checkMachine();
+  const cluster = readCluster(options.cluster ?? CLUSTER_FILE);
+  const bed = await Bed.create();
+  try {
+    const work = runDemo(bed, cluster, options, stop);
+    const interrupted = aborted(stop).then(() => null);
+    work.catch(() => {});
+    const report = await Promise.race([work, interrupted]);
+    if (report === null) return EXIT_FAILED;
+    if (options.keep) await keepRunning(bed, stop);
+    return report.ok ? EXIT_OK : EXIT_FAILED;
+  } finally {
+    say('cleaning up');
+    await bed.close();
+  }
+}
+
+async function runDemo(
+  bed: Bed,
+  cluster: DemoCluster,
+  options: DemoOptions,
+  stop: AbortSignal,
+): Promise<DemoReport> {
+  const skipped: DemoReport['skipped'] = [];
+  const ends = await build(bed, cluster, options.cluster ?? CLUSTER_FILE, skipped);
+  say(`trying every pair of ${ends.length} pods and nodes`);
+  await Promise.all(ends.map(({ host }) => host.agent.ask({ verb: 'serve' })));
+  const pairs = await tryPairs(ends, stop);
+  say('measuring throughput');
+  const throughputMbps = await measure(ends, cluster);
+  const report: DemoReport = {
+    ok: pairs.every(({ expected, seen }) => expected === seen) && throughputMbps > 0,
+    nodes: cluster.nodes.map(({ name, podCidrs }) => ({
+      name, kind: cluster.kernelNodes.has(name) ? 'kernel-vxlan' : 'culvert', podCidrs,
+    })),
+    pairs,
+    skipped,
+    throughputMbps,
+  };
+  show(report, options.output);
+  return report;
+}
+
+/** Says plainly what is missing. */
+function checkMachine(): void {
+  const advice = 'run as root, or in a user namespace: '
+    + 'unshare --user --map-root-user --net --mount culvert demo';
+  try {
+    accessSync('/dev/net/tun', constants.R_OK | constants.W_OK);
+  } catch {
+    throw new CommandError(EXIT_NO_PERMISSION,
+      `demo: /dev/net/tun is missing or not ours to open; modprobe tun, or ${advice}`);
+  }
+  try {
+    createNamespace().close();
+  } catch (error) {
+    throw new CommandError(EXIT_NO_PERMISSION, `demo: ${(error as Error).message}; ${advice}`);
+  }
+}
+
+/** Makes nodes and pods and starts what runs on them. */
+async function build(
+  bed: Bed,
+  cluster: DemoCluster,
+  source: string,
+  skipped: DemoReport['skipped'],
+): Promise<End[]> {
+  const ends: End[] = [];
+  const labNodes = new Map<string, LabNode>();
+  for (const { name, tunnels } of cluster.nodes) {
+    const of = (family: Family): string =>
+      tunnels.find((tunnel) => tunnel.family === family)?.remote ?? '';
+    labNodes.set(name, await bed.addNode(name, { ipv4: of('IPv4'), ipv6: of('IPv6') }));
+  }
+  const culvertNodes = new Map<string, CulvertNode>();
+  for (const [name, node] of labNodes) {
+    const self = cluster.nodes.find((candidate) => candidate.name === name);
+    if (self === undefined) continue;
+    if (!cluster.kernelNodes.has(name)) {
+      culvertNodes.set(name, new CulvertNode(bed, node, {
+        name, source, podNetworks: podNetworks(cluster),
+      }));
+    } else {
+      try {
+        await setUpKernelNode(node, self, cluster.nodes.filter((other) => other !== self));
+      } catch (error) {
+        skipped.push({ what: `node ${name}`, reason: (error as Error).message });
+        say(`skipping node ${name}: ${(error as Error).message}`);
+        continue;
+      }
+    }
+    ends.push({ name: `node/${name}`, host: node.host, addresses: self.addresses });
+  }
+  say(`starting culvert on ${[...culvertNodes.keys()].join(', ')}`);
+  await Promise.all([...culvertNodes.values()].map((node) => node.start()));
+  for (const pod of cluster.pods) {
+    const { namespace, name, addresses, device } = pod;
+    const culvert = culvertNodes.get(pod.node);
+    const node = labNodes.get(pod.node);
+    if (node === undefined || !ends.some((end) => end.name === `node/${pod.node}`)) continue;
+    const host = culvert !== undefined
+      ? await culvert.addPod({ namespace, name, addresses, device })
+      : await addKernelPod(bed, node, name, addresses);
+    ends.push({ name: `${namespace}/${name}`, host, addresses });
+  }
+  return ends;
+}
+
+/** Networks that hold the nodes' podCIDRs: /16 for IPv4, /48 for IPv6, as clusters have them. */
+function podNetworks(cluster: DemoCluster): string[] {
+  const wide = cluster.nodes.flatMap(({ podCidrs }) => podCidrs).map((cidr) => {
+    const [address = ''] = cidr.split('/');
+    return prefixText(prefixKey(`${address}/${addressFamily(address) === 'IPv4' ? 16 : 48}`));
+  });
+  return [...new Set(wide)];
+}
+
+/** Every pod with every other pod and node, each way; nodes among themselves are the underlay's. */
+async function tryPairs(ends: End[], stop: AbortSignal): Promise<Pair[]> {
+  const attempts = ends.flatMap((from) => ends.flatMap((to) => {
+    const areNodes = from.name.startsWith('node/') && to.name.startsWith('node/');
+    if (from === to || areNodes) return [];
+    return to.addresses.flatMap((address) => PROTOCOLS.map((protocol) =>
+      ({ from, to, protocol, address })));
+  }));
+  const pairs: Pair[] = [];
+  let next = 0;
+  const runner = async (): Promise<void> => {
+    while (next < attempts.length && !stop.aborted) {
+      const at = next;
+      next += 1;
+      const attempt = attempts[at];
+      if (attempt === undefined) return;
+      const { from, to, protocol, address } = attempt;
+      const seen = await reaches(from, protocol, address) ? 'reach' : 'blocked';
+      const family = addressFamily(address);
+      pairs[at] = { from: from.name, to: to.name, protocol, family, expected: 'reach', seen };
+      if (at % 50 === 49) say(`${at + 1} of ${attempts.length} tried`);
+    }
+  };
+  await Promise.all(Array.from({ length: PARALLEL }, runner));
+  return pairs;
+}
+
+async function reaches(from: End, protocol: Pair['protocol'], address: string): Promise<boolean> {
+  const timeoutMs = PAIR_TIMEOUT_MS;
+  const { agent } = from.host;
+  const answer = protocol === 'TCP'
+    ? await agent.ask({ verb: 'tcp', address, timeoutMs })
+    : protocol === 'UDP'
+      ? await agent.ask({ verb: 'udp', address, size: UDP_SIZE, timeoutMs })
+      : await agent.ask({ verb: 'ping', address, size: PING_SIZE, timeoutMs });
+  return answer.ok;
+}
+
+/** TCP, one stream, between pods of two Culvert nodes. Mbit/s of payload; 0 if it failed. */
+async function measure(ends: End[], cluster: DemoCluster): Promise<number> {
+  const places = cluster.pods.filter(({ node }) => !cluster.kernelNodes.has(node));
+  const [first] = places;
+  const second = places.find(({ node }) => node !== first?.node);
+  const from = ends.find(({ name }) => name === `${first?.namespace ?? ''}/${first?.name ?? ''}`);
+  const [address] = second?.addresses ?? [];
+  if (from === undefined || address === undefined) return 0;
+  const answer = await from.host.agent.ask({
+    verb: 'upload', address, bytes: THROUGHPUT_BYTES, timeoutMs: 30_000,
+  });
+  if (!answer.ok) say(`throughput: ${answer.detail}`);
+  return answer.ok ? Math.round((THROUGHPUT_BYTES * 8) / answer.elapsedMs / 1000) : 0;
+}
+
+function show(report: DemoReport, output: OutputFormat): void {
+  const headers = ['FROM', 'TO', 'FAMILY', ...PROTOCOLS, 'EXPECTED'];
+  print(output, report, headers, () => {
+    const rows = new Map<string, string[]>();
+    for (const { from, to, family, protocol, expected, seen } of report.pairs) {
+      const key = `${from} ${to} ${family}`;
+      const row = rows.get(key) ?? [from, to, family, '', '', '', expected];
+      row[3 + PROTOCOLS.indexOf(protocol)] = seen === expected ? seen : seen.toUpperCase();
+      rows.set(key, row);
+    }
+    return [...rows.values()];
+  });
+  if (output === 'json') return;
+  const wrong = report.pairs.filter(({ expected, seen }) => expected !== seen).length;
+  process.stdout.write(`\n${report.pairs.length} pairs, ${wrong} not as expected; `
+    + `TCP between two Culvert nodes ${report.throughputMbps} Mbit/s\n`);
+}
+
+async function keepRunning(bed: Bed, stop: AbortSignal): Promise<void> {
+  say(`kept running; every pod and node serves TCP and UDP on port ${AGENT_PORT}`);
+  for (const { name, namespace } of bed.hosts) {
+    say(`  ${name}: nsenter --net=${namespace.path}`);
+  }
+  say(`  runtime directories are in ${bed.folder}; interrupt to end it`);
+  await aborted(stop);
+}
+
+/** Progress is for people, on standard error. */
+function say(text: string): void {
+  process.stderr.write(`demo: ${text}\n`);
+}

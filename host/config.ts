@@ -26,8 +26,9 @@ export interface HostConfig {
   };
   device: { name: string; keep: boolean };
   runtimeDirectory: string;
-  /** Group that may use sync.sock; -1 for the daemon's own. */
+  /** Group that may use sync.sock, and the sidecar's uid; -1 for the daemon's own. */
   syncGroup: number;
+  syncUid: number;
   memory: ProfileName;
   /** ICMP errors per second and origin. */
   icmp: { rate: number; burst: number };
@@ -46,6 +47,7 @@ export const DEFAULTS: HostConfig = {
   device: { name: 'culvert0', keep: false },
   runtimeDirectory: '/run/culvert',
   syncGroup: -1,
+  syncUid: -1,
   memory: 'standard',
   icmp: { rate: 100, burst: 50 },
   logLevel: 'info',
@@ -78,6 +80,7 @@ const SourceSchema = v.strictObject({
   device: v.optional(v.strictObject({ name: interfaceName, keep: v.optional(v.boolean()) })),
   runtimeDirectory: text,
   syncGroup: integer(-1, 0x7fffffff),
+  syncUid: integer(-1, 0x7fffffff),
   memory: v.optional(v.picklist(['small', 'standard', 'full'])),
   icmp: v.optional(v.strictObject({ rate: integer(0, 1_000_000), burst: integer(0, 100_000) })),
   logLevel: v.optional(v.picklist(['debug', 'info', 'warn', 'error'])),

@@ -6,7 +6,7 @@ import type { AttachedEndpoint, Forwarding } from '../engine/forwarding.ts';
 import { readTraffic, type Traffic } from '../engine/counters.ts';
 import type { Core } from '../engine/core.ts';
 import { addressFamily, hostPrefix } from '../engine/address.ts';
-import { closeFd } from '../ffi/file.ts';
+import { closeFdAsync } from '../ffi/file.ts';
 import { interfaceMac } from '../ffi/interface.ts';
 import { Links } from '../ffi/netlink.ts';
 import { openNamespace } from '../ffi/netns.ts';
@@ -112,7 +112,7 @@ export class Endpoints {
       if (held.attached?.device !== index) continue;
       held.state = 'lost';
       this.#options.forwarding.detachEndpoint(held.attached);
-      closeFd(held.fd);
+      void closeFdAsync(held.fd);
       Object.assign(held, { attached: null, fd: -1 });
       return owner;
     }
@@ -147,8 +147,9 @@ export class Endpoints {
       await this.#options.dataPlane.detach(held.attached.device);
       if (held.attached !== null) this.#options.forwarding.detachEndpoint(held.attached);
     }
-    if (held.fd >= 0) closeFd(held.fd);
+    const { fd } = held;
     Object.assign(held, { attached: null, fd: -1 });
+    if (fd >= 0) await closeFdAsync(fd);
   }
 
   /** Moves the interface into the pod's namespace and gives it name, MTU, addresses and routes. */

@@ -40,6 +40,8 @@ const REOPEN_LIMIT_MS = 5000;
 export const CONTROL_SOCKET = 'control.sock';
 export const SYNC_SOCKET = 'sync.sock';
 const LOCK_FILE = 'culvert.lock';
+/** The sidecar's user must get through; each socket has a mode of its own. */
+const RUNTIME_DIRECTORY_MODE = 0o755;
 
 /** Another daemon has this runtime directory. */
 export class SecondInstanceError extends Error {
@@ -130,6 +132,7 @@ export class Host {
     this.control = new ControlServer({
       path: join(config.runtimeDirectory, CONTROL_SOCKET),
       mode: 0o600,
+      directoryMode: RUNTIME_DIRECTORY_MODE,
       roles: ['cli', 'cni'],
       methods: controlMethods(this),
       version: options.version,
@@ -142,7 +145,7 @@ export class Host {
   /** Starts a daemon. Rejects with what is missing; then nothing is left behind. */
   static async start(options: HostOptions): Promise<Host> {
     const { config } = options;
-    mkdirSync(config.runtimeDirectory, { recursive: true, mode: 0o755 });
+    mkdirSync(config.runtimeDirectory, { recursive: true, mode: RUNTIME_DIRECTORY_MODE });
     const lockPath = join(config.runtimeDirectory, LOCK_FILE);
     const lock = lockFile(lockPath);
     if (lock === null) {
@@ -200,6 +203,9 @@ export class Host {
       path: join(config.runtimeDirectory, SYNC_SOCKET),
       mode: 0o660,
       ...(config.syncGroup < 0 ? {} : { gid: config.syncGroup }),
+      directoryMode: RUNTIME_DIRECTORY_MODE,
+      peerUid: peerCredentials,
+      uids: [0, process.getuid?.() ?? 0, config.syncUid],
       roles: ['sync'],
       methods: this.intake.methods(),
       version,

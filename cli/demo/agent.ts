@@ -1,0 +1,249 @@
+// A program in a pod, or on a node: a thread that lives in its network namespace, serves TCP and UDP
+// there and reaches out from it, through the namespace's own kernel stack.
+
+import { createHash, randomFillSync } from 'node:crypto';
+import { createSocket } from 'node:dgram';
+import { connect, createServer, type Socket } from 'node:net';
+import { parentPort, workerData } from 'node:worker_threads';
+import { closeFd } from '../../ffi/file.ts';
+import { Namespace } from '../../ffi/netns.ts';
+import { openIcmpSocket, receiveFrom, sendTo, setTtl } from '../../ffi/raw-socket.ts';
+
+/** Port on which every agent serves: TCP and UDP. */
+export const AGENT_PORT = 8080;
+
+/** What an agent can be asked. Times are milliseconds, sizes bytes. */
+export type AgentRequest =
+  | { verb: 'serve' }
+  | { verb: 'tcp'; address: string; timeoutMs: number }
+  | { verb: 'udp'; address: string; size: number; timeoutMs: number }
+  | { verb: 'ping'; address: string; size: number; timeoutMs: number; ttl?: number }
+  | { verb: 'upload'; address: string; bytes: number; timeoutMs: number };
+
+/** `ok`: an answer came and was right. `from`: who answered. */
+export interface AgentAnswer {
+  ok: boolean;
+  from: string;
+  detail: string;
+  elapsedMs: number;
+}
+
+const CHUNK_BYTES = 256 * 1024;
+const IDENTIFIER = process.pid & 0xffff;
+
+/** Echoes datagrams. A TCP client's first line is `echo`, answered with the client's address, or
+ * `upload`, after which the rest is hashed and the digest answered. */
+async function serve(): Promise<void> {
+  const server = createServer({ allowHalfOpen: true }, handle);
+  await new Promise<void>((resolve, reject) => {
+    server.once('error', reject);
+    server.listen({ port: AGENT_PORT, host: '::', ipv6Only: false }, resolve);
+  });
+  for (const type of ['udp4', 'udp6'] as const) {
+    const socket = createSocket({ type, ipv6Only: type === 'udp6' });
+    socket.on('message', (message, { port, address }) => socket.send(message, port, address));
+    socket.on('error', () => {});
+    await new Promise<void>((resolve) => {
+      socket.bind(AGENT_PORT, type === 'udp4' ? '0.0.0.0' : '::', resolve);
+    });
+  }
+}
+
+function handle(socket: Socket): void {
+  const hash = createHash('sha256');
+  let mode = '';
+  socket.on('error', () => socket.destroy());
+  socket.on('data', (chunk: Buffer) => {
+    let rest = chunk;
+    if (mode === '') {
+      const end = chunk.indexOf('\n');
+      mode = chunk.subarray(0, end).toString();
+      rest = chunk.subarray(end + 1);
+      if (mode === 'echo') socket.end(`${socket.remoteAddress ?? ''}\n`);
+    }
+    if (mode === 'upload') hash.update(rest);
+  });
+  socket.on('end', () => {
+    if (mode === 'upload') socket.end(`${hash.digest('hex')}\n`);
+    else socket.end();
+  });
+}
+
+/** Opens a TCP connection, sends, and gives what came back until the end. */
+function converse(
+  address: string,
+  timeoutMs: number,
+  send: (socket: Socket) => void,
+): Promise<string> {
+  return new Promise((resolve, reject) => {
+    const socket = connect({ host: address, port: AGENT_PORT });
+    let answer = '';
+    const timer = setTimeout(() => socket.destroy(new Error('no answer in time')), timeoutMs);
+    socket.on('connect', () => send(socket));
+    socket.on('data', (chunk: Buffer) => { answer += chunk.toString(); });
+    socket.on('end', () => resolve(answer.trim()));
+    socket.on('error', reject);
+    socket.on('close', () => {
+      clearTimeout(timer);
+      reject(new Error('closed without an answer'));
+    });
+  });
+}
+
+async function tcp(address: string, timeoutMs: number): Promise<string> {
+  const answer = await converse(address, timeoutMs, (socket) => socket.end('echo\n'));
+  return answer.replace(/^::ffff:/, '');
+}
+
+/** Sends random bytes and compares the digest that the other side saw. */
+async function upload(address: string, bytes: number, timeoutMs: number): Promise<string> {
+  const hash = createHash('sha256');
+  const chunk = randomFillSync(Buffer.alloc(Math.min(CHUNK_BYTES, bytes)));
+  const answer = await converse(address, timeoutMs, (socket) => {
+    let left = bytes;
+    socket.write('upload\n');
+    const push = (): void => {
+      while (left > 0) {
+        const part = chunk.subarray(0, Math.min(chunk.length, left));
+        hash.update(part);
+        left -= part.length;
+        if (!socket.write(part)) {
+          socket.once('drain', push);
+          return;
+        }
+      }
+      socket.end();
+    };
+    push();
+  });
+  if (answer !== hash.digest('hex')) throw new Error(`digest differs: ${answer}`);
+  return answer;
+}
+
+/** Sends one datagram, again until it is echoed or time is up. */
+function udp(address: string, size: number, timeoutMs: number): Promise<string> {
+  const payload = randomFillSync(Buffer.alloc(size));
+  return new Promise((resolve, reject) => {
+    const socket = createSocket(address.includes(':') ? 'udp6' : 'udp4');
+    const send = (): void => socket.send(payload, AGENT_PORT, address);
+    const again = setInterval(send, Math.max(timeoutMs / 4, 50));
+    const finish = (error: Error | null, from: string): void => {
+      clearInterval(again);
+      clearTimeout(timer);
+      socket.close();
+      if (error === null) resolve(from);
+      else reject(error);
+    };
+    const timer = setTimeout(() => finish(new Error('no answer in time'), ''), timeoutMs);
+    socket.on('error', (error) => finish(error, ''));
+    socket.on('message', (message, { address: from }) => {
+      finish(message.equals(payload) ? null : new Error('the echo differs'), from);
+    });
+    send();
+  });
+}
+
+let lastSequence = 0;
+
+/** Sends echo requests until one is answered, by a reply or by an ICMP error. */
+async function ping(
+  address: string,
+  size: number,
+  timeoutMs: number,
+  ttl: number | undefined,
+): Promise<{ from: string; type: number }> {
+  const isIpv6 = address.includes(':');
+  const family = isIpv6 ? 'IPv6' : 'IPv4';
+  const fd = openIcmpSocket(family);
+  try {
+    if (ttl !== undefined) setTtl(fd, family, ttl);
+    lastSequence = (lastSequence + 1) & 0xffff;
+    const sequence = lastSequence;
+    const request = echoRequest(isIpv6, sequence, size);
+    const deadline = performance.now() + timeoutMs;
+    let nextSend = 0;
+    const buffer = new Uint8Array(65536);
+    while (performance.now() < deadline) {
+      if (performance.now() >= nextSend) {
+        sendTo(fd, request, address);
+        nextSend = performance.now() + Math.max(timeoutMs / 4, 50);
+      }
+      const received = receiveFrom(fd, buffer, 0);
+      if (received === null) {
+        await new Promise((resolve) => setTimeout(resolve, 1));
+        continue;
+      }
+      const type = answerType(buffer.subarray(0, received.length), isIpv6, sequence);
+      if (type !== null) return { from: received.address, type };
+    }
+    throw new Error('no answer in time');
+  } finally {
+    closeFd(fd);
+  }
+}
+
+/** An echo request without IP header; the kernel fills the ICMPv6 checksum in. */
+function echoRequest(isIpv6: boolean, number: number, size: number): Uint8Array {
+  const request = new Uint8Array(8 + size).fill(0x63);
+  const view = new DataView(request.buffer);
+  view.setUint16(0, (isIpv6 ? 128 : 8) << 8);
+  view.setUint16(2, 0);
+  view.setUint16(4, IDENTIFIER);
+  view.setUint16(6, number);
+  if (!isIpv6) view.setUint16(2, internetChecksum(request));
+  return request;
+}
+
+function internetChecksum(bytes: Uint8Array): number {
+  let sum = 0;
+  bytes.forEach((byte, at) => { sum += at % 2 === 0 ? byte << 8 : byte; });
+  while (sum > 0xffff) sum = (sum & 0xffff) + (sum >>> 16);
+  return ~sum & 0xffff;
+}
+
+/** The ICMP type of an answer to our request, quoted or not; null for somebody else's. */
+function answerType(packet: Uint8Array, isIpv6: boolean, number: number): number | null {
+  const icmp = isIpv6 ? packet : packet.subarray(((packet[0] ?? 0) & 15) * 4);
+  const type = icmp[0] ?? 0;
+  const isReply = type === (isIpv6 ? 129 : 0);
+  const isError = isIpv6 ? type < 128 : type === 3 || type === 11;
+  if (!isReply && !isError) return null;
+  let echo = icmp;
+  if (isError) {
+    const quoted = icmp.subarray(8);
+    echo = quoted.subarray(isIpv6 ? 40 : ((quoted[0] ?? 0) & 15) * 4);
+  }
+  const field = (at: number): number => ((echo[at] ?? 0) << 8) | (echo[at + 1] ?? 0);
+  return field(4) === IDENTIFIER && field(6) === number ? type : null;
+}
+
+async function answer(request: AgentRequest): Promise<AgentAnswer> {
+  const started = performance.now();
+  const result = { ok: true, from: '', detail: '', elapsedMs: 0 };
+  try {
+    if (request.verb === 'serve') await serve();
+    else if (request.verb === 'tcp') result.from = await tcp(request.address, request.timeoutMs);
+    else if (request.verb === 'udp') {
+      result.from = await udp(request.address, request.size, request.timeoutMs);
+    } else if (request.verb === 'upload') {
+      result.detail = await upload(request.address, request.bytes, request.timeoutMs);
+    } else {
+      const { address, size, timeoutMs, ttl } = request;
+      const { from, type } = await ping(address, size, timeoutMs, ttl);
+      const isReply = type === (address.includes(':') ? 129 : 0);
+      Object.assign(result, { ok: isReply, from, detail: `ICMP type ${type}` });
+    }
+  } catch (error) {
+    Object.assign(result, { ok: false, detail: (error as Error).message });
+  }
+  result.elapsedMs = performance.now() - started;
+  return result;
+}
+
+const port = parentPort;
+if (port !== null) {
+  new Namespace((workerData as { namespaceFd: number }).namespaceFd).enter();
+  port.on('message', ({ id, request }: { id: number; request: AgentRequest }) => {
+    void answer(request).then((reply) => port.postMessage({ id, reply }));
+  });
+}
