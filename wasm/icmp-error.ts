@@ -115,9 +115,10 @@ function emitError4(descriptor: usize, source: usize, reason: i32, mtu: i32, fro
   if (reason == REASON_PROHIBITED) code = ICMP_CODE_PROHIBITED;
   if (reason == REASON_TOO_BIG) code = ICMP_CODE_FRAGMENTATION_NEEDED;
   if (reason == REASON_NO_ROUTE && fromPeer) code = ICMP_CODE_HOST;
+  const rest = reason == REASON_TOO_BIG ? mtu : 0;
   const sender = ipSourceAddress(quoted);
   emitIpv4(packet, total, TOS_INTERNETWORK_CONTROL, TTL, PROTOCOL_ICMP, source, sender);
-  emitIcmp(packet + IPV4_HEADER_SIZE, total - IPV4_HEADER_SIZE, type, code, <u32>mtu);
+  emitIcmp(packet + IPV4_HEADER_SIZE, total - IPV4_HEADER_SIZE, type, code, <u32>rest);
 }
 
 function emitError6(descriptor: usize, source: usize, reason: i32, mtu: i32, fromPeer: bool): void {

@@ -25,6 +25,8 @@ import {
   DIRECTION_OUTBOUND,
   EVENT_NEIGHBOUR_ANSWERED,
   REASON_ETHER_TYPE,
+  REASON_IP_VERSION,
+  REASON_MULTICAST,
   REASON_NEIGHBOUR,
   REASON_NONE,
   REASON_SPOOFED_SOURCE,
@@ -59,14 +61,14 @@ export function outbound(descriptor: usize, worker: i32, nowMs: i32, device: usi
 const ANSWERED: i32 = -1;
 
 /** Takes the Ethernet header off a TAP's frame: REASON_NONE leaves an IP packet, ANSWERED our
- * answer to a neighbour's question, ready to go. */
+ * answer to a neighbour's question, ready to go. What came to a group address, whatever IP address
+ * it is for, is not forwarded (RFC 1812 section 5.3.4). */
 function receiveFrame(descriptor: usize, worker: i32, device: usize): i32 {
   if (packetLength(descriptor) <= ETHERNET_HEADER_SIZE) return REASON_TOO_SHORT;
   const frame = packetStart(descriptor);
   const destination = frame + ETHERNET_DESTINATION;
-  if (!macEquals(destination, device + DEVICE_GATEWAY_MAC) && !macIsGroup(destination)) {
-    return REASON_WRONG_MAC;
-  }
+  const toGroup = macIsGroup(destination);
+  if (!toGroup && !macEquals(destination, device + DEVICE_GATEWAY_MAC)) return REASON_WRONG_MAC;
   const type = etherType(frame);
   trimFront(descriptor, ETHERNET_HEADER_SIZE);
   const length = packetLength(descriptor);
@@ -77,13 +79,13 @@ function receiveFrame(descriptor: usize, worker: i32, device: usize): i32 {
   }
   if (type != ETHER_TYPE_IPV4 && type != ETHER_TYPE_IPV6) return REASON_ETHER_TYPE;
   const packet = packetStart(descriptor);
-  if (ipEtherType(packet) != type) return REASON_ETHER_TYPE;
   if (type == ETHER_TYPE_IPV6 && isSolicitation(packet, length)) {
     return answerSolicitation(descriptor, device)
       ? answered(descriptor, worker)
       : REASON_NEIGHBOUR;
   }
-  return REASON_NONE;
+  if (toGroup) return REASON_MULTICAST;
+  return ipEtherType(packet) == type ? REASON_NONE : REASON_IP_VERSION;
 }
 
 function answered(descriptor: usize, worker: i32): i32 {

@@ -6,11 +6,14 @@ import {
   ETHERNET_DESTINATION,
   ETHERNET_HEADER_SIZE,
   ETHERNET_SOURCE,
+  ETHER_TYPE_IPV4,
+  ETHER_TYPE_IPV6,
   VXLAN_HEADER_SIZE,
 } from "../abi/headers";
 import { PEER_HEADER, PEER_HEADER_SIZE, PEER_REMOTE } from "../abi/layout";
 import {
   REASON_ETHER_TYPE,
+  REASON_IP_VERSION,
   REASON_NONE,
   REASON_OWN_MAC,
   REASON_TOO_SHORT,
@@ -56,5 +59,7 @@ export function decapsulateVxlan(descriptor: usize, peer: usize): i32 {
   const type = etherType(frame);
   trimFront(descriptor, PEER_HEADER_SIZE);
   if (packetLength(descriptor) < 1) return REASON_TOO_SHORT;
-  return ipEtherType(packetStart(descriptor)) == type ? REASON_NONE : REASON_ETHER_TYPE;
+  if (ipEtherType(packetStart(descriptor)) == type) return REASON_NONE;
+  const known = type == ETHER_TYPE_IPV4 || type == ETHER_TYPE_IPV6;
+  return known ? REASON_IP_VERSION : REASON_ETHER_TYPE;
 }

@@ -31,14 +31,13 @@ import { isHeaderless, transportOffset, transportProtocol } from "./transport";
 export function mayAnswerWithError(packet: usize, total: i32): bool {
   const transport = ipTransport(packet);
   if (isHeaderless(transport)) return false;
+  const ipv4 = isIpv4(packet);
   const protocol = transportProtocol(transport);
+  if (protocol != (ipv4 ? PROTOCOL_ICMP : PROTOCOL_ICMPV6)) return true;
   const offset = transportOffset(transport);
-  if (protocol != PROTOCOL_ICMP && protocol != PROTOCOL_ICMPV6) return true;
   if (offset + ICMP_HEADER_SIZE > total) return false;
   const type = <i32>load<u8>(packet + offset, ICMP_TYPE);
-  if (isIpv4(packet)) return protocol != PROTOCOL_ICMP || !isIcmpError(type);
-  if (protocol != PROTOCOL_ICMPV6) return true;
-  return type >= ICMPV6_INFORMATIONAL && type != ND_REDIRECT;
+  return ipv4 ? !isIcmpError(type) : type >= ICMPV6_INFORMATIONAL && type != ND_REDIRECT;
 }
 
 /** Types 3, 4 (source quench), 5, 11 and 12. */

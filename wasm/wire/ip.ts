@@ -35,6 +35,7 @@ import {
 import {
   ipv4Transport,
   ipv6Transport,
+  isFragment,
   isSourceRouted,
   transportPorts,
   transportProtocol,
@@ -88,12 +89,14 @@ export function ipTransport(packet: usize): i32 {
   return isIpv4(packet) ? ipv4Transport(packet) : ipv6Transport(packet);
 }
 
-/** A hash equal for all packets of a flow and for all fragments of a datagram: addresses, protocol
- * and, where every packet of the flow has them, ports. */
+/** A hash equal for all packets of a flow and for all fragments of a datagram: addresses and, where
+ * it is no fragment, protocol and ports. (Of an IPv6 datagram only the first fragment can tell the
+ * protocol, behind the extension headers that may follow the fragment header.) */
 export function flowHash(packet: usize): u32 {
   const transport = ipTransport(packet);
   const ports = transportPorts(packet, transport, ipTotalLength(packet));
-  let mixed = (<u64>ports << 8) | <u64>transportProtocol(transport);
+  const protocol = isFragment(transport) ? 0 : transportProtocol(transport);
+  let mixed = (<u64>ports << 8) | <u64>protocol;
   if (isIpv4(packet)) {
     mixed = mix(mixed, (<u64>ipv4Source(packet) << 32) | <u64>ipv4Destination(packet));
   } else {

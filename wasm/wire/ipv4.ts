@@ -138,7 +138,8 @@ export function ipv4DecrementTtl(header: usize): void {
   store<u16>(header, updated, IPV4_CHECKSUM);
 }
 
-/** Writes a header without options. `source` and `destination` are addresses of 4 bytes. */
+/** Writes a header without options, DF set: only with it may the identification be 0 in every packet
+ * (RFC 6864 section 4.1). `source` and `destination` are addresses of 4 bytes. */
 export function emitIpv4(
   header: usize,
   totalLength: i32,
@@ -151,7 +152,8 @@ export function emitIpv4(
   store<u8>(header, 0x45, IPV4_VERSION_IHL);
   store<u8>(header, <u8>tos, IPV4_TOS);
   store<u16>(header, bswap<u16>(<u16>totalLength), IPV4_TOTAL_LENGTH);
-  store<u32>(header, 0, IPV4_IDENTIFICATION);
+  store<u16>(header, 0, IPV4_IDENTIFICATION);
+  store<u16>(header, bswap<u16>(<u16>IPV4_FLAG_DF), IPV4_FLAGS_OFFSET);
   store<u8>(header, <u8>ttl, IPV4_TTL);
   store<u8>(header, <u8>protocol, IPV4_PROTOCOL);
   store<u16>(header, 0, IPV4_CHECKSUM);

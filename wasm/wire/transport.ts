@@ -47,9 +47,9 @@ export function ipv6Transport(header: usize): i32 {
   let protocol = ipv6NextHeader(header);
   let offset = IPV6_HEADER_SIZE;
   let flags = 0;
-  for (let walked = 0; walked < IPV6_EXTENSION_LIMIT; walked += 1) {
+  for (let walked = 0; walked <= IPV6_EXTENSION_LIMIT; walked += 1) {
     if (!isExtension(protocol)) return protocol | (offset << 8) | flags;
-    if (offset + IPV6_FRAGMENT_SIZE > total) break;
+    if (walked == IPV6_EXTENSION_LIMIT || offset + IPV6_FRAGMENT_SIZE > total) break;
     const extension = header + offset;
     if (protocol == PROTOCOL_FRAGMENT) flags |= fragmentFlags(extension);
     if (protocol == PROTOCOL_ROUTING && load<u8>(extension, IPV6_ROUTING_TYPE) == 0) {
