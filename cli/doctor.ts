@@ -1,7 +1,7 @@
 // `culvert doctor`: what this kernel offers, which tier and tunnel will be used, what is wrong and
 // the one command that mends it. Everything is tried, nothing is read off a version number.
 
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import { createNamespace } from '../ffi/netns.ts';
 import { Links } from '../ffi/netlink.ts';
 import { probeUdpGro, probeUdpSegment } from '../ffi/socket.ts';
@@ -59,10 +59,12 @@ export async function examine(): Promise<DoctorReport> {
     needed('open a TUN', offloads.error, 'CAP_NET_ADMIN works',
       'run as root, or setcap cap_net_admin+ep on node'),
     await vxlanPortCheck(),
-    optional('network namespaces', namespaceError(), 'can be made', 'only the demo and tests need them'),
+    optional('network namespaces', namespaceError(), 'can be made',
+      'only the demo and tests need them'),
     optional('UDP_SEGMENT', segment ? null : 'not offered', 'offered', 'Linux 4.18 has it'),
     optional('UDP_GRO', gro ? null : 'not offered', 'offered', 'Linux 5.0 has it'),
-    optional('kernel vxlan', await vxlanError(), 'offered', 'not needed: Culvert carries VXLAN itself'),
+    optional('kernel vxlan', await vxlanError(), 'offered',
+      'not needed: Culvert carries VXLAN itself'),
   ];
   return {
     ok: checks.every(({ ok, needed: isNeeded }) => ok || !isNeeded),
@@ -157,9 +159,4 @@ function offeredTier(offloads: TunOffloads, hasUdpOffloads: boolean): string {
   if (!offloads.vnetHeader || !offloads.tso4 || !offloads.tso6 || !hasUdpOffloads) return 'T0';
   if (!offloads.uso4 || !offloads.uso6) return 'T1';
   return offloads.udpTunnelGso ? 'T3' : 'T2';
-}
-
-/** The kernel's name and release, for reports. */
-export function kernelRelease(): string {
-  return readFileSync('/proc/sys/kernel/osrelease', 'utf8').trim();
 }

@@ -2,12 +2,14 @@
 // The `culvert` command: verbs, options, help. Each verb's work is in a file of its own.
 
 import { Command, Option } from 'commander';
-import { DEFAULTS, flagName, fromText, setAt, settingPaths, type Settings } from '../host/config.ts';
+import { DEFAULTS, flagName, fromText, setAt, settingPaths } from '../host/config.ts';
+import type { Settings } from '../host/config.ts';
 import { runSync } from '../sync/main.ts';
 import { doctor } from './doctor.ts';
 import { CommandError, EXIT_FAILED, EXIT_OK, EXIT_USAGE } from './exit.ts';
 import { makeLog, runDaemon } from './run.ts';
-import { showEndpoints, showPeers, showRoute, showRoutes, showStatus, type ShowOptions } from './show.ts';
+import { showEndpoints, showPeers, showRoute, showRoutes, showStatus } from './show.ts';
+import type { ShowOptions } from './show.ts';
 import type { OutputFormat } from './table.ts';
 import { VERSION } from './version.ts';
 
@@ -38,6 +40,12 @@ function stopOnSignals(): AbortSignal {
   return stop.signal;
 }
 
+/** Ends long-running verbs when whoever started us is gone, even by SIGKILL. */
+function stopOnStdinEnd(): void {
+  process.stdin.resume().on('end', () => stop.abort()).on('error', () => stop.abort());
+  stop.signal.addEventListener('abort', () => process.stdin.destroy());
+}
+
 function addRun(program: Command): void {
   const run = program.command('run').description('run the node daemon')
     .option('--config <file>', 'YAML or JSON; default /etc/culvert/config.yaml where it exists')
@@ -59,9 +67,7 @@ function addRun(program: Command): void {
         (at === 0 ? name : `${name.charAt(0).toUpperCase()}${name.slice(1)}`)).join('')];
       if (typeof given === 'string') setAt(flags, path, fromText(given, example));
     }
-    if (options['stopOnStdinEnd'] === true) {
-      process.stdin.resume().on('end', () => stop.abort()).on('error', () => stop.abort());
-    }
+    if (options['stopOnStdinEnd'] === true) stopOnStdinEnd();
     const file = typeof options['config'] === 'string' ? options['config'] : undefined;
     await runDaemon(file, process.env, flags, stopOnSignals());
   });
@@ -81,9 +87,7 @@ function addSync(program: Command): void {
       source: string; nodeName: string; runtimeDirectory: string; logLevel: string;
       stopOnStdinEnd?: boolean;
     }) => {
-      if (options.stopOnStdinEnd === true) {
-        process.stdin.resume().on('end', () => stop.abort()).on('error', () => stop.abort());
-      }
+      if (options.stopOnStdinEnd === true) stopOnStdinEnd();
       await runSync({
         source: options.source,
         socket: `${options.runtimeDirectory}/sync.sock`,

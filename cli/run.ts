@@ -1,5 +1,4 @@
-// `culvert run` and `culvert sync`: the two long-running processes, from their first line to a clean
-// end on SIGTERM or SIGINT.
+// `culvert run`: the daemon from its first line to a clean end, and what long-running verbs share.
 
 import { existsSync } from 'node:fs';
 import { pino, type Logger } from 'pino';

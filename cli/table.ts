@@ -1,4 +1,4 @@
-// Output as kubectl's: JSON with -o json, else columns under upper-case headers, three spaces apart.
+// Output as kubectl's: JSON with -o json, else columns under upper-case headers.
 
 export type OutputFormat = 'table' | 'json';
 

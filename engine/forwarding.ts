@@ -40,9 +40,10 @@ export interface ForwardingOptions {
   defaultMac: Record<Family, string>;
 }
 
-/** A tunnel to a remote node, as published. */
+/** A tunnel to a remote node, as published, and the pod packets that take it. */
 export interface Peer {
   node: string;
+  families: Family[];
   tunnel: Tunnel;
   nextHop: number;
   record: number;
@@ -211,11 +212,15 @@ export class Forwarding {
     if (same(this.nodes.get(node.name), node)) return [];
     const routes: Claim[] = [];
     const remotes: Claim[] = [];
-    for (const tunnel of node.tunnels) {
-      const peer = this.#upsertPeer(node.name, tunnel);
-      const ours = (text: string): boolean => addressFamily(text) === tunnel.family;
-      const prefixes = [...node.podCidrs.filter(ours), ...node.addresses.filter(ours).map(hostPrefix)];
-      for (const prefix of new Set(prefixes)) {
+    const kept = new Set<string>();
+    for (const [tunnel, families] of groupTunnels(node.tunnels)) {
+      const key = `${node.name}/${tunnel.family}`;
+      kept.add(key);
+      const peer = this.#upsertPeer(key, node.name, tunnel);
+      peer.families = families;
+      const ours = (text: string): boolean => families.includes(addressFamily(text));
+      const own = node.addresses.filter(ours).map(hostPrefix);
+      for (const prefix of new Set([...node.podCidrs.filter(ours), ...own])) {
         routes.push({ prefix, nextHop: peer.nextHop, kind: 'peer', via: node.name });
       }
       const prefix = hostPrefix(tunnel.remote);
@@ -223,9 +228,8 @@ export class Forwarding {
     }
     const owner = `node ${node.name}`;
     const problems = [...this.#claimRoutes(owner, routes), ...this.#claimRemotes(owner, remotes)];
-    const families = new Set(node.tunnels.map((tunnel) => tunnel.family));
-    for (const family of ['IPv4', 'IPv6'] as const) {
-      if (!families.has(family)) this.#removePeer(`${node.name}/${family}`);
+    for (const key of peerKeys(node.name)) {
+      if (!kept.has(key)) this.#removePeer(key);
     }
     this.nodes.set(node.name, node);
     return problems;
@@ -235,19 +239,18 @@ export class Forwarding {
     this.nodes.delete(name);
     this.#claimRoutes(`node ${name}`, []);
     this.#claimRemotes(`node ${name}`, []);
-    for (const family of ['IPv4', 'IPv6'] as const) this.#removePeer(`${name}/${family}`);
+    for (const key of peerKeys(name)) this.#removePeer(key);
     return [];
   }
 
-  #upsertPeer(node: string, tunnel: Tunnel): Peer {
-    const key = `${node}/${tunnel.family}`;
+  #upsertPeer(key: string, node: string, tunnel: Tunnel): Peer {
     const known = this.peers.get(key);
     if (known !== undefined) {
       if (!same(known.tunnel, tunnel)) this.#publishPeer(known, tunnel);
       return known;
     }
     const nextHop = this.nextHops.allocate(`peer ${key}`);
-    const peer: Peer = { node, tunnel, nextHop, record: -1, mtu: 0 };
+    const peer: Peer = { node, families: [], tunnel, nextHop, record: -1, mtu: 0 };
     try {
       this.#publishPeer(peer);
     } catch (error) {
@@ -289,7 +292,26 @@ export class Forwarding {
   }
 }
 
-function claimByFamily(tables: Record<Family, ClaimTable>, owner: string, claims: Claim[]): string[] {
+/** Tunnels that lead to one and the same VTEP are one peer, which carries both families. */
+function groupTunnels(tunnels: Tunnel[]): [Tunnel, Family[]][] {
+  const [first, second] = tunnels;
+  if (first === undefined) return [];
+  if (second === undefined) return [[first, [first.family]]];
+  const isOne = same({ ...first, family: null }, { ...second, family: null });
+  if (isOne) return [[first, [first.family, second.family]]];
+  return [[first, [first.family]], [second, [second.family]]];
+}
+
+/** Under which a node's peers are kept. */
+function peerKeys(node: string): string[] {
+  return [`${node}/IPv4`, `${node}/IPv6`];
+}
+
+function claimByFamily(
+  tables: Record<Family, ClaimTable>,
+  owner: string,
+  claims: Claim[],
+): string[] {
   return (['IPv4', 'IPv6'] as const).flatMap((family) =>
     tables[family].claim(owner, claims.filter(({ prefix }) => addressFamily(prefix) === family)));
 }

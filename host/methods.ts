@@ -2,6 +2,7 @@
 
 import * as v from 'valibot';
 import { NEXT_HOP_NODE } from '../wasm/abi/layout.ts';
+import { addressFamily } from '../engine/address.ts';
 import { method, RequestError, type Methods } from '../engine/connection.ts';
 import { readDrops, readEvents, readTraffic } from '../engine/counters.ts';
 import {
@@ -40,11 +41,11 @@ async function explained<T>(code: string, work: () => Promise<T>): Promise<T> {
 }
 
 function peers(host: Host): PeerReport[] {
-  return [...host.forwarding.peers.values()].map(({ node, tunnel, nextHop, mtu }) => ({
+  return [...host.forwarding.peers.values()].map(({ node, families, tunnel, nextHop, mtu }) => ({
     ...tunnel,
     node,
     podCidrs: (host.forwarding.nodes.get(node)?.podCidrs ?? [])
-      .filter((prefix) => prefix.includes(':') === (tunnel.family === 'IPv6')),
+      .filter((prefix) => families.includes(addressFamily(prefix))),
     mtu,
     ...readTraffic(host.core, nextHop),
   }));

@@ -1,5 +1,5 @@
-// A program in a pod, or on a node: a thread that lives in its network namespace, serves TCP and UDP
-// there and reaches out from it, through the namespace's own kernel stack.
+// A program in a pod, or on a node: a thread that lives in its network namespace, serves TCP and
+// UDP there and reaches out from it, through the namespace's own kernel stack.
 
 import { createHash, randomFillSync } from 'node:crypto';
 import { createSocket } from 'node:dgram';

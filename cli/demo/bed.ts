@@ -1,4 +1,5 @@
-// Test hosts on one machine: namespaces as nodes and pods, an underlay between them, agents in them.
+// Test hosts on one machine: namespaces as nodes and pods, an underlay between them, programs
+// in them.
 // Nothing of it has a name outside its namespaces, so nothing is left when the process is gone.
 //
 //     node a               hub (a router)              node b

@@ -14,7 +14,7 @@ interface Retired {
   turns: number[];
 }
 
-/** Free indexes of a table of records, given out lowest first and taken back after a grace period. */
+/** Free indexes of a table of records, taken back after a grace period. */
 export class IndexPool {
   readonly limit: number;
   #core: Core;
