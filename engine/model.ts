@@ -116,6 +116,58 @@ export const RevisionAnswerSchema = v.strictObject({
 });
 export type RevisionAnswer = v.InferOutput<typeof RevisionAnswerSchema>;
 
+// Policy, as the core sees it: docs/POLICY.md. Numbers are the sidecar's; it does not give one a new
+// meaning while anything uses it.
+
+const Number32 = v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(0xffffffff));
+const IdentityNumber = v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(0xfffff));
+const RuleNumber = v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(0xffffff));
+
+/** Boundaries of a program: [key, answer], ascending, the first key 0. */
+export const ProgramSchema = v.pipe(
+  v.array(v.tuple([Number32, Number32])), v.minLength(1), v.maxLength(4096));
+export type Program = v.InferOutput<typeof ProgramSchema>;
+
+/** A pod's effective policy in one direction. `number` is 1 or more; 0 allows everything. `fallback`
+ * and the entries' second members are indexes of `programs`. */
+export const RuleSetSchema = v.strictObject({
+  number: Number32,
+  programs: v.pipe(v.array(ProgramSchema), v.minLength(1)),
+  fallback: Number32,
+  entries: v.array(v.tuple([IdentityNumber, Number32])),
+});
+export type RuleSet = v.InferOutput<typeof RuleSetSchema>;
+
+/** A local pod's two rule sets. */
+export const EndpointPolicySchema = v.strictObject({
+  namespace: Name,
+  name: Name,
+  uid: v.pipe(v.string(), v.maxLength(128)),
+  ingress: Number32,
+  egress: Number32,
+});
+export type EndpointPolicy = v.InferOutput<typeof EndpointPolicySchema>;
+
+/** What a rule number means: the policy as `NetworkPolicy shop/allow-web`, the rule as
+ * `ingress[0]`. */
+export const RuleNameSchema = v.strictObject({
+  number: RuleNumber, policy: v.string(), rule: v.string(),
+});
+export type RuleName = v.InferOutput<typeof RuleNameSchema>;
+
+/** A change of policy; a snapshot's policy is the change from nothing. `identities` are
+ * [prefix, identity], identity 0 removes the prefix. */
+export const PolicyChangeSchema = v.strictObject({
+  identities: v.array(v.tuple([Prefix, IdentityNumber])),
+  ruleSets: v.array(RuleSetSchema),
+  removedRuleSets: v.array(Number32),
+  endpoints: v.array(EndpointPolicySchema),
+  removedEndpoints: v.array(v.strictObject({ namespace: Name, name: Name })),
+  rules: v.array(RuleNameSchema),
+  removedRules: v.array(RuleNumber),
+});
+export type PolicyChange = v.InferOutput<typeof PolicyChangeSchema>;
+
 // What the daemon answers on control.sock.
 
 const Traffic = { rxPackets: Count, rxBytes: Count, txPackets: Count, txBytes: Count };

@@ -37,7 +37,13 @@ export const REASON_DEVICE_UNKNOWN = 25;      // came from, or is bound for, a d
 export const REASON_DEVICE_FULL = 26;         // the device's queue took no more: EAGAIN, ENOBUFS
 export const REASON_DEVICE_ERROR = 27;        // any other error of a write or send
 export const REASON_FAULT = 28;               // the fault device's doing
-export const REASON_COUNT = 29;
+export const REASON_POLICY_EGRESS = 29;       // denied by the source pod's egress rule set
+export const REASON_POLICY_INGRESS = 30;      // denied by the destination pod's ingress rule set
+export const REASON_POLICY_PENDING = 31;      // a pod whose policy is not known yet
+export const REASON_FLOW_TABLE_FULL = 32;     // no room for a new flow; known ones live on
+export const REASON_FRAGMENT_UNKNOWN = 33;    // a fragment whose first was not seen
+export const REASON_FRAGMENT_TABLE_FULL = 34;
+export const REASON_COUNT = 35;
 
 // Directions, for counters: outbound is from a local device, inbound from a peer.
 export const DIRECTION_OUTBOUND = 0;

@@ -1,0 +1,72 @@
+// Policy and flows in linear memory: docs/POLICY.md says what they mean. Blocks are immutable once
+// something leads to them; addresses are of linear memory, fields little-endian u32 unless said.
+
+// Rule set: a hash of (identity, program), open addressing, linear probing. The home slot of an
+// identity is ((identity * RULE_SET_HASH) >>> 16) & mask. A slot whose program is 0 is empty; at
+// least one is.
+export const RULE_SET_MASK = 0;               // slots - 1, slots a power of two
+export const RULE_SET_DEFAULT = 4;            // program of all identities that have no slot
+export const RULE_SET_SLOTS = 8;
+export const RULE_SET_SLOT_IDENTITY = 0;
+export const RULE_SET_SLOT_PROGRAM = 4;
+export const RULE_SET_SLOT_SIZE = 8;
+export const RULE_SET_HASH = 506952113;
+
+// Program: `count` keys in ascending order, the first 0, then as many answers. The answer of a key
+// is that of the greatest boundary not above it.
+export const PROGRAM_COUNT = 0;
+export const PROGRAM_KEYS = 4;
+export const PROGRAM_KEY_PROTOCOL_SHIFT = 16; // key: protocol << 16 | destination port
+export const ANSWER_ALLOW = 1;                // bit 0 of an answer
+export const ANSWER_RULE_SHIFT = 8;           // rule number above it, 0 for none
+export const IDENTITY_NONE = 0;               // an address that nobody named
+export const IDENTITY_MAX = 1048575;
+
+// Flow: 64 bytes. A and B are the two ends, A the lower in byte order of address, then port, so
+// that both directions find one entry. IPv4 addresses are IPv4-mapped (RFC 4291 section 2.5.5.2).
+export const FLOW_ADDRESS_A = 0;              // 16 bytes
+export const FLOW_ADDRESS_B = 16;
+export const FLOW_PORT_A = 32;                // u16 network order; ICMP echo: identifier in both
+export const FLOW_PORT_B = 34;
+export const FLOW_PROTOCOL = 36;              // u8
+export const FLOW_FLAGS = 37;                 // u8
+export const FLOW_STATE = 38;                 // u8
+export const FLOW_EPOCH = 40;                 // policy epoch of the verdict
+export const FLOW_EXPIRES = 44;               // nowMs at which it is void
+export const FLOW_ANSWER_EGRESS = 48;         // answers that let it pass
+export const FLOW_ANSWER_INGRESS = 52;
+export const FLOW_PACKETS = 56;               // packets seen, both directions
+export const FLOW_SIZE = 64;
+export const FLOW_FLAG_USED = 1;
+export const FLOW_FLAG_FROM_B = 2;            // B opened it
+export const FLOW_FLAG_REPLIED = 4;           // the other end has answered
+export const FLOW_STATE_NEW = 0;              // one direction seen
+export const FLOW_STATE_ESTABLISHED = 1;
+export const FLOW_STATE_CLOSING = 2;          // FIN or RST seen
+
+// Timeouts, milliseconds. Half-open flows live short, so that a flood does not fill the table.
+export const FLOW_TIMEOUT_NEW = 30000;
+export const FLOW_TIMEOUT_TCP = 7440000;      // RFC 5382 REQ-5: 2 hours 4 minutes
+export const FLOW_TIMEOUT_CLOSING = 10000;
+export const FLOW_TIMEOUT_UDP = 300000;       // RFC 4787 REQ-5: 5 minutes recommended
+export const FLOW_TIMEOUT_ICMP = 60000;       // RFC 5508 REQ-1: 60 seconds
+export const FLOW_TIMEOUT_OTHER = 600000;
+
+// Verdict ring, one per worker: what was decided about first packets, for `culvert observe`. The
+// worker writes records and then the head; a reader that lags loses the oldest.
+export const VERDICTS_HEAD = 0;               // u32, records written so far; wraps
+export const VERDICTS_RECORDS = 64;
+export const VERDICT_TIME = 0;                // nowMs
+export const VERDICT_DEVICE = 4;              // u16, endpoint that enforced
+export const VERDICT_INGRESS = 6;             // u8, 1: ingress, 0: egress
+export const VERDICT_ALLOWED = 7;             // u8
+export const VERDICT_ANSWER = 8;              // answer of the program
+export const VERDICT_SOURCE_IDENTITY = 12;
+export const VERDICT_DESTINATION_IDENTITY = 16;
+export const VERDICT_KEY = 20;                // protocol << 16 | destination port
+export const VERDICT_SOURCE_PORT = 24;        // u16 host order
+export const VERDICT_TCP_FLAGS = 26;          // u8
+export const VERDICT_FAMILY = 27;             // u8, 4 or 6
+export const VERDICT_SOURCE = 28;             // 16 bytes, IPv4 in the first four
+export const VERDICT_DESTINATION = 44;
+export const VERDICT_SIZE = 64;
