@@ -10,6 +10,7 @@ export interface LabelSelector {
 export interface Metadata {
   name: string;
   namespace?: string | null;
+  uid?: string;
   labels?: Record<string, string> | null;
   annotations?: Record<string, string> | null;
 }
