@@ -3,6 +3,7 @@
 // memory; workers attach further instances to it.
 
 import * as layout from '../wasm/abi/layout.ts';
+import { PREFIX_LEAF_NARROW, PREFIX_LEAF_WIDE } from '../wasm/abi/prefix-table.ts';
 import { ABI_VERSION } from '../wasm/abi/version.ts';
 import { layMemory, writeDirectory, type Limits, type PrefixLimits } from './memory-map.ts';
 
@@ -10,11 +11,15 @@ import { layMemory, writeDirectory, type Limits, type PrefixLimits } from './mem
 export interface CoreExports {
   readonly ABI_VERSION: { readonly value: number };
   processBatch(first: number, count: number, nowMs: number): void;
-  prefixTableSize(prefixes: number, nodes: number, leaves: number): number;
-  prefixTableInit(table: number, prefixes: number, nodes: number, leaves: number): number;
+  policyAnswer(ruleSet: number, identity: number, key: number): number;
+  policyProgram(ruleSet: number, identity: number): number;
+  prefixTableSize(prefixes: number, nodes: number, leaves: number, leafSize: number): number;
+  prefixTableInit(
+    table: number, prefixes: number, nodes: number, leaves: number, leafSize: number): number;
   prefixInsert(table: number, key: number, length: number, value: number): number;
   prefixRemove(table: number, key: number, length: number): number;
   prefixGet(table: number, key: number, length: number): number;
+  prefixAbove(table: number, key: number, length: number): number;
   prefixFind(table: number, key: number): number;
   prefixCount(table: number): number;
   prefixStage(table: number, key: number, length: number, value: number): number;
@@ -44,17 +49,26 @@ export class Core {
     this.view = new DataView(memory.buffer);
   }
 
-  /** Makes a memory of the size that `limits` asks for, lays it and clears its tables. */
-  static create(module: WebAssembly.Module, limits: Limits): Core {
+  /** Makes a memory of the size that `limits` asks for, lays it and clears its tables. `seed` is 32
+   * bits that nobody who sends packets can guess: it keys the flow table's hash. */
+  static create(
+    module: WebAssembly.Module, limits: Limits, seed = Math.random() * 0x100000000,
+  ): Core {
     const probe = instantiate(module, makeMemory(PAGE_BYTES));
-    const sizeOf = (table: PrefixLimits): number =>
-      probe.prefixTableSize(table.prefixes, table.nodes, table.leaves);
+    const sizeOf = ({ prefixes, nodes, leaves }: PrefixLimits, leafSize: number): number =>
+      probe.prefixTableSize(prefixes, nodes, leaves, leafSize);
     const map = layMemory(limits, sizeOf);
     const core = new Core(module, makeMemory(map.size));
     writeDirectory(core.view, map, limits, ABI_VERSION);
+    core.setDirectory(layout.DIRECTORY_FLOW_SEED, seed);
+    const clear = (at: number, { prefixes, nodes, leaves }: PrefixLimits, leaf: number): void => {
+      core.exports.prefixTableInit(at, prefixes, nodes, leaves, leaf);
+    };
     for (const name of ['routesIpv4', 'routesIpv6', 'remotesIpv4', 'remotesIpv6'] as const) {
-      const table = limits[name];
-      core.exports.prefixTableInit(map[name], table.prefixes, table.nodes, table.leaves);
+      clear(map[name], limits[name], PREFIX_LEAF_NARROW);
+    }
+    for (const name of ['identitiesIpv4', 'identitiesIpv6'] as const) {
+      clear(map[name], limits.policy[name], PREFIX_LEAF_WIDE);
     }
     return core;
   }

@@ -2,12 +2,30 @@
 // directory (wasm/abi/layout.ts). Sizes never change while the process lives.
 
 import * as layout from '../wasm/abi/layout.ts';
+import {
+  FLOW_SIZE,
+  FRAGMENT_SIZE,
+  VERDICTS_RECORDS,
+  VERDICT_SIZE,
+} from '../wasm/abi/policy.ts';
+import { PREFIX_LEAF_NARROW, PREFIX_LEAF_WIDE } from '../wasm/abi/prefix-table.ts';
 
 /** Limits of one prefix table: prefixes, and nodes and leaves of the lookup structure. */
 export interface PrefixLimits {
   prefixes: number;
   nodes: number;
   leaves: number;
+}
+
+/** Limits of policy. Flows, fragments and verdicts are per worker and powers of two, flows at least
+ * 64; `arenaBytes` is for rule sets and programs. */
+export interface PolicyLimits {
+  identitiesIpv4: PrefixLimits;
+  identitiesIpv6: PrefixLimits;
+  flows: number;
+  fragments: number;
+  verdicts: number;
+  arenaBytes: number;
 }
 
 /** Every limit that is chosen at start. */
@@ -21,23 +39,40 @@ export interface Limits {
   routesIpv6: PrefixLimits;
   remotesIpv4: PrefixLimits;
   remotesIpv6: PrefixLimits;
+  policy: PolicyLimits;
 }
 
 export type ProfileName = 'small' | 'standard' | 'full';
 
+const STANDARD_ROUTES: PrefixLimits = { prefixes: 32768, nodes: 65536, leaves: 131072 };
+const STANDARD_POLICY: PolicyLimits = {
+  identitiesIpv4: { prefixes: 131072, nodes: 262144, leaves: 1_048_576 },
+  identitiesIpv6: { prefixes: 131072, nodes: 524288, leaves: 1_048_576 },
+  flows: 65536, fragments: 1024, verdicts: 4096, arenaBytes: 64 * 1024 * 1024,
+};
+
 /** `small`: a cluster of up to 500 nodes on a small board. `standard`: 5,000 nodes, 100,000 pods.
- * `full`: beside that a full BGP table. */
+ * `full`: beside that a full BGP table. Memory is resident only where it is used. */
 export const PROFILES: Record<ProfileName, Limits> = {
-  small: limitsFor(500, 32, { prefixes: 4096, nodes: 8192, leaves: 16384 }),
-  standard: limitsFor(5000, 64, { prefixes: 32768, nodes: 65536, leaves: 131072 }),
+  small: limitsFor(500, 32, { prefixes: 4096, nodes: 8192, leaves: 16384 }, {
+    identitiesIpv4: { prefixes: 16384, nodes: 32768, leaves: 131072 },
+    identitiesIpv6: { prefixes: 16384, nodes: 65536, leaves: 131072 },
+    flows: 16384, fragments: 256, verdicts: 512, arenaBytes: 8 * 1024 * 1024,
+  }),
+  standard: limitsFor(5000, 64, STANDARD_ROUTES, STANDARD_POLICY),
   full: {
-    ...limitsFor(5000, 64, { prefixes: 32768, nodes: 65536, leaves: 131072 }),
+    ...limitsFor(5000, 64, STANDARD_ROUTES, STANDARD_POLICY),
     routesIpv4: { prefixes: 1_100_000, nodes: 160_000, leaves: 2_000_000 },
     routesIpv6: { prefixes: 220_000, nodes: 500_000, leaves: 1_200_000 },
   },
 };
 
-function limitsFor(nodes: number, slots: number, routes: PrefixLimits): Limits {
+function limitsFor(
+  nodes: number,
+  slots: number,
+  routes: PrefixLimits,
+  policy: PolicyLimits,
+): Limits {
   const remotes = { prefixes: nodes * 2, nodes: nodes * 4, leaves: nodes * 8 };
   return {
     workers: 1,
@@ -49,6 +84,7 @@ function limitsFor(nodes: number, slots: number, routes: PrefixLimits): Limits {
     routesIpv6: routes,
     remotesIpv4: remotes,
     remotesIpv6: { ...remotes, nodes: nodes * 24 },
+    policy,
   };
 }
 
@@ -62,6 +98,12 @@ export interface MemoryMap {
   routesIpv6: number;
   remotesIpv4: number;
   remotesIpv6: number;
+  identitiesIpv4: number;
+  identitiesIpv6: number;
+  arena: number;
+  flows: number;
+  fragments: number;
+  verdicts: number;
   descriptors: number;
   slots: number;
   size: number;
@@ -70,25 +112,36 @@ export interface MemoryMap {
 /** Places the tables one behind the other. `prefixTableSize` is the core's own answer. */
 export function layMemory(
   limits: Limits,
-  prefixTableSize: (limits: PrefixLimits) => number,
+  prefixTableSize: (limits: PrefixLimits, leafSize: number) => number,
 ): MemoryMap {
+  const { policy } = limits;
   let next = layout.TABLES_START;
   const place = (size: number): number => {
     const start = next;
     next = align(start + size, 64);
     return start;
   };
+  const routes = (table: PrefixLimits): number => place(prefixTableSize(table, PREFIX_LEAF_NARROW));
+  const identities = (table: PrefixLimits): number =>
+    place(prefixTableSize(table, PREFIX_LEAF_WIDE));
+  const perWorker = (size: number): number => place(limits.workers * size);
   const map = {
     nextHops: place(limits.nextHops * layout.NEXT_HOP_STRIDE),
     peers: place(limits.peers * layout.PEER_STRIDE),
     devices: place(limits.devices * layout.DEVICE_STRIDE),
-    statistics: place(limits.workers * limits.nextHops * layout.STATISTICS_STRIDE),
-    routesIpv4: place(prefixTableSize(limits.routesIpv4)),
-    routesIpv6: place(prefixTableSize(limits.routesIpv6)),
-    remotesIpv4: place(prefixTableSize(limits.remotesIpv4)),
-    remotesIpv6: place(prefixTableSize(limits.remotesIpv6)),
-    descriptors: place(limits.workers * limits.slots * layout.DESCRIPTOR_STRIDE),
-    slots: place(limits.workers * limits.slots * layout.SLOT_STRIDE),
+    statistics: perWorker(limits.nextHops * layout.STATISTICS_STRIDE),
+    routesIpv4: routes(limits.routesIpv4),
+    routesIpv6: routes(limits.routesIpv6),
+    remotesIpv4: routes(limits.remotesIpv4),
+    remotesIpv6: routes(limits.remotesIpv6),
+    identitiesIpv4: identities(policy.identitiesIpv4),
+    identitiesIpv6: identities(policy.identitiesIpv6),
+    arena: place(policy.arenaBytes),
+    flows: perWorker(policy.flows * (FLOW_SIZE + 1)),
+    fragments: perWorker(policy.fragments * FRAGMENT_SIZE),
+    verdicts: perWorker(VERDICTS_RECORDS + (policy.verdicts * VERDICT_SIZE)),
+    descriptors: perWorker(limits.slots * layout.DESCRIPTOR_STRIDE),
+    slots: perWorker(limits.slots * layout.SLOT_STRIDE),
     size: 0,
   };
   map.size = align(next, 65536);
@@ -119,6 +172,16 @@ export function writeDirectory(
     [layout.DIRECTORY_ROUTES_IPV6, map.routesIpv6],
     [layout.DIRECTORY_REMOTES_IPV4, map.remotesIpv4],
     [layout.DIRECTORY_REMOTES_IPV6, map.remotesIpv6],
+    [layout.DIRECTORY_IDENTITIES_IPV4, map.identitiesIpv4],
+    [layout.DIRECTORY_IDENTITIES_IPV6, map.identitiesIpv6],
+    [layout.DIRECTORY_FLOWS, map.flows],
+    [layout.DIRECTORY_FLOW_COUNT, limits.policy.flows],
+    [layout.DIRECTORY_VERDICTS, map.verdicts],
+    [layout.DIRECTORY_VERDICT_LIMIT, limits.policy.verdicts],
+    [layout.DIRECTORY_FRAGMENTS, map.fragments],
+    [layout.DIRECTORY_FRAGMENT_LIMIT, limits.policy.fragments],
+    [layout.DIRECTORY_POLICY_ARENA, map.arena],
+    [layout.DIRECTORY_POLICY_ARENA_SIZE, limits.policy.arenaBytes],
     [layout.DIRECTORY_MAGIC_FIELD, layout.DIRECTORY_MAGIC],
   ];
   for (const [field, value] of fields) {

@@ -30,6 +30,7 @@ import {
   REASON_TOO_BIG,
 } from "./abi/verdict";
 import { countEvent, countReceived, countSent, drop } from "./count";
+import { enforce } from "./flow";
 import { answerWithError } from "./icmp-error";
 import { packetLength, packetStart, prepend, setOutput, trimTo } from "./packet";
 import {
@@ -61,19 +62,24 @@ export function checkPacket(descriptor: usize): i32 {
   return reason;
 }
 
-/** Sends a checked packet of a local device on to `nextHop`. */
+/** Sends a checked packet of a local device on to `nextHop`. `source` is the next hop of its source
+ * address: the origin, or what lies behind the node. */
 export function forwardOutbound(
   descriptor: usize,
   worker: i32,
   nowMs: i32,
   origin: i32,
+  source: i32,
   nextHop: i32,
 ): void {
   countReceived(worker, origin, packetLength(descriptor));
   const record = nextHopAt(nextHop);
   const kind = nextHopKind(record);
-  let reason = REASON_NONE;
+  let reason = enforce(packetStart(descriptor), worker, nowMs, source, nextHop);
   let mtu = 0;
+  if (reason != REASON_NONE) {
+    return reject(descriptor, worker, nowMs, DIRECTION_OUTBOUND, origin, reason, 0);
+  }
   if (kind == NEXT_HOP_KIND_PEER) {
     const peer = peerAt(nextHopIndex(record));
     reason = checkHop(descriptor, origin);
@@ -103,9 +109,12 @@ export function forwardInbound(
 ): void {
   countReceived(worker, origin, packetLength(descriptor));
   const kind = nextHopKind(nextHopAt(nextHop));
-  const reason = kind == NEXT_HOP_KIND_PEER || kind == NEXT_HOP_KIND_OUTSIDE
-    ? REASON_NOT_LOCAL
-    : deliverLocal(descriptor, worker, DIRECTION_INBOUND, origin, nextHop);
+  let reason = enforce(packetStart(descriptor), worker, nowMs, origin, nextHop);
+  if (reason == REASON_NONE) {
+    reason = kind == NEXT_HOP_KIND_PEER || kind == NEXT_HOP_KIND_OUTSIDE
+      ? REASON_NOT_LOCAL
+      : deliverLocal(descriptor, worker, DIRECTION_INBOUND, origin, nextHop);
+  }
   if (reason == REASON_NONE) return;
   reject(descriptor, worker, nowMs, DIRECTION_INBOUND, origin, reason, 0);
 }

@@ -26,6 +26,7 @@ import {
   PROTOCOL_ICMPV6,
 } from "./abi/headers";
 import {
+  DIRECTORY_DENY_WITH_ICMP,
   DIRECTORY_ICMP_BURST,
   DIRECTORY_ICMP_RATE,
   DIRECTORY_NODE_IPV4,
@@ -41,6 +42,8 @@ import {
   EVENT_ICMP_SUPPRESSED,
   REASON_HOP_LIMIT,
   REASON_NO_ROUTE,
+  REASON_POLICY_EGRESS,
+  REASON_POLICY_INGRESS,
   REASON_PROHIBITED,
   REASON_TOO_BIG,
 } from "./abi/verdict";
@@ -80,8 +83,17 @@ export function answerWithError(
 }
 
 function hasMessage(reason: i32): bool {
+  if (isDenied(reason)) return directory(DIRECTORY_DENY_WITH_ICMP) != 0;
   return reason == REASON_HOP_LIMIT || reason == REASON_NO_ROUTE
     || reason == REASON_PROHIBITED || reason == REASON_TOO_BIG;
+}
+
+function isDenied(reason: i32): bool {
+  return reason == REASON_POLICY_EGRESS || reason == REASON_POLICY_INGRESS;
+}
+
+function isProhibited(reason: i32): bool {
+  return reason == REASON_PROHIBITED || isDenied(reason);
 }
 
 /** Address of the error's source: the node's own, once known. To the node itself that would be a
@@ -112,7 +124,7 @@ function emitError4(descriptor: usize, source: usize, reason: i32, mtu: i32, fro
   const total = packetLength(descriptor);
   const type = reason == REASON_HOP_LIMIT ? ICMP_TIME_EXCEEDED : ICMP_UNREACHABLE;
   let code = ICMP_CODE_NET;
-  if (reason == REASON_PROHIBITED) code = ICMP_CODE_PROHIBITED;
+  if (isProhibited(reason)) code = ICMP_CODE_PROHIBITED;
   if (reason == REASON_TOO_BIG) code = ICMP_CODE_FRAGMENTATION_NEEDED;
   if (reason == REASON_NO_ROUTE && fromPeer) code = ICMP_CODE_HOST;
   const rest = reason == REASON_TOO_BIG ? mtu : 0;
@@ -130,7 +142,7 @@ function emitError6(descriptor: usize, source: usize, reason: i32, mtu: i32, fro
   let code = ICMPV6_CODE_NO_ROUTE;
   if (reason == REASON_HOP_LIMIT) type = ICMPV6_TIME_EXCEEDED;
   if (reason == REASON_TOO_BIG) type = ICMPV6_PACKET_TOO_BIG;
-  if (reason == REASON_PROHIBITED) code = ICMPV6_CODE_PROHIBITED;
+  if (isProhibited(reason)) code = ICMPV6_CODE_PROHIBITED;
   if (reason == REASON_NO_ROUTE && fromPeer) code = ICMPV6_CODE_ADDRESS;
   const rest = reason == REASON_TOO_BIG ? max(mtu, IPV6_MINIMUM_MTU) : 0;
   emitIpv6(packet, payload, PROTOCOL_ICMPV6, TTL, source, ipSourceAddress(quoted));

@@ -4,7 +4,8 @@
 //   2. decapsulateVxlan()  the tunnel header matches exactly (tunnel/vxlan.ts)
 //   3. checkPacket()       headers are sound (forward.ts, wire/ip.ts)
 //   4. inbound()           the inner source belongs to that peer
-//   5. forwardInbound()    route, TTL; deliver (forward.ts)
+//   5. enforce()           its flow is known, or policy allows it (flow.ts)
+//   6. forwardInbound()    route, TTL; deliver (forward.ts)
 
 import { NEXT_HOP_KIND_PEER } from "./abi/layout";
 import {

@@ -2,8 +2,10 @@
 // control side, which calls it from its own instance over the same memory.
 
 export { ABI_VERSION } from "./abi/version";
+export { policyAnswer, policyProgram } from "./policy/match";
 export { processBatch } from "./process";
 export {
+  prefixAbove,
   prefixCount,
   prefixFind,
   prefixFindMany4,

@@ -5,7 +5,8 @@
 //   2. receiveFrame()     Ethernet off; ARP and neighbour solicitation answered
 //   3. checkPacket()      headers are sound (forward.ts, wire/ip.ts)
 //   4. ownsSource()       the source address is the device's own
-//   5. forwardOutbound()  route, TTL, size; encapsulate or deliver (forward.ts)
+//   5. enforce()          its flow is known, or policy allows it (flow.ts)
+//   6. forwardOutbound()  route, TTL, size; encapsulate or deliver (forward.ts)
 
 import {
   ETHERNET_DESTINATION,
@@ -52,10 +53,12 @@ export function outbound(descriptor: usize, worker: i32, nowMs: i32, device: usi
   const reason = checkPacket(descriptor);
   if (reason != REASON_NONE) return drop(descriptor, worker, DIRECTION_OUTBOUND, reason);
   const packet = packetStart(descriptor);
-  if (!ownsSource(device, routeSource(packet))) {
+  const source = routeSource(packet);
+  if (!ownsSource(device, source)) {
     return drop(descriptor, worker, DIRECTION_OUTBOUND, REASON_SPOOFED_SOURCE);
   }
-  forwardOutbound(descriptor, worker, nowMs, deviceNextHop(device), routeDestination(packet));
+  const origin = deviceNextHop(device);
+  forwardOutbound(descriptor, worker, nowMs, origin, source, routeDestination(packet));
 }
 
 const ANSWERED: i32 = -1;

@@ -6,6 +6,7 @@ import { drop, enterTurn, leaveTurn } from "./count";
 import { inbound } from "./inbound";
 import { outbound } from "./outbound";
 import { descriptorAt, inputDevice, resetVerdict, workerOfSlot } from "./packet";
+import { flowSweep } from "./table/flow";
 import { deviceAt, deviceKind } from "./table/record";
 
 /** Decides the packets of `count` slots from `first` on, all of one worker's. The host has filled
@@ -17,6 +18,7 @@ export function processBatch(first: i32, count: i32, nowMs: i32): void {
   for (let slot = first; slot < first + count; slot += 1) {
     processPacket(descriptorAt(slot), worker, nowMs);
   }
+  flowSweep(worker, nowMs);
   leaveTurn(worker);
 }
 

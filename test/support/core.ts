@@ -22,6 +22,10 @@ export const TEST_LIMITS: Limits = {
   routesIpv6: PREFIXES,
   remotesIpv4: PREFIXES,
   remotesIpv6: PREFIXES,
+  policy: {
+    identitiesIpv4: PREFIXES, identitiesIpv6: PREFIXES,
+    flows: 65536, fragments: 256, verdicts: 256, arenaBytes: 1024 * 1024,
+  },
 };
 
 /** The other end of an underlay socket. */

@@ -10,8 +10,11 @@ import {
 
 /** The exports of the core that prefix tables have. */
 export interface PrefixExports {
-  prefixTableSize(prefixLimit: number, nodeLimit: number, leafLimit: number): number;
-  prefixTableInit(table: number, prefixes: number, nodes: number, leaves: number): number;
+  prefixTableSize(
+    prefixLimit: number, nodeLimit: number, leafLimit: number, leafSize: number): number;
+  prefixTableInit(
+    table: number, prefixes: number, nodes: number, leaves: number, leafSize: number): number;
+  prefixAbove(table: number, key: number, length: number): number;
   prefixInsert(table: number, key: number, length: number, value: number): number;
   prefixRemove(table: number, key: number, length: number): number;
   prefixStage(table: number, key: number, length: number, value: number): number;
@@ -51,21 +54,25 @@ export class TestTable {
   readonly core: PrefixExports;
   readonly table = TABLES_START;
   readonly keys: number;
+  readonly leafSize: number;
   readonly #view: DataView;
   readonly #bytes: Uint8Array;
 
-  constructor(limits: PrefixLimits) {
+  constructor(limits: PrefixLimits, leafSize: number = abi.PREFIX_LEAF_NARROW) {
+    this.leafSize = leafSize;
     const pages = (bytes: number): number => Math.ceil(bytes / PAGE);
-    const room = BATCH * (abi.PREFIX_KEY_SIZE + 2);
+    const room = BATCH * (abi.PREFIX_KEY_SIZE + leafSize);
     const probe = instantiateCore(newMemory(1));
-    const size = probe.prefixTableSize(limits.prefixes, limits.nodes, limits.leaves);
+    const size = probe.prefixTableSize(
+      limits.prefixes, limits.nodes, limits.leaves, leafSize);
     if (size === 0) throw new Error('prefixTableSize refuses these limits');
     this.memory = newMemory(pages(TABLES_START + size + room));
     this.core = instantiateCore(this.memory);
     this.keys = TABLES_START + size;
     this.#view = new DataView(this.memory.buffer);
     this.#bytes = new Uint8Array(this.memory.buffer);
-    this.core.prefixTableInit(this.table, limits.prefixes, limits.nodes, limits.leaves);
+    this.core.prefixTableInit(
+      this.table, limits.prefixes, limits.nodes, limits.leaves, leafSize);
   }
 
   get values(): number {
@@ -100,6 +107,11 @@ export class TestTable {
     return this.core.prefixGet(this.table, this.#put(key), length);
   }
 
+  /** What the prefix's addresses would find without it. */
+  above(key: bigint, length: number): number {
+    return this.core.prefixAbove(this.table, this.#put(key), length);
+  }
+
   find(key: bigint): number {
     return this.core.prefixFind(this.table, this.#put(key));
   }
@@ -108,7 +120,9 @@ export class TestTable {
   find4(key: bigint): number {
     this.#view.setUint32(this.keys, Number(key >> 96n), true);
     this.core.prefixFindMany4(this.table, this.keys, 1, this.values);
-    return this.#view.getUint16(this.values, true);
+    return this.leafSize === abi.PREFIX_LEAF_WIDE
+      ? this.#view.getUint32(this.values, true)
+      : this.#view.getUint16(this.values, true);
   }
 
   /** Copies a key of 16 bytes to where the core takes it from; returns its address. */

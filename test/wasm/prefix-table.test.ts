@@ -14,6 +14,12 @@ const SMALL = { prefixes: 1024, nodes: 8192, leaves: 32768 };
 const KEY_MAX = (1n << 128n) - 1n;
 const FAMILIES = { IPv4: 32, IPv6: 128 } as const;
 type Family = keyof typeof FAMILIES;
+const LEAF_SIZES = [abi.PREFIX_LEAF_NARROW, abi.PREFIX_LEAF_WIDE] as const;
+/** Every family with either size of leaf; values of wide ones do not fit 16 bits. */
+const CASES = (['IPv4', 'IPv6'] as const).flatMap((family) => LEAF_SIZES.map((leaf) => ({
+  family, leaf, name: `${family}, leaves of ${leaf} bytes`,
+  scale: leaf === abi.PREFIX_LEAF_WIDE ? 4099 : 1,
+})));
 
 /** Keeps the first `length` bits of a key. */
 function cut(key: bigint, length: number): bigint {
@@ -72,10 +78,13 @@ test('limits out of range are refused', () => {
   const { core } = new TestTable(SMALL);
   for (const limits of [[0, 1, 1], [1, 0, 1], [1, 1, -1], [2 ** 25, 1, 1], [1, 2 ** 24, 1]]) {
     const [prefixes = 0, nodes = 0, leaves = 0] = limits;
-    assert.is(core.prefixTableSize(prefixes, nodes, leaves), 0);
-    assert.is(core.prefixTableInit(layout.TABLES_START, prefixes, nodes, leaves),
-      abi.PREFIX_BAD_KEY);
+    for (const leaf of LEAF_SIZES) {
+      assert.is(core.prefixTableSize(prefixes, nodes, leaves, leaf), 0);
+      assert.is(core.prefixTableInit(layout.TABLES_START, prefixes, nodes, leaves, leaf),
+        abi.PREFIX_BAD_KEY);
+    }
   }
+  for (const leaf of [0, 1, 3, 8, -2]) assert.is(core.prefixTableSize(1, 1, 1, leaf), 0);
 });
 
 test('keys, lengths and values out of range are refused', () => {
@@ -92,15 +101,19 @@ test('keys, lengths and values out of range are refused', () => {
     assert.is(table.insert(1n, length, 1), abi.PREFIX_BAD_KEY);
   }
   for (const value of [0, -1, 65536]) assert.is(table.insert(0n, 8, value), abi.PREFIX_BAD_KEY);
+  const wide = new TestTable(SMALL, abi.PREFIX_LEAF_WIDE);
+  for (const value of [0, -1, 1048576]) assert.is(wide.insert(0n, 8, value), abi.PREFIX_BAD_KEY);
+  assert.is(wide.insert(0n, 8, 1048575), abi.PREFIX_OK);
+  assert.is(wide.find(1n), 1048575);
   assert.is(table.remove(0n, 8), abi.PREFIX_NOT_FOUND);
   assert.is(table.stage(0n, 8, 0), abi.PREFIX_NOT_FOUND);
   assert.equal(usage(table), before);
 });
 
-for (const family of ['IPv4', 'IPv6'] as const) {
-  test(`${family}: one prefix of every length, each within the one before`, () => {
+for (const { family, leaf, name, scale } of CASES) {
+  test(`${name}: one prefix of every length, each within the one before`, () => {
     const random = randomSource(7);
-    const table = new TestTable(SMALL);
+    const table = new TestTable(SMALL, leaf);
     const twin = new PrefixList();
     const key = randomKey(random, family);
     const lengths = Array.from({ length: FAMILIES[family] + 1 }, (_, length) => length);
@@ -112,9 +125,10 @@ for (const family of ['IPv4', 'IPv6'] as const) {
       }
     };
     for (const length of lengths.toSorted((a, b) => ((a * 37) % 131) - ((b * 37) % 131))) {
-      assert.is(table.insert(cut(key, length), length, length + 1), abi.PREFIX_OK);
-      twin.set(cut(key, length), length, length + 1);
-      assert.is(table.get(cut(key, length), length), length + 1);
+      assert.is(table.insert(cut(key, length), length, (length + 1) * scale),
+        abi.PREFIX_OK);
+      twin.set(cut(key, length), length, (length + 1) * scale);
+      assert.is(table.get(cut(key, length), length), (length + 1) * scale);
       check();
     }
     for (const length of lengths.toSorted((a, b) => ((a * 53) % 137) - ((b * 53) % 137))) {
@@ -126,9 +140,9 @@ for (const family of ['IPv4', 'IPv6'] as const) {
     assert.is(table.usage(abi.PREFIX_USAGE_NODES), 0);
   });
 
-  test(`${family}: random changes agree with the twin after each one`, () => {
+  test(`${name}: random changes agree with the twin after each one`, () => {
     const random = randomSource(family === 'IPv4' ? 4 : 6);
-    const table = new TestTable(SMALL);
+    const table = new TestTable(SMALL, leaf);
     const twin = new PrefixList();
     const roots = Array.from({ length: 5 }, () => randomKey(random, family));
     for (let step = 0; step < 1500; step++) {
@@ -137,7 +151,7 @@ for (const family of ['IPv4', 'IPv6'] as const) {
       const replaces = entry !== undefined && random() % 5 === 0;
       const [key, length] = removes || replaces
         ? [entry.key, entry.length] : randomPrefix(random, family, roots);
-      const value = removes ? 0 : 1 + (random() % 6);
+      const value = removes ? 0 : scale * (1 + (random() % 6));
       const answer = removes ? table.remove(key, length) : table.insert(key, length, value);
       assert.is(answer, abi.PREFIX_OK);
       twin.set(key, length, value);
@@ -155,9 +169,9 @@ for (const family of ['IPv4', 'IPv6'] as const) {
     for (const entry of twin.entries) assert.is(table.get(entry.key, entry.length), entry.value);
   });
 
-  test(`${family}: staged prefixes show at once when published, and not before`, () => {
+  test(`${name}: staged prefixes show at once when published, and not before`, () => {
     const random = randomSource(11);
-    const table = new TestTable(SMALL);
+    const table = new TestTable(SMALL, leaf);
     const twin = new PrefixList();
     const roots = Array.from({ length: 5 }, () => randomKey(random, family));
     for (let round = 0; round < 20; round++) {
@@ -165,7 +179,7 @@ for (const family of ['IPv4', 'IPv6'] as const) {
       const watched = keys.flatMap(([key, length]) => edges(key, length, family));
       const before = watched.map((key) => table.find(key));
       for (const [key, length] of keys) {
-        const value = random() % 4;
+        const value = scale * (random() % 4);
         const had = twin.get(key, length) !== 0;
         const expected = value === 0 && !had ? abi.PREFIX_NOT_FOUND : abi.PREFIX_OK;
         assert.is(table.stage(key, length, value), expected);
@@ -177,15 +191,15 @@ for (const family of ['IPv4', 'IPv6'] as const) {
     }
   });
 
-  test(`${family}: a change that does not fit changes nothing`, () => {
+  test(`${name}: a change that does not fit changes nothing`, () => {
     const random = randomSource(13);
-    const table = new TestTable({ prefixes: 1024, nodes: 150, leaves: 300 });
+    const table = new TestTable({ prefixes: 1024, nodes: 150, leaves: 300 }, leaf);
     const twin = new PrefixList();
     const roots = Array.from({ length: 5 }, () => randomKey(random, family));
     let refused = 0;
     for (let step = 0; step < 1200; step++) {
       const [key, length] = randomPrefix(random, family, roots);
-      const value = 1 + (random() % 200);
+      const value = scale * (1 + (random() % 200));
       table.core.prefixReclaim(table.table);
       const before = usage(table);
       const answer = table.insert(key, length, value);
@@ -216,6 +230,18 @@ function removeSome(table: TestTable, twin: PrefixList, random: () => number): v
   if (answer === abi.PREFIX_OK) twin.set(entry.key, entry.length, 0);
   else assert.is(answer, abi.PREFIX_TABLE_FULL);
 }
+
+test('what is above a prefix is the longest shorter one', () => {
+  const table = new TestTable(SMALL);
+  const [ten, inner] = [10n << 120n, (10n << 120n) | (3n << 104n)];
+  assert.is(table.above(inner, 24), 0);
+  table.insert(ten, 8, 8);
+  table.insert(inner, 32, 32);
+  assert.is(table.above(inner, 24), 8);
+  table.insert(inner, 24, 24);
+  assert.equal([0, 8, 9, 24, 25, 32].map((length) => table.above(inner, length)),
+    [0, 0, 8, 8, 24, 24]);
+});
 
 test('the limit of prefixes holds', () => {
   const table = new TestTable({ prefixes: 8, nodes: 256, leaves: 512 });

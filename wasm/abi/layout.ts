@@ -15,6 +15,10 @@
 //          | next hops, peers, devices,     |   from here on sizes are start-time,
 //          | statistics, prefix tables      |   addresses are in the directory
 //          +--------------------------------+
+//          | policy: identities, arena;     |
+//          | per worker: flows, fragments,  |
+//          | verdicts                       |
+//          +--------------------------------+
 //          | descriptors, one per slot      |
 //          +--------------------------------+
 //          | packet slots                   |
@@ -45,7 +49,7 @@ export const DIRECTORY_ICMP_RATE = 88;        // ICMP errors per second and orig
 export const DIRECTORY_ICMP_BURST = 92;
 export const DIRECTORY_IDENTITIES_IPV4 = 96;  // prefix tables: address -> identity
 export const DIRECTORY_IDENTITIES_IPV6 = 100;
-export const DIRECTORY_FLOWS = 104;           // per worker: DIRECTORY_FLOW_COUNT entries and tags
+export const DIRECTORY_FLOWS = 104;           // per worker: entries, then a tag for each
 export const DIRECTORY_FLOW_COUNT = 108;      // a power of two
 export const DIRECTORY_FLOW_SEED = 112;       // u32, random: keys the hash
 export const DIRECTORY_POLICY_EPOCH = 116;    // u32, stored atomically
@@ -63,11 +67,15 @@ export const DIRECTORY_MAGIC = 0x54524c43;    // "CLRT"
 export const WORKERS_START = 2048;
 export const WORKER_LIMIT = 4;
 export const WORKER_TURN = 0;                 // u32, odd while the worker is inside processBatch
+export const WORKER_FLOWS = 4;                // u32, entries in use in its flow table
+export const WORKER_FLOW_SWEEP = 8;           // u32, group of the flow table to sweep next
 export const WORKER_DROPS = 64;               // u64 packets, u64 bytes: [direction][reason]
 export const WORKER_DROP_STRIDE = 16;
 export const WORKER_DROP_REASONS = 64;        // room for REASON_COUNT to grow
 export const WORKER_EVENTS = 2112;            // WORKER_DROPS + 2 * 64 * 16; u64 [event]
 export const WORKER_EVENT_LIMIT = 64;
+export const WORKER_CANDIDATE = 2688;         // a flow entry: what is looked up or made
+export const WORKER_QUOTED = 2752;            // likewise, of the packet an ICMP error quotes
 export const WORKER_STRIDE = 3072;
 
 export const CONTROL_SCRATCH_START = 14336;   // WORKERS_START + WORKER_LIMIT * WORKER_STRIDE

@@ -2,7 +2,7 @@
 // something leads to them; addresses are of linear memory, fields little-endian u32 unless said.
 
 // Rule set: a hash of (identity, program), open addressing, linear probing. The home slot of an
-// identity is ((identity * RULE_SET_HASH) >>> 16) & mask. A slot whose program is 0 is empty; at
+// identity is ((identity * RULE_SET_HASH) >>> 12) & mask. A slot whose program is 0 is empty; at
 // least one is.
 export const RULE_SET_MASK = 0;               // slots - 1, slots a power of two
 export const RULE_SET_DEFAULT = 4;            // program of all identities that have no slot
@@ -11,6 +11,7 @@ export const RULE_SET_SLOT_IDENTITY = 0;
 export const RULE_SET_SLOT_PROGRAM = 4;
 export const RULE_SET_SLOT_SIZE = 8;
 export const RULE_SET_HASH = 506952113;
+export const RULE_SET_HASH_SHIFT = 12;
 
 // Program: `count` keys in ascending order, the first 0, then as many answers. The answer of a key
 // is that of the greatest boundary not above it.
@@ -24,33 +25,53 @@ export const IDENTITY_MAX = 1048575;
 
 // Flow: 64 bytes. A and B are the two ends, A the lower in byte order of address, then port, so
 // that both directions find one entry. IPv4 addresses are IPv4-mapped (RFC 4291 section 2.5.5.2).
+// Entries stand in groups of 16, a key may be in two of them. Each entry has a tag, one byte: 0
+// where it is free, otherwise FLOW_TAG_USED and 7 bits of the key's hash.
 export const FLOW_ADDRESS_A = 0;              // 16 bytes
 export const FLOW_ADDRESS_B = 16;
-export const FLOW_PORT_A = 32;                // u16 network order; ICMP echo: identifier in both
+export const FLOW_PORT_A = 32;                // u16 network order; ICMP query: identifier in both
 export const FLOW_PORT_B = 34;
 export const FLOW_PROTOCOL = 36;              // u8
 export const FLOW_FLAGS = 37;                 // u8
 export const FLOW_STATE = 38;                 // u8
+export const FLOW_SIGNAL = 39;               // u8 of the packet that opened it: see below
 export const FLOW_EPOCH = 40;                 // policy epoch of the verdict
 export const FLOW_EXPIRES = 44;               // nowMs at which it is void
 export const FLOW_ANSWER_EGRESS = 48;         // answers that let it pass
 export const FLOW_ANSWER_INGRESS = 52;
-export const FLOW_PACKETS = 56;               // packets seen, both directions
+export const FLOW_PACKETS = 56;               // u64, packets seen, both directions
 export const FLOW_SIZE = 64;
 export const FLOW_FLAG_USED = 1;
 export const FLOW_FLAG_FROM_B = 2;            // B opened it
 export const FLOW_FLAG_REPLIED = 4;           // the other end has answered
-export const FLOW_STATE_NEW = 0;              // one direction seen
-export const FLOW_STATE_ESTABLISHED = 1;
-export const FLOW_STATE_CLOSING = 2;          // FIN or RST seen
+export const FLOW_FLAG_FIN_A = 8;             // TCP: A has closed its direction
+export const FLOW_FLAG_FIN_B = 16;
+// Signal: TCP's flags, ICMP's type, SCTP's first chunk type.
+export const FLOW_GROUP_SIZE = 16;
+export const FLOW_TAG_USED = 0x80;
+export const FLOW_STATE_NEW = 0;              // its opener has not answered an answer yet
+export const FLOW_STATE_ESTABLISHED = 1;      // never gives way to a new flow
+export const FLOW_STATE_CLOSING = 2;          // TCP: RST seen, or FIN from both ends
 
 // Timeouts, milliseconds. Half-open flows live short, so that a flood does not fill the table.
 export const FLOW_TIMEOUT_NEW = 30000;
 export const FLOW_TIMEOUT_TCP = 7440000;      // RFC 5382 REQ-5: 2 hours 4 minutes
+export const FLOW_TIMEOUT_HALF_CLOSED = 240000; // RFC 5382 REQ-5: 4 minutes; FIN from one end
 export const FLOW_TIMEOUT_CLOSING = 10000;
 export const FLOW_TIMEOUT_UDP = 300000;       // RFC 4787 REQ-5: 5 minutes recommended
 export const FLOW_TIMEOUT_ICMP = 60000;       // RFC 5508 REQ-1: 60 seconds
 export const FLOW_TIMEOUT_OTHER = 600000;
+
+// Fragments: a datagram whose first fragment was let pass. Sets of FRAGMENT_WAYS entries.
+export const FRAGMENT_SOURCE = 0;             // 16 bytes, as in a flow
+export const FRAGMENT_DESTINATION = 16;
+export const FRAGMENT_ID = 32;                // u32 as it lies in the header
+export const FRAGMENT_PROTOCOL = 36;          // u32; 0 for IPv6, where later fragments do not tell
+export const FRAGMENT_EXPIRES = 40;           // nowMs
+export const FRAGMENT_FLOW = 44;              // address of its flow's entry, 0: free
+export const FRAGMENT_SIZE = 48;
+export const FRAGMENT_WAYS = 8;
+export const FRAGMENT_TIMEOUT = 30000;        // RFC 791 section 3.2 suggests 15 seconds at least
 
 // Verdict ring, one per worker: what was decided about first packets, for `culvert observe`. The
 // worker writes records and then the head; a reader that lags loses the oldest.

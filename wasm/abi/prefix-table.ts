@@ -1,6 +1,7 @@
 // Longest-prefix-match table: what its region of linear memory holds, and what its exports answer.
 // One table serves one family. Keys are 128 bits, left aligned: an IPv4 address is 4 bytes and 12
-// zeros. Values are next hop ids, 0 is "no route".
+// zeros. Values are next hop ids or identities, 0 is "nothing matches". A table of narrow leaves
+// takes values of 16 bits, one of wide leaves values up to PREFIX_VALUE_MAX.
 //
 //        0 +--------------------------------+
 //          | header, pool header            |
@@ -17,7 +18,7 @@
 //          | trie: the control side's copy  |
 //          +--------------------------------+
 //
-// How big. Nodes and leaves share the arena, 24 and 2 bytes each. In use:
+// How big. Nodes and leaves share the arena, 24 and 2 (wide: 4) bytes each. In use, narrow:
 //                                                  nodes     leaves   lookup structure
 //   cluster, 5,000 remote nodes, a /24 of each        79      5,001   1.0 MiB
 //   BGP table of 2025, 901,899 IPv4               66,127    982,039   4.6 MiB
@@ -45,7 +46,10 @@ export const PREFIX_USAGE_FREE_BYTES = 6;     // of the arena
 export const PREFIX_USAGE_FREE_PIECES = 7;    // they are in so many pieces
 
 export const PREFIX_LENGTH_MAX = 128;         // bits
-export const PREFIX_VALUE_MAX = 65535;
+export const PREFIX_VALUE_MAX = 1048575;      // below every address of a node
+export const PREFIX_NARROW_MAX = 65535;
+export const PREFIX_LEAF_NARROW = 2;          // leaf sizes, bytes
+export const PREFIX_LEAF_WIDE = 4;
 export const PREFIX_KEY_SIZE = 16;            // bytes, network order
 export const PREFIX_LIMIT_MAX = 16777216;
 export const PREFIX_GRANULES_MAX = 16777216;  // 24 bits: 128 MiB of arena
@@ -61,6 +65,7 @@ export const PREFIX_TRIE_ROOT = 24;           // address, 0: empty
 export const PREFIX_TRIE_FREE = 28;           // address of the first of a list
 export const PREFIX_TRIE_NEXT = 32;           // address of the first node never used
 export const PREFIX_TRIE_USED = 36;           // nodes
+export const PREFIX_LEAF_SIZE = 40;           // PREFIX_LEAF_NARROW or PREFIX_LEAF_WIDE
 
 // Pool header: blocks of granules from the arena, and the ring. u32 fields.
 export const PREFIX_POOL = 64;
@@ -95,9 +100,9 @@ export const POOL_TAG_LONGER = 2;
 
 // Scratch for one node being built; one part per depth.
 export const PREFIX_SCRATCH = 1280;
-export const SCRATCH_VALUES = 0;              // 64 u16
-export const SCRATCH_TRIES = 128;             // 64 u32 addresses, of slots that have a child
-export const SCRATCH_STRIDE = 384;
+export const SCRATCH_VALUES = 0;              // 64 u32
+export const SCRATCH_TRIES = 256;             // 64 u32 addresses, of slots that have a child
+export const SCRATCH_STRIDE = 512;
 
 // Direct table entry: a value, or the address of a node, which is always greater.
 export const PREFIX_DIRECT = 12288;           // PREFIX_SCRATCH + 19 * SCRATCH_STRIDE, rounded up
@@ -112,17 +117,15 @@ export const NODE_BITS = 6;
 export const NODE_SLOTS = 64;
 export const NODE_VECTOR = 0;                 // u64, a bit per slot that has a child
 export const NODE_RUNS = 8;                   // u64, a bit per slot that starts a run of leaves
-export const NODE_LEAVES = 16;                // u32 address, less LEAF_SIZE: ranks count from 1
+export const NODE_LEAVES = 16;                // u32 address, less a leaf's size: ranks from 1
 export const NODE_CHILDREN = 20;              // u32 address, less NODE_SIZE
 export const NODE_SIZE = 24;
 export const NODE_GRANULES = 3;
-export const LEAF_SIZE = 2;
-export const LEAVES_PER_GRANULE = 4;
 
 // Trie node of the control side: a prefix, or a place where prefixes part.
 export const TRIE_HIGH = 0;                   // u64 key, host order
 export const TRIE_LOW = 8;
 export const TRIE_CHILDREN = 16;              // two u32 addresses, by the bit after the prefix
-export const TRIE_VALUE = 24;                 // u16, 0: parting only
-export const TRIE_LENGTH = 26;                // u8
+export const TRIE_VALUE = 24;                 // u24, 0: parting only
+export const TRIE_LENGTH = 27;                // u8
 export const TRIE_SIZE = 28;

@@ -5,14 +5,17 @@
 // A node covers the region of keys that share their first `bits`. `place` (prefix-trie.ts) is the
 // region's top node in the trie and the value it inherits. Recursion is bounded by the key: 19.
 import {
-  LEAF_SIZE, LEAVES_PER_GRANULE, NODE_BITS, NODE_CHILDREN, NODE_GRANULES, NODE_LEAVES, NODE_RUNS,
-  NODE_SIZE, NODE_SLOTS, NODE_VECTOR, PREFIX_LEAVES, PREFIX_NODES, PREFIX_POOL, SCRATCH_STRIDE,
-  SCRATCH_TRIES, SCRATCH_VALUES, TRIE_HIGH, TRIE_LOW,
+  NODE_BITS, NODE_CHILDREN, NODE_GRANULES, NODE_LEAVES, NODE_RUNS, NODE_SIZE, NODE_SLOTS,
+  NODE_VECTOR, POOL_GRANULE_SHIFT, POOL_GRANULE_SIZE, PREFIX_LEAF_SIZE, PREFIX_LEAF_WIDE,
+  PREFIX_LEAVES, PREFIX_NODES, PREFIX_POOL, SCRATCH_STRIDE, SCRATCH_TRIES, SCRATCH_VALUES,
+  TRIE_HIGH, TRIE_LOW,
 } from "../abi/prefix-table";
 import { poolRetire, poolTake } from "./pool";
 import {
   placeNode, placeValue, trieChild, trieDescend, trieLength, triePlace, trieValue,
 } from "./prefix-trie";
+
+const VALUE_SIZE: i32 = 4;              // of a value in the scratch
 
 /** True if some prefix at this place is longer than `bits`, the length of its region. */
 export function leadsDeeper(place: u64, bits: i32): bool {
@@ -104,7 +107,7 @@ function patchSlots(
   const count = length < end ? 1 << (end - length) : 1;
   const first = slot & -count;
   const range = ((<u64>1 << <u64>count) - 1) << <u64>first;
-  expandLeaves(scratch, old);
+  expandLeaves(table, scratch, old);
   fillValues(scratch, first, count, placeValue(changed));
   const fresh = planSlots(scratch, placeNode(changed), bits);
   const oldVector = load<u64>(old, NODE_VECTOR);
@@ -134,7 +137,7 @@ function encodeChildren(
       memory.copy(child, childAt(old, slot), NODE_SIZE);
     } else {
       const trie = <usize>load<u32>(scratch + (<usize>slot << 2), SCRATCH_TRIES);
-      const place = triePlace(trie, load<u16>(scratch + (<usize>slot << 1), SCRATCH_VALUES));
+      const place = triePlace(trie, load<i32>(scratch + (<usize>slot << 2), SCRATCH_VALUES));
       const below = scratch + SCRATCH_STRIDE;
       if (!encodeNode(table, child, below, place, bits + NODE_BITS)) return false;
     }
@@ -150,32 +153,45 @@ function encodeLeaves(table: usize, target: usize, scratch: usize, vector: u64):
   let previous = -1;
   for (let left = ~vector; left != 0; left &= left - 1) {
     const slot = ctz(left);
-    const value = <i32>load<u16>(scratch + (<usize>slot << 1), SCRATCH_VALUES);
+    const value = load<i32>(scratch + (<usize>slot << 2), SCRATCH_VALUES);
     if (value == previous) continue;
     previous = value;
     runs |= <u64>1 << slot;
-    store<u16>(end, <u16>value);
-    end += LEAF_SIZE;
+    store<i32>(end, value);
+    end += VALUE_SIZE;
   }
   store<u64>(target, runs, NODE_RUNS);
   store<u32>(target, 0, NODE_LEAVES);
   if (runs == 0) return true;
   const count = <i32>popcnt(runs);
   store<i32>(table, load<i32>(table, PREFIX_LEAVES) + count, PREFIX_LEAVES);
-  const block = poolTake(table + PREFIX_POOL, leafGranules(count));
+  const block = poolTake(table + PREFIX_POOL, leafGranules(table, count));
   if (block == 0) return false;
-  memory.copy(block, scratch + SCRATCH_VALUES, <usize>count * LEAF_SIZE);
-  store<u32>(target, <u32>(block - LEAF_SIZE), NODE_LEAVES);
+  const size = leafSize(table);
+  packLeaves(block, scratch + SCRATCH_VALUES, count, size);
+  store<u32>(target, <u32>(block - size), NODE_LEAVES);
   return true;
 }
 
+function packLeaves(block: usize, values: usize, count: i32, size: usize): void {
+  if (size == PREFIX_LEAF_WIDE) {
+    memory.copy(block, values, <usize>count * VALUE_SIZE);
+    return;
+  }
+  for (let index: usize = 0; index < <usize>count; index++) {
+    store<u16>(block + (index << 1), load<u16>(values + (index << 2)));
+  }
+}
+
 /** Undoes encodeLeaves. Slots with children get values without meaning. */
-function expandLeaves(scratch: usize, node: usize): void {
+function expandLeaves(table: usize, scratch: usize, node: usize): void {
+  const size = leafSize(table);
   const runs = load<u64>(node, NODE_RUNS);
   let leaf = <usize>load<u32>(node, NODE_LEAVES);
   for (let slot: u64 = 0; slot < <u64>NODE_SLOTS; slot++) {
-    leaf += <usize>((runs >>> slot) & 1) * LEAF_SIZE;
-    store<u16>(scratch + (<usize>slot << 1), load<u16>(leaf), SCRATCH_VALUES);
+    leaf += <usize>((runs >>> slot) & 1) * size;
+    const value = size == PREFIX_LEAF_WIDE ? load<i32>(leaf) : <i32>load<u16>(leaf);
+    store<i32>(scratch + (<usize>slot << 2), value, SCRATCH_VALUES);
   }
 }
 
@@ -183,8 +199,8 @@ function dropLeaves(table: usize, node: usize): void {
   const count = <i32>popcnt(load<u64>(node, NODE_RUNS));
   if (count == 0) return;
   store<i32>(table, load<i32>(table, PREFIX_LEAVES) - count, PREFIX_LEAVES);
-  const block = <usize>load<u32>(node, NODE_LEAVES) + LEAF_SIZE;
-  poolRetire(table + PREFIX_POOL, block, leafGranules(count));
+  const block = <usize>load<u32>(node, NODE_LEAVES) + leafSize(table);
+  poolRetire(table + PREFIX_POOL, block, leafGranules(table, count));
 }
 
 /**
@@ -213,9 +229,9 @@ function planSlots(scratch: usize, trie: usize, bits: i32): u64 {
 }
 
 function fillValues(scratch: usize, first: i32, count: i32, value: i32): void {
-  let at = scratch + (<usize>first << 1);
-  const end = at + (<usize>count << 1);
-  for (; at < end; at += LEAF_SIZE) store<u16>(at, <u16>value, SCRATCH_VALUES);
+  let at = scratch + (<usize>first << 2);
+  const end = at + (<usize>count << 2);
+  for (; at < end; at += VALUE_SIZE) store<i32>(at, value, SCRATCH_VALUES);
 }
 
 /** The 6 bits of a key after the first `bits`. In the last stride, the low 4 do not matter. */
@@ -240,6 +256,10 @@ function childAt(node: usize, slot: u64): usize {
   return <usize>load<u32>(node, NODE_CHILDREN) + (rank * NODE_SIZE);
 }
 
-function leafGranules(count: i32): i32 {
-  return (count + LEAVES_PER_GRANULE - 1) / LEAVES_PER_GRANULE;
+function leafSize(table: usize): usize {
+  return load<u32>(table, PREFIX_LEAF_SIZE);
+}
+
+function leafGranules(table: usize, count: i32): i32 {
+  return ((count * <i32>leafSize(table)) + POOL_GRANULE_SIZE - 1) >>> POOL_GRANULE_SHIFT;
 }

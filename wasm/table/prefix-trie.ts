@@ -14,11 +14,18 @@ export function trieLength(node: usize): i32 {
   return load<u8>(node, TRIE_LENGTH);
 }
 
+const VALUE_MASK: i32 = 0xffffff;
+
 /** Value of the node's prefix, 0 if it is not in the table. */
 // @ts-ignore: decorator
 @inline
 export function trieValue(node: usize): i32 {
-  return load<u16>(node, TRIE_VALUE);
+  return load<i32>(node, TRIE_VALUE) & VALUE_MASK;
+}
+
+/** Value and length share a word. */
+function setTrieValue(node: usize, value: i32): void {
+  store<i32>(node, (trieLength(node) << 24) | value, TRIE_VALUE);
 }
 
 /** Node below, on the side of a 0 or 1 bit; 0 if there is none. */
@@ -112,7 +119,7 @@ function trieInsert(table: usize, high: u64, low: u64, length: i32, value: i32):
     store<i32>(table, count + 1, PREFIX_COUNT);
   }
   if (!exact) node = insertAbove(table, link, node, common, high, low, length);
-  store<u16>(node, <u16>value, TRIE_VALUE);
+  setTrieValue(node, value);
   return previous;
 }
 
@@ -145,7 +152,7 @@ function trieRemove(table: usize, high: u64, low: u64, length: i32): i32 {
   if (node == 0 || trieLength(node) != length || commonBits(node, high, low) < length) return 0;
   const previous = trieValue(node);
   if (previous == 0) return 0;
-  store<u16>(node, 0, TRIE_VALUE);
+  setTrieValue(node, 0);
   store<i32>(table, load<i32>(table, PREFIX_COUNT) - 1, PREFIX_COUNT);
   cutOut(table, link);
   if (above != 0) cutOut(table, above);
@@ -177,8 +184,7 @@ function newNode(table: usize, high: u64, low: u64, length: i32): usize {
   store<u64>(node, high, TRIE_HIGH);
   store<u64>(node, low, TRIE_LOW);
   store<u64>(node, 0, TRIE_CHILDREN);
-  store<u16>(node, 0, TRIE_VALUE);
-  store<u8>(node, <u8>length, TRIE_LENGTH);
+  store<i32>(node, length << 24, TRIE_VALUE);
   store<i32>(table, load<i32>(table, PREFIX_TRIE_USED) + 1, PREFIX_TRIE_USED);
   return node;
 }

@@ -6,16 +6,16 @@
 // them public; the old ones are retired (pool.ts). If memory does not suffice, the trie unlearns it
 // and nothing has happened. Keys are addresses of PREFIX_KEY_SIZE bytes.
 import {
-  LEAVES_PER_GRANULE, NODE_GRANULES, POOL_GRANULES, POOL_GRANULE_SHIFT, POOL_GRANULE_SIZE,
-  POOL_PIECES, POOL_USED, PREFIX_BAD_KEY, PREFIX_COUNT, PREFIX_DIRECT, PREFIX_DIRECT_BITS,
-  PREFIX_DIRECT_SHIFT, PREFIX_DIRECT_SIZE, PREFIX_GRANULES_MAX, PREFIX_HEADER_SIZE,
-  PREFIX_KEY_SIZE, PREFIX_LEAVES, PREFIX_LEAVES_BEFORE, PREFIX_LENGTH_MAX, PREFIX_LIMIT,
-  PREFIX_LIMIT_MAX, PREFIX_NODES, PREFIX_NODES_BEFORE, PREFIX_NOT_FOUND, PREFIX_OK,
-  PREFIX_PENDING, PREFIX_POOL, PREFIX_SCRATCH, PREFIX_TABLE_BUSY, PREFIX_TABLE_FULL,
-  PREFIX_TRIE_NEXT, PREFIX_TRIE_ROOT, PREFIX_TRIE_USED, PREFIX_USAGE_CONTROL_BYTES,
-  PREFIX_USAGE_FREE_BYTES, PREFIX_USAGE_FREE_PIECES, PREFIX_USAGE_LEAVES,
-  PREFIX_USAGE_LOOKUP_BYTES, PREFIX_USAGE_NODES, PREFIX_USAGE_PREFIXES, PREFIX_USAGE_RETIRED,
-  PREFIX_VALUE_MAX, TRIE_SIZE,
+  NODE_GRANULES, POOL_GRANULES, POOL_GRANULE_SHIFT, POOL_GRANULE_SIZE, POOL_PIECES, POOL_USED,
+  PREFIX_BAD_KEY, PREFIX_COUNT, PREFIX_DIRECT, PREFIX_DIRECT_BITS, PREFIX_DIRECT_SHIFT,
+  PREFIX_DIRECT_SIZE, PREFIX_GRANULES_MAX, PREFIX_HEADER_SIZE, PREFIX_KEY_SIZE, PREFIX_LEAF_NARROW,
+  PREFIX_LEAF_SIZE, PREFIX_LEAF_WIDE, PREFIX_LEAVES, PREFIX_LEAVES_BEFORE, PREFIX_LENGTH_MAX,
+  PREFIX_LIMIT, PREFIX_LIMIT_MAX, PREFIX_NARROW_MAX, PREFIX_NODES, PREFIX_NODES_BEFORE,
+  PREFIX_NOT_FOUND, PREFIX_OK, PREFIX_PENDING, PREFIX_POOL, PREFIX_SCRATCH, PREFIX_TABLE_BUSY,
+  PREFIX_TABLE_FULL, PREFIX_TRIE_NEXT, PREFIX_TRIE_ROOT, PREFIX_TRIE_USED,
+  PREFIX_USAGE_CONTROL_BYTES, PREFIX_USAGE_FREE_BYTES, PREFIX_USAGE_FREE_PIECES,
+  PREFIX_USAGE_LEAVES, PREFIX_USAGE_LOOKUP_BYTES, PREFIX_USAGE_NODES, PREFIX_USAGE_PREFIXES,
+  PREFIX_USAGE_RETIRED, PREFIX_VALUE_MAX, TRIE_SIZE,
 } from "../abi/prefix-table";
 import {
   poolCommit, poolInit, poolReclaim, poolRetired, poolRingLimit, poolRollback,
@@ -24,11 +24,11 @@ import { prefixFind4, prefixFind6 } from "./prefix";
 import {
   dropBelow, dropNodes, encodeNode, leadsDeeper, patchNode, takeNodes, valueAt,
 } from "./prefix-build";
-import { isPrefix, trieDescend, trieGet, triePlace, trieSet } from "./prefix-trie";
+import { isPrefix, placeValue, trieDescend, trieGet, triePlace, trieSet } from "./prefix-trie";
 
 /** Granules for an arena of so many nodes, each with leaves. */
-function arenaGranules(nodeLimit: i32, leafLimit: i32): i64 {
-  const leaves = (<i64>leafLimit + LEAVES_PER_GRANULE - 1) / LEAVES_PER_GRANULE;
+function arenaGranules(nodeLimit: i32, leafLimit: i32, leafSize: i32): i64 {
+  const leaves = ((<i64>leafLimit * leafSize) + POOL_GRANULE_SIZE - 1) / POOL_GRANULE_SIZE;
   return ((<i64>nodeLimit * (NODE_GRANULES + 1)) + leaves + 7) & -8;
 }
 
@@ -37,10 +37,13 @@ function ringSize(granules: i32): i64 {
   return ((<i64>poolRingLimit(granules) * 4) + 7) & -8;
 }
 
-/** Bytes a table needs, 0 if the limits are out of range. */
-export function prefixTableSize(prefixLimit: i32, nodeLimit: i32, leafLimit: i32): i32 {
+/** Bytes a table needs, 0 if the limits or the size of a leaf are out of range. */
+export function prefixTableSize(
+  prefixLimit: i32, nodeLimit: i32, leafLimit: i32, leafSize: i32,
+): i32 {
   if (prefixLimit < 1 || nodeLimit < 1 || leafLimit < 1) return 0;
-  const granules = arenaGranules(nodeLimit, leafLimit);
+  if (leafSize != PREFIX_LEAF_NARROW && leafSize != PREFIX_LEAF_WIDE) return 0;
+  const granules = arenaGranules(nodeLimit, leafLimit, leafSize);
   if (prefixLimit > PREFIX_LIMIT_MAX || granules > PREFIX_GRANULES_MAX) return 0;
   const ring = ringSize(<i32>granules);
   const trie = <i64>prefixLimit * 2 * TRIE_SIZE;
@@ -53,10 +56,10 @@ export function prefixTableSize(prefixLimit: i32, nodeLimit: i32, leafLimit: i32
  * behind it, and no worker knows it yet.
  */
 export function prefixTableInit(
-  table: usize, prefixLimit: i32, nodeLimit: i32, leafLimit: i32,
+  table: usize, prefixLimit: i32, nodeLimit: i32, leafLimit: i32, leafSize: i32,
 ): i32 {
-  if (prefixTableSize(prefixLimit, nodeLimit, leafLimit) == 0) return PREFIX_BAD_KEY;
-  const granules = <i32>arenaGranules(nodeLimit, leafLimit);
+  if (prefixTableSize(prefixLimit, nodeLimit, leafLimit, leafSize) == 0) return PREFIX_BAD_KEY;
+  const granules = <i32>arenaGranules(nodeLimit, leafLimit, leafSize);
   const arena = table + PREFIX_HEADER_SIZE;
   const ring = arena + (<usize>granules * POOL_GRANULE_SIZE);
   const tags = ring + <usize>ringSize(granules);
@@ -64,13 +67,15 @@ export function prefixTableInit(
   clear(tags, tags + <usize>granules);
   poolInit(table + PREFIX_POOL, arena, granules, ring, tags);
   store<i32>(table, prefixLimit, PREFIX_LIMIT);
+  store<i32>(table, leafSize, PREFIX_LEAF_SIZE);
   store<u32>(table, <u32>(tags + <usize>granules), PREFIX_TRIE_NEXT);
   return PREFIX_OK;
 }
 
-/** Adds a prefix or replaces its value, and publishes. Values are 1 to PREFIX_VALUE_MAX. */
+/** Adds a prefix or replaces its value, and publishes. Values are 1 to PREFIX_NARROW_MAX or
+ * PREFIX_VALUE_MAX, by the size of the table's leaves. */
 export function prefixInsert(table: usize, key: usize, length: i32, value: i32): i32 {
-  if (value < 1 || value > PREFIX_VALUE_MAX) return PREFIX_BAD_KEY;
+  if (value < 1 || value > valueMax(table)) return PREFIX_BAD_KEY;
   return change(table, key, length, value);
 }
 
@@ -84,7 +89,7 @@ export function prefixRemove(table: usize, key: usize, length: i32): i32 {
  * prefixPublish(). An insert or remove that shares direct entries may publish it earlier.
  */
 export function prefixStage(table: usize, key: usize, length: i32, value: i32): i32 {
-  if (value < 0 || value > PREFIX_VALUE_MAX || !isKey(key, length)) return PREFIX_BAD_KEY;
+  if (value < 0 || value > valueMax(table) || !isKey(key, length)) return PREFIX_BAD_KEY;
   const previous = trieSet(table, keyHigh(key), keyLow(key), length, value);
   if (previous < 0) return PREFIX_TABLE_FULL;
   return value == 0 && previous == 0 ? PREFIX_NOT_FOUND : PREFIX_OK;
@@ -103,28 +108,47 @@ export function prefixGet(table: usize, key: usize, length: i32): i32 {
   return value == 0 ? -1 : value;
 }
 
+/** Value of the longest prefix shorter than `length` that holds this one, 0 if none does: what its
+ * addresses would find without it. Staged prefixes count. */
+export function prefixAbove(table: usize, key: usize, length: i32): i32 {
+  const top = triePlace(<usize>load<u32>(table, PREFIX_TRIE_ROOT), 0);
+  return placeValue(trieDescend(top, keyHigh(key), keyLow(key), length));
+}
+
 /** Value of the longest prefix that matches a key, 0 if none does: what workers would find. */
 export function prefixFind(table: usize, key: usize): i32 {
-  return prefixFind6(table, keyHigh(key), keyLow(key));
+  const high = keyHigh(key);
+  const low = keyLow(key);
+  return isWide(table) ? prefixFind6<u32>(table, high, low) : prefixFind6<u16>(table, high, low);
 }
 
 /**
- * Looks up `count` IPv4 addresses, u32 in host order, and writes a u16 for each: what the packet
- * path does, without a call for each. For tests and benches.
+ * Looks up `count` IPv4 addresses, u32 in host order, and writes a value of the size of a leaf for
+ * each: what the packet path does, without a call for each. For tests and benches.
  */
 export function prefixFindMany4(table: usize, addresses: usize, count: i32, values: usize): void {
+  if (isWide(table)) findMany4<u32>(table, addresses, count, values);
+  else findMany4<u16>(table, addresses, count, values);
+}
+
+function findMany4<Leaf>(table: usize, addresses: usize, count: i32, values: usize): void {
   for (let index: usize = 0; index < <usize>count; index++) {
-    const value = prefixFind4(table, load<u32>(addresses + (index << 2)));
-    store<u16>(values + (index << 1), <u16>value);
+    const value = prefixFind4<Leaf>(table, load<u32>(addresses + (index << 2)));
+    store<Leaf>(values + (index * sizeof<Leaf>()), <Leaf>value);
   }
 }
 
 /** Like prefixFindMany4(), for keys of PREFIX_KEY_SIZE bytes. */
 export function prefixFindMany6(table: usize, keys: usize, count: i32, values: usize): void {
+  if (isWide(table)) findMany6<u32>(table, keys, count, values);
+  else findMany6<u16>(table, keys, count, values);
+}
+
+function findMany6<Leaf>(table: usize, keys: usize, count: i32, values: usize): void {
   for (let index: usize = 0; index < <usize>count; index++) {
     const key = keys + (index * PREFIX_KEY_SIZE);
-    const value = prefixFind6(table, keyHigh(key), keyLow(key));
-    store<u16>(values + (index << 1), <u16>value);
+    const value = prefixFind6<Leaf>(table, keyHigh(key), keyLow(key));
+    store<Leaf>(values + (index * sizeof<Leaf>()), <Leaf>value);
   }
 }
 
@@ -159,6 +183,14 @@ function clear(start: usize, end: usize): void {
   for (; start < end; start += 8) {
     if (load<u64>(start) != 0) store<u64>(start, 0);
   }
+}
+
+function isWide(table: usize): bool {
+  return load<i32>(table, PREFIX_LEAF_SIZE) == PREFIX_LEAF_WIDE;
+}
+
+function valueMax(table: usize): i32 {
+  return isWide(table) ? PREFIX_VALUE_MAX : PREFIX_NARROW_MAX;
 }
 
 function keyHigh(key: usize): u64 {

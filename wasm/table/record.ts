@@ -2,6 +2,9 @@
 // writes them (engine/tables/), a peer or next hop by one atomic store of the next hop's word.
 
 import {
+  DEVICE_CLOSED,
+  DEVICE_EGRESS,
+  DEVICE_INGRESS,
   DEVICE_KIND,
   DEVICE_NEXT_HOP,
   DEVICE_STRIDE,
@@ -10,6 +13,7 @@ import {
   DIRECTORY_NEXT_HOPS,
   DIRECTORY_PEERS,
   NEXT_HOP_INDEX_MASK,
+  NEXT_HOP_KIND_ENDPOINT,
   NEXT_HOP_KIND_SHIFT,
   NEXT_HOP_STRIDE,
   PEER_DEVICE,
@@ -56,6 +60,11 @@ export function deviceAt(index: i32): usize {
   return <usize>(directory(DIRECTORY_DEVICES) + (index * DEVICE_STRIDE));
 }
 
+/** The device of a local endpoint's next hop, 0 of any other. */
+export function endpointDevice(record: i32): usize {
+  return nextHopKind(record) == NEXT_HOP_KIND_ENDPOINT ? deviceAt(nextHopIndex(record)) : 0;
+}
+
 export function deviceKind(device: usize): i32 {
   return load<u8>(device, DEVICE_KIND);
 }
@@ -63,4 +72,19 @@ export function deviceKind(device: usize): i32 {
 /** The next hop id that leads to the device. */
 export function deviceNextHop(device: usize): i32 {
   return load<u16>(device, DEVICE_NEXT_HOP);
+}
+
+/** Address of the rule set that judges what the device sends; 0 allows it. */
+export function deviceEgress(device: usize): usize {
+  return atomic.load<u32>(device, DEVICE_EGRESS);
+}
+
+/** Address of the rule set that judges what the device receives; 0 allows it. */
+export function deviceIngress(device: usize): usize {
+  return atomic.load<u32>(device, DEVICE_INGRESS);
+}
+
+/** True while the policy of the device's pod is not known. */
+export function deviceIsClosed(device: usize): bool {
+  return atomic.load<u32>(device, DEVICE_CLOSED) != 0;
 }

@@ -50,11 +50,11 @@ export function routeRemote(remote: usize): i32 {
 }
 
 function findIpv4(table: i32, address: usize): i32 {
-  return prefixFind4(<usize>directory(table), bswap<u32>(load<u32>(address)));
+  return prefixFind4<u16>(<usize>directory(table), bswap<u32>(load<u32>(address)));
 }
 
 function findIpv6(table: i32, address: usize): i32 {
-  return prefixFind6(
+  return prefixFind6<u16>(
     <usize>directory(table),
     bswap<u64>(load<u64>(address)),
     bswap<u64>(load<u64>(address, 8)),

@@ -41,7 +41,7 @@ export function mayAnswerWithError(packet: usize, total: i32): bool {
 }
 
 /** Types 3, 4 (source quench), 5, 11 and 12. */
-function isIcmpError(type: i32): bool {
+export function isIcmpError(type: i32): bool {
   if (type == ICMP_ECHO_REPLY || type == ICMP_ECHO_REQUEST) return false;
   return (type >= ICMP_UNREACHABLE && type <= ICMP_REDIRECT)
     || type == ICMP_TIME_EXCEEDED || type == ICMP_PARAMETER_PROBLEM;

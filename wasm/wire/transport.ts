@@ -6,6 +6,7 @@
 
 import {
   IPV6_EXTENSION_LIMIT,
+  IPV6_FRAGMENT_ID,
   IPV6_FRAGMENT_OFFSET,
   IPV6_FRAGMENT_SIZE,
   IPV6_HEADER_SIZE,
@@ -43,7 +44,12 @@ export function ipv4Transport(header: usize): i32 {
 
 /** Finds the transport header of an IPv6 packet. Precondition: checkIpv6() accepted it. */
 export function ipv6Transport(header: usize): i32 {
-  const total = ipv6TotalLength(header);
+  return ipv6TransportWithin(header, ipv6TotalLength(header));
+}
+
+/** The same of a packet cut to `total` bytes, such as an ICMP error quotes. Precondition: they hold
+ * the IPv6 header. */
+export function ipv6TransportWithin(header: usize, total: i32): i32 {
   let protocol = ipv6NextHeader(header);
   let offset = IPV6_HEADER_SIZE;
   let flags = 0;
@@ -61,6 +67,18 @@ export function ipv6Transport(header: usize): i32 {
     if ((flags & LATER_FRAGMENT) != 0) return protocol | (offset << 8) | flags;
   }
   return protocol | (IPV6_HEADER_SIZE << 8) | flags | BROKEN;
+}
+
+/** Identification of a fragment, as it lies in the header. Precondition: isFragment(). */
+export function ipv6FragmentId(header: usize): u32 {
+  let protocol = ipv6NextHeader(header);
+  let extension = header + IPV6_HEADER_SIZE;
+  while (protocol != PROTOCOL_FRAGMENT) {
+    const size = extensionSize(extension, protocol);
+    protocol = load<u8>(extension);
+    extension += size;
+  }
+  return load<u32>(extension, IPV6_FRAGMENT_ID);
 }
 
 function isExtension(protocol: i32): bool {
@@ -96,6 +114,11 @@ export function isFragment(transport: i32): bool {
   return (transport & FRAGMENT) != 0;
 }
 
+/** True for the fragments behind the first. */
+export function isLaterFragment(transport: i32): bool {
+  return (transport & LATER_FRAGMENT) != 0;
+}
+
 /** True where the transport header is not in this packet: it is in the first fragment, or the
  * chain of extension headers was longer than the packet or than we walk. */
 export function isHeaderless(transport: i32): bool {
@@ -106,12 +129,16 @@ export function isSourceRouted(transport: i32): bool {
   return (transport & SOURCE_ROUTE) != 0;
 }
 
+export function hasPorts(protocol: i32): bool {
+  return protocol == PROTOCOL_TCP || protocol == PROTOCOL_UDP || protocol == PROTOCOL_SCTP;
+}
+
 /** Both ports as they lie in the header, or 0 where this packet has none to show. All fragments of
  * a datagram answer 0, so that they stay together. `total` is the length of the IP packet. */
 export function transportPorts(header: usize, transport: i32, total: i32): u32 {
   const protocol = transportProtocol(transport);
   if (isFragment(transport) || isHeaderless(transport)) return 0;
-  if (protocol != PROTOCOL_TCP && protocol != PROTOCOL_UDP && protocol != PROTOCOL_SCTP) return 0;
+  if (!hasPorts(protocol)) return 0;
   const offset = transportOffset(transport);
   return offset + TRANSPORT_PORTS_SIZE > total ? 0 : load<u32>(header + offset);
 }

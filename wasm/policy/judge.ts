@@ -1,0 +1,59 @@
+// Judging a flow: egress of its source's endpoint, ingress of its destination's, where they are on
+// this node. Everything follows from the flow's entry, so a known flow is judged anew by any of its
+// packets, always in the direction in which it was opened.
+
+import { DIRECTORY_POLICY_EPOCH, DIRECTORY_START } from "../abi/layout";
+import {
+  ANSWER_ALLOW,
+  FLOW_ANSWER_EGRESS,
+  FLOW_ANSWER_INGRESS,
+  FLOW_EPOCH,
+} from "../abi/policy";
+import { REASON_NONE, REASON_POLICY_EGRESS, REASON_POLICY_INGRESS } from "../abi/verdict";
+import { flowDestination, flowIsIpv4, flowPolicyKey, flowSource } from "../flow-key";
+import { deviceEgress, deviceIngress, endpointDevice, nextHopAt } from "../table/record";
+import { routeIpv4, routeIpv6 } from "../table/route";
+import { identityOfIpv4, identityOfIpv6, policyAnswer } from "./match";
+import { recordVerdict } from "./ring";
+
+/** The policy epoch. What is judged after reading it is at least as new. */
+export function policyEpoch(): u32 {
+  return atomic.load<u32>(DIRECTORY_START, DIRECTORY_POLICY_EPOCH);
+}
+
+/** Judges a flow and writes epoch and answers into its entry. REASON_NONE allows it. */
+export function judgeFlow(flow: usize, worker: i32, nowMs: i32): i32 {
+  const epoch = policyEpoch();
+  const source = flowSource(flow);
+  const destination = flowDestination(flow);
+  const ipv4 = flowIsIpv4(flow);
+  const from = localEndpoint(source, ipv4);
+  const to = localEndpoint(destination, ipv4);
+  const near = identityOf(source, ipv4);
+  const far = identityOf(destination, ipv4);
+  const key = flowPolicyKey(flow);
+  let egress: u32 = ANSWER_ALLOW;
+  let ingress: u32 = ANSWER_ALLOW;
+  if (from != 0) {
+    egress = policyAnswer(deviceEgress(from), far, key);
+    recordVerdict(worker, nowMs, flow, from, 0, egress, near, far, key);
+  }
+  if (to != 0) {
+    ingress = policyAnswer(deviceIngress(to), near, key);
+    recordVerdict(worker, nowMs, flow, to, 1, ingress, near, far, key);
+  }
+  store<u32>(flow, epoch, FLOW_EPOCH);
+  store<u32>(flow, egress, FLOW_ANSWER_EGRESS);
+  store<u32>(flow, ingress, FLOW_ANSWER_INGRESS);
+  if ((egress & ANSWER_ALLOW) == 0) return REASON_POLICY_EGRESS;
+  return (ingress & ANSWER_ALLOW) == 0 ? REASON_POLICY_INGRESS : REASON_NONE;
+}
+
+/** The device of the endpoint with the address, 0 where it is not on this node. */
+function localEndpoint(address: usize, ipv4: bool): usize {
+  return endpointDevice(nextHopAt(ipv4 ? routeIpv4(address + 12) : routeIpv6(address)));
+}
+
+function identityOf(address: usize, ipv4: bool): i32 {
+  return ipv4 ? identityOfIpv4(address + 12) : identityOfIpv6(address);
+}
