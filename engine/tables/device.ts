@@ -1,8 +1,11 @@
 // Devices as the core knows them: by index, with what it needs to judge and address their packets.
 
 import {
+  DEVICE_CLOSED,
+  DEVICE_EGRESS,
   DEVICE_FIRST_ENDPOINT,
   DEVICE_GATEWAY_MAC,
+  DEVICE_INGRESS,
   DEVICE_KIND,
   DEVICE_KIND_NODE,
   DEVICE_KIND_NONE,
@@ -28,6 +31,8 @@ import { TableFullError } from './limits.ts';
 export const GATEWAY_MAC = '02:63:75:6c:76:74';
 
 export class DeviceTable {
+  /** True where endpoints wait for their policy: no traffic until it is known. */
+  closedAtStart = false;
   #core: Core;
   #start: number;
   #pool: IndexPool;
@@ -56,6 +61,9 @@ export class DeviceTable {
     const index = this.#pool.take();
     if (index < 0) throw new TableFullError('devices', this.limit, object);
     const at = this.#start + (index * DEVICE_STRIDE);
+    this.#core.view.setUint32(at + DEVICE_INGRESS, 0, true);
+    this.#core.view.setUint32(at + DEVICE_EGRESS, 0, true);
+    this.#core.view.setUint32(at + DEVICE_CLOSED, this.closedAtStart ? 1 : 0, true);
     if (mac !== null) {
       this.#core.bytes.set(macBytes(mac), at + DEVICE_MAC);
       this.#core.bytes.set(macBytes(GATEWAY_MAC), at + DEVICE_GATEWAY_MAC);

@@ -81,6 +81,7 @@ function turnWord(worker: number): number {
   return (WORKERS_START + (worker * WORKER_STRIDE) + WORKER_TURN) / 4;
 }
 
-function hasPassed(then: number[], now: number[]): boolean {
+/** True where no worker can still be in a turn that it was in `then`. */
+export function hasPassed(then: number[], now: number[]): boolean {
   return then.every((turn, worker) => (turn & 1) === 0 || turn !== now[worker]);
 }

@@ -5,8 +5,8 @@ export class TableFullError extends Error {
   override name = 'TableFullError';
   readonly table: string;
 
-  constructor(table: string, limit: number, object: string) {
-    super(`add ${object} to ${table}: the table is full (${limit} entries)`);
+  constructor(table: string, limit: number, object: string, unit = 'entries') {
+    super(`add ${object} to ${table}: the table is full (${limit} ${unit})`);
     this.table = table;
   }
 }

@@ -11,7 +11,7 @@ import { addressBytes, prefixText, type PrefixKey } from '../address.ts';
 import type { Core } from '../core.ts';
 import { TableFullError } from './limits.ts';
 
-/** Prefixes of one family to next hop ids. */
+/** Prefixes of one family to next hop ids, or to identities. */
 export class PrefixTable {
   readonly name: string;
   readonly limit: number;
@@ -46,6 +46,17 @@ export class PrefixTable {
     const status = exports.prefixRemove(this.#table, this.#scratch(key.bytes), key.length);
     if (status === PREFIX_OK || status === PREFIX_NOT_FOUND) return;
     throw new Error(`remove ${prefixText(key)} from ${this.name}: status ${status}`);
+  }
+
+  /** The value of exactly this prefix; 0 where it is not there. */
+  get(key: PrefixKey): number {
+    const { exports } = this.#core;
+    return Math.max(exports.prefixGet(this.#table, this.#scratch(key.bytes), key.length), 0);
+  }
+
+  /** What the prefix's addresses would find without it. */
+  above(key: PrefixKey): number {
+    return this.#core.exports.prefixAbove(this.#table, this.#scratch(key.bytes), key.length);
   }
 
   /** The value of the longest prefix that holds the address; 0 where none does. */
