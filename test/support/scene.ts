@@ -51,9 +51,9 @@ const FIXED = {
   [layout.NEXT_HOP_BLACKHOLE]: 'blackhole',
 } as const;
 
-export function makeScene(settings: SceneSettings): Scene {
-  const core = createCore();
-  const forwarding = new Forwarding(core, TEST_LIMITS, {
+export function makeScene(settings: SceneSettings, limits = TEST_LIMITS): Scene {
+  const core = createCore(limits);
+  const forwarding = new Forwarding(core, limits, {
     nodeName: settings.local.name,
     podNetworks: settings.podNetworks,
     underlayMtu: settings.underlayMtu,
