@@ -1,4 +1,4 @@
-// The node that the golden packets and the fuzzer's corpus speak of. test/golden/README.md draws it.
+// The node that golden packets and the fuzzer's corpus speak of. test/golden/README.md draws it.
 
 import * as layout from '../../wasm/abi/layout.ts';
 import { TEST_LIMITS } from './core.ts';

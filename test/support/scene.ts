@@ -1,5 +1,5 @@
-// A node's surroundings, entered twice: into the core through the engine, and into the tables of the
-// slow twin, each from the same description.
+// A node's surroundings, entered twice: into the core through the engine, and into the tables of
+// the slow twin, each from the same description.
 
 import * as layout from '../../wasm/abi/layout.ts';
 import { addressBytes, addressFamily, hostPrefix, prefixBase, prefixKey } from
