@@ -112,6 +112,8 @@ export interface NodeAddresses {
 /** A node on the underlay. */
 export interface LabNode extends NodeAddresses {
   host: Host;
+  /** The hub's end of its link. */
+  port: string;
 }
 
 /** A child process that runs until it is stopped, with what it wrote to standard error. */
@@ -156,7 +158,7 @@ export class Bed {
       await this.hub.links.addRoute({ prefix: hostPrefix(address), device: port });
       await host.links.addRoute({ prefix, device: 'eth0', via, onlink: true });
     }
-    return { host, ...addresses };
+    return { host, port, ...addresses };
   }
 
   /** Starts a program in a namespace and waits for a line of its log. It ends with this process:
