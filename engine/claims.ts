@@ -16,31 +16,39 @@ interface OwnedClaim extends Claim {
 export class ClaimTable {
   readonly table: PrefixTable;
   #claims = new Map<string, OwnedClaim[]>();
-  #byOwner = new Map<string, Map<string, OwnedClaim>>();
+  #byOwner = new Map<string, Set<string>>();
+  /** Prefixes that more than one owner claims. */
+  #contested = new Set<string>();
 
   constructor(table: PrefixTable) {
     this.table = table;
   }
 
-  /** Makes `claims` all that the owner claims here. Returns a line for each prefix that another
-   * owner keeps. Throws TableFullError; the claims made until then stand. */
-  claim(owner: string, claims: Claim[]): string[] {
-    const before = this.#byOwner.get(owner) ?? new Map<string, OwnedClaim>();
-    const after = new Map<string, OwnedClaim>();
-    this.#byOwner.set(owner, after);
-    const problems: string[] = [];
+  /** Makes `claims` all that the owner claims here. Throws TableFullError; the claims made until
+   * then stand, and those it had before too. */
+  claim(owner: string, claims: Claim[]): void {
+    const before = this.#byOwner.get(owner) ?? new Set<string>();
+    const after = new Set<string>();
+    this.#byOwner.set(owner, new Set([...before]));
     for (const claim of claims) {
       const prefix = prefixText(prefixKey(claim.prefix));
-      const owned = { ...claim, prefix, owner };
-      const holder = this.#stake(owned);
-      if (holder !== owner) problems.push(`${prefix} of ${owner} is kept by ${holder}`);
-      after.set(prefix, owned);
+      this.#stake({ ...claim, prefix, owner });
+      after.add(prefix);
+      this.#byOwner.get(owner)?.add(prefix);
     }
-    for (const prefix of before.keys()) {
+    for (const prefix of before) {
       if (!after.has(prefix)) this.#giveUp(prefix, owner);
     }
-    if (after.size === 0) this.#byOwner.delete(owner);
-    return problems;
+    if (after.size > 0) this.#byOwner.set(owner, after);
+    else this.#byOwner.delete(owner);
+  }
+
+  /** A line for each claim that waits for another owner's to go. */
+  conflicts(): string[] {
+    return [...this.#contested].flatMap((prefix) => {
+      const [holder, ...waiting] = this.#claims.get(prefix) ?? [];
+      return waiting.map(({ owner }) => `${prefix} of ${owner} is kept by ${holder?.owner ?? ''}`);
+    });
   }
 
   /** Who holds exactly this prefix, the configuration's routes aside; null where nobody does. */
@@ -65,8 +73,8 @@ export class ClaimTable {
     return null;
   }
 
-  /** Adds or replaces the owner's claim and returns who holds the prefix now. */
-  #stake(claim: OwnedClaim): string {
+  /** Adds or replaces the owner's claim. */
+  #stake(claim: OwnedClaim): void {
     const claims = this.#claims.get(claim.prefix) ?? [];
     const mine = claims.findIndex(({ owner }) => owner === claim.owner);
     const place = mine < 0 ? claims.length : mine;
@@ -75,13 +83,14 @@ export class ClaimTable {
     }
     claims[place] = claim;
     this.#claims.set(claim.prefix, claims);
-    return claims[0]?.owner ?? claim.owner;
+    if (claims.length > 1) this.#contested.add(claim.prefix);
   }
 
   #giveUp(prefix: string, owner: string): void {
     const claims = this.#claims.get(prefix) ?? [];
     const left = claims.filter((claim) => claim.owner !== owner);
     const [heir] = left;
+    if (left.length < 2) this.#contested.delete(prefix);
     if (heir === undefined) {
       this.#claims.delete(prefix);
       this.table.remove(prefixKey(prefix));

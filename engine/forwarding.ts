@@ -27,6 +27,7 @@ import type { Core } from './core.ts';
 import type { Limits } from './memory-map.ts';
 import type { ClusterNode, Delta, Route, Snapshot, Tunnel } from './model.ts';
 import { DeviceTable } from './tables/device.ts';
+import { TableFullError } from './tables/limits.ts';
 import { NextHopTable } from './tables/next-hop.ts';
 import { PeerTable } from './tables/peer.ts';
 import { PrefixTable } from './tables/prefix.ts';
@@ -67,6 +68,7 @@ export class Forwarding {
   #options: ForwardingOptions;
   #routes: Record<Family, ClaimTable>;
   #remotes: Record<Family, ClaimTable>;
+  #refused = new Map<string, { node: ClusterNode; reason: string }>();
 
   constructor(core: Core, limits: Limits, options: ForwardingOptions) {
     this.#core = core;
@@ -97,17 +99,25 @@ export class Forwarding {
     return this.nodes.get(this.#options.nodeName);
   }
 
-  /** Makes the tables what the snapshot says. Returns what could not be done, one line each; the
-   * rest is in force. */
-  applySnapshot(snapshot: Snapshot): string[] {
+  /** Makes the tables what the snapshot says, as far as they take it: see problems(). */
+  applySnapshot(snapshot: Snapshot): void {
     const named = new Set(snapshot.nodes.map((node) => node.name));
-    const removed = [...this.nodes.keys()].filter((name) => !named.has(name));
-    return this.#change(snapshot.nodes, removed);
+    const known = [...this.nodes.keys(), ...this.#refused.keys()];
+    this.#change(snapshot.nodes, known.filter((name) => !named.has(name)));
   }
 
   /** The same for a delta. */
-  applyDelta(delta: Delta): string[] {
-    return this.#change(delta.nodes, delta.removedNodes);
+  applyDelta(delta: Delta): void {
+    this.#change(delta.nodes, delta.removedNodes);
+  }
+
+  /** What is not as the cluster says: prefixes that two claim, nodes that found a table full. */
+  problems(): string[] {
+    const tables = [this.#routes, this.#remotes].flatMap((pair) => [pair.IPv4, pair.IPv6]);
+    return [
+      ...tables.flatMap((table) => table.conflicts()),
+      ...[...this.#refused].map(([name, { reason }]) => `node ${name}: ${reason}`),
+    ];
   }
 
   /** Enters a pod's device and routes. `mac` is null for a TUN. Throws TableFullError, and an Error
@@ -161,31 +171,34 @@ export class Forwarding {
     ];
   }
 
-  #change(nodes: ClusterNode[], removed: string[]): string[] {
-    const problems: string[] = [];
-    const attempt = (name: string, work: () => string[]): void => {
-      try {
-        problems.push(...work());
-      } catch (error) {
-        problems.push(`node ${name}: ${(error as Error).message}`);
-      }
-    };
+  /** Nodes that found a table full are tried again with every change. */
+  #change(nodes: ClusterNode[], removed: string[]): void {
     const local = nodes.find((node) => node.name === this.#options.nodeName);
-    if (local !== undefined) attempt(local.name, () => this.#changeLocal(local));
+    if (local !== undefined) this.#changeLocal(local);
     for (const node of nodes) {
-      if (node !== local) attempt(node.name, () => this.#changeRemote(node));
+      if (node !== local) this.#changeOrRefuse(node);
     }
-    for (const name of removed) attempt(name, () => this.#removeNode(name));
-    return problems;
+    for (const name of removed) this.#removeNode(name);
+    for (const { node } of [...this.#refused.values()]) this.#changeOrRefuse(node);
   }
 
-  #changeLocal(node: ClusterNode): string[] {
+  #changeOrRefuse(node: ClusterNode): void {
+    try {
+      this.#changeRemote(node);
+      this.#refused.delete(node.name);
+    } catch (error) {
+      if (!(error instanceof TableFullError)) throw error;
+      this.#refused.set(node.name, { node, reason: error.message });
+    }
+  }
+
+  #changeLocal(node: ClusterNode): void {
     const before = this.local;
-    if (same(before, node)) return [];
+    if (same(before, node)) return;
     this.nodes.set(node.name, node);
     this.#writeOwnAddresses(node);
     const bases = node.podCidrs.map(prefixBase);
-    const problems = this.#claimRoutes(`node ${node.name}`, [
+    this.#claimRoutes(`node ${node.name}`, [
       ...[...bases, ...node.addresses].map((address): Claim =>
         ({ prefix: hostPrefix(address), nextHop: NEXT_HOP_NODE, kind: 'node', via: null })),
       ...node.podCidrs.map((prefix): Claim =>
@@ -194,7 +207,6 @@ export class Forwarding {
     if (!same(before?.tunnels, node.tunnels)) {
       for (const peer of this.peers.values()) this.#publishPeer(peer);
     }
-    return problems;
   }
 
   /** ICMP errors come from the base address of our pod network, which peers accept from us. */
@@ -208,8 +220,8 @@ export class Forwarding {
     }
   }
 
-  #changeRemote(node: ClusterNode): string[] {
-    if (same(this.nodes.get(node.name), node)) return [];
+  #changeRemote(node: ClusterNode): void {
+    if (same(this.nodes.get(node.name), node)) return;
     const routes: Claim[] = [];
     const remotes: Claim[] = [];
     const kept = new Set<string>();
@@ -227,20 +239,20 @@ export class Forwarding {
       remotes.push({ prefix, nextHop: peer.nextHop, kind: 'peer', via: node.name });
     }
     const owner = `node ${node.name}`;
-    const problems = [...this.#claimRoutes(owner, routes), ...this.#claimRemotes(owner, remotes)];
+    this.#claimRoutes(owner, routes);
+    this.#claimRemotes(owner, remotes);
     for (const key of peerKeys(node.name)) {
       if (!kept.has(key)) this.#removePeer(key);
     }
     this.nodes.set(node.name, node);
-    return problems;
   }
 
-  #removeNode(name: string): string[] {
+  #removeNode(name: string): void {
     this.nodes.delete(name);
+    this.#refused.delete(name);
     this.#claimRoutes(`node ${name}`, []);
     this.#claimRemotes(`node ${name}`, []);
     for (const key of peerKeys(name)) this.#removePeer(key);
-    return [];
   }
 
   #upsertPeer(key: string, node: string, tunnel: Tunnel): Peer {
@@ -283,12 +295,12 @@ export class Forwarding {
     this.peerTable.remove(peer.record);
   }
 
-  #claimRoutes(owner: string, claims: Claim[]): string[] {
-    return claimByFamily(this.#routes, owner, claims);
+  #claimRoutes(owner: string, claims: Claim[]): void {
+    claimByFamily(this.#routes, owner, claims);
   }
 
-  #claimRemotes(owner: string, claims: Claim[]): string[] {
-    return claimByFamily(this.#remotes, owner, claims);
+  #claimRemotes(owner: string, claims: Claim[]): void {
+    claimByFamily(this.#remotes, owner, claims);
   }
 }
 
@@ -311,9 +323,10 @@ function claimByFamily(
   tables: Record<Family, ClaimTable>,
   owner: string,
   claims: Claim[],
-): string[] {
-  return (['IPv4', 'IPv6'] as const).flatMap((family) =>
-    tables[family].claim(owner, claims.filter(({ prefix }) => addressFamily(prefix) === family)));
+): void {
+  for (const family of ['IPv4', 'IPv6'] as const) {
+    tables[family].claim(owner, claims.filter(({ prefix }) => addressFamily(prefix) === family));
+  }
 }
 
 function same(left: unknown, right: unknown): boolean {

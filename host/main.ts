@@ -76,14 +76,13 @@ export class Host {
   readonly underlay: UnderlayAddresses;
   readonly control: ControlServer;
   readonly sync: ControlServer;
-  /** What the last snapshot or delta could not bring about. */
-  problems: string[] = [];
   pods = 0;
   isNodeDeviceLost = false;
   readonly #links: Links;
   readonly #lock: number;
   readonly #sockets: UnderlaySockets[];
   #isStopping = false;
+  #warned = '';
 
   private constructor(
     options: HostOptions,
@@ -239,7 +238,7 @@ export class Host {
   }
 
   async #take(snapshot: Snapshot): Promise<void> {
-    this.problems = this.forwarding.applySnapshot(snapshot);
+    this.forwarding.applySnapshot(snapshot);
     this.pods = snapshot.pods.length;
     await this.#applied();
     this.options.log.info(
@@ -247,13 +246,17 @@ export class Host {
   }
 
   async #takeDelta(delta: Delta): Promise<void> {
-    this.problems = this.forwarding.applyDelta(delta);
+    this.forwarding.applyDelta(delta);
     this.pods += delta.pods.length - delta.removedPods.length;
     await this.#applied();
   }
 
   async #applied(): Promise<void> {
-    for (const problem of this.problems) this.options.log.warn({ problem }, 'cannot apply in full');
+    const problems = this.forwarding.problems();
+    if (problems.join('\n') !== this.#warned) {
+      for (const problem of problems) this.options.log.warn({ problem }, 'not as the cluster says');
+    }
+    this.#warned = problems.join('\n');
     const podCidrs = this.forwarding.local?.podCidrs ?? [];
     const isKnown = podCidrs.join() === this.nodeDevice.podCidrs.join();
     if (!isKnown) await this.nodeDevice.configure(podCidrs);

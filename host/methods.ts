@@ -8,6 +8,8 @@ import { readDrops, readEvents, readTraffic } from '../engine/counters.ts';
 import {
   EndpointNameSchema,
   EndpointSchema,
+  PAGE_LIMIT,
+  PageQuerySchema,
   RouteQuerySchema,
   type PeerReport,
   type StatusReport,
@@ -20,15 +22,20 @@ const Nothing = v.nullable(v.strictObject({}));
 export function controlMethods(host: Host): Methods {
   return {
     status: method(Nothing, () => status(host)),
-    'peer.list': method(Nothing, () => peers(host)),
-    'route.list': method(Nothing, () => host.forwarding.routes()),
+    'peer.list': method(PageQuerySchema, ({ from }) => page(peers(host), from)),
+    'route.list': method(PageQuerySchema, ({ from }) => page(host.forwarding.routes(), from)),
     'route.get': method(RouteQuerySchema, ({ address }) => host.forwarding.lookUp(address)),
-    'endpoint.list': method(Nothing, () => host.endpoints.list()),
+    'endpoint.list': method(PageQuerySchema, ({ from }) => page(host.endpoints.list(), from)),
     'endpoint.add': method(EndpointSchema, (endpoint) =>
       explained('endpoint', () => host.endpoints.add(endpoint))),
     'endpoint.remove': method(EndpointNameSchema, ({ namespace, name }) =>
       explained('endpoint', () => host.endpoints.remove(namespace, name))),
   };
+}
+
+function page<T>(list: T[], from: number): { entries: T[]; next: number | null } {
+  const next = from + PAGE_LIMIT;
+  return { entries: list.slice(from, next), next: next < list.length ? next : null };
 }
 
 /** What goes wrong with a request is the asker's to read, not a fault of the daemon. */
@@ -79,7 +86,7 @@ function status(host: Host): StatusReport {
     sync: {
       connected: host.intake.isConnected,
       revision: host.intake.revision,
-      problems: host.problems,
+      problems: host.forwarding.problems(),
     },
     nodes: host.forwarding.nodes.size,
     pods: host.pods,

@@ -61,9 +61,10 @@ export function makeScene(settings: SceneSettings, limits = TEST_LIMITS): Scene 
   });
   core.setDirectory(layout.DIRECTORY_ICMP_RATE, settings.icmpRate);
   core.setDirectory(layout.DIRECTORY_ICMP_BURST, settings.icmpBurst);
-  const problems = forwarding.applySnapshot({
+  forwarding.applySnapshot({
     revision: 1, local: settings.local.name, nodes: [settings.local, ...settings.remotes], pods: [],
   });
+  const problems = forwarding.problems();
   if (problems.length > 0) throw new Error(problems.join('\n'));
   const endpoints = new Map(settings.pods.map((pod) =>
     [pod.name, forwarding.attachEndpoint(pod.name, pod.addresses, pod.mac)]));
