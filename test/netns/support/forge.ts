@@ -10,8 +10,8 @@ import {
 import { openUdpSocket } from '../../../ffi/socket.ts';
 import type { Host } from '../../../cli/demo/bed.ts';
 import {
-  ETHER_TYPE, PROTOCOL, addressOf, concat, ethernet, icmp, icmpv6, ipv4, ipv6, macOf,
-  parseEthernet, parseIpv4, parseIpv6, parseVxlan, read16, read32, toHex, udp, vxlan,
+  ETHER_TYPE, PROTOCOL, ethernet, icmp, icmpv6, ipv4, ipv6, macOf, parseEthernet, parseIpv4,
+  parseIpv6, parseVxlan, read16, toHex, udp, vxlan,
 } from '../../support/packets.ts';
 import { VNI, VXLAN_PORT } from './forge-cluster.ts';
 
@@ -251,5 +251,3 @@ export function spoilHeaderChecksum(packet: Uint8Array): Uint8Array {
   spoiled[10] = (spoiled[10] ?? 0) ^ 0x10;
   return spoiled;
 }
-
-export { addressOf, concat, read32 };
