@@ -48,7 +48,8 @@ export class Fuzzer {
   #sent = 0;
   #answered = 0;
   readonly #outputs: Set<number>;
-  readonly #remotes = new Set<number>();
+  /** Where the peers' remotes are. */
+  readonly #remotes: number[] = [];
 
   constructor(seed: number) {
     this.#seed = seed;
@@ -62,9 +63,9 @@ export class Fuzzer {
     this.#core.bytes.fill(FILL, slotsAt, slotsAt + (slots * layout.SLOT_STRIDE));
     this.#mutator = new Mutator(this.#core, this.entries, this.#firstSlot, seed);
     this.#outputs = new Set([0, 1, 2, ...[...this.scene.endpoints.values()].map((e) => e.device)]);
+    const peers = this.#core.directory(layout.DIRECTORY_PEERS);
     for (const { record } of this.scene.forwarding.peers.values()) {
-      const peers = this.#core.directory(layout.DIRECTORY_PEERS);
-      this.#remotes.add(peers + (record * layout.PEER_STRIDE) + layout.PEER_REMOTE);
+      this.#remotes.push(peers + (record * layout.PEER_STRIDE) + layout.PEER_REMOTE);
     }
   }
 
@@ -121,7 +122,19 @@ export class Fuzzer {
     if (!this.#outputs.has(output)) return `output device ${output}`;
     if (output !== layout.DEVICE_UNDERLAY_IPV4 && output !== layout.DEVICE_UNDERLAY_IPV6) return '';
     const remote = view.getUint32(descriptor + layout.DESCRIPTOR_REMOTE, true);
-    return this.#remotes.has(remote) ? '' : `remote at ${remote}`;
+    if (remote !== descriptor + layout.DESCRIPTOR_SOURCE) return `remote at ${remote}`;
+    return this.#isPeer(remote) ? '' : 'remote of no peer';
+  }
+
+  /** True where the remote at an address is a peer's, byte for byte. */
+  #isPeer(remote: number): boolean {
+    const { view } = this.#core;
+    return this.#remotes.some((known) => {
+      for (let at = 0; at < layout.REMOTE_IPV6_SIZE; at += 4) {
+        if (view.getUint32(remote + at) !== view.getUint32(known + at)) return false;
+      }
+      return true;
+    });
   }
 
   /** Compares all of memory but what a batch may write with what it was at the start. */
