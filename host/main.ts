@@ -76,11 +76,12 @@ export class Host {
   readonly underlay: UnderlayAddresses;
   readonly control: ControlServer;
   readonly sync: ControlServer;
-  pods = 0;
   isNodeDeviceLost = false;
   readonly #links: Links;
   readonly #lock: number;
   readonly #sockets: UnderlaySockets[];
+  /** The cluster's pods of this node, by namespace and name. */
+  readonly #pods = new Set<string>();
   #isStopping = false;
   #warned = '';
 
@@ -171,6 +172,11 @@ export class Host {
     }
   }
 
+  /** How many pods the cluster has on this node. */
+  get pods(): number {
+    return this.#pods.size;
+  }
+
   /** Ends the daemon: no more requests, no more packets, then no more devices. */
   async stop(): Promise<void> {
     if (this.#isStopping) return;
@@ -239,7 +245,8 @@ export class Host {
 
   async #take(snapshot: Snapshot): Promise<void> {
     this.forwarding.applySnapshot(snapshot);
-    this.pods = snapshot.pods.length;
+    this.#pods.clear();
+    for (const pod of snapshot.pods) this.#pods.add(podKey(pod));
     await this.#applied();
     this.options.log.info(
       { revision: snapshot.revision, nodes: snapshot.nodes.length }, 'snapshot in force');
@@ -247,7 +254,8 @@ export class Host {
 
   async #takeDelta(delta: Delta): Promise<void> {
     this.forwarding.applyDelta(delta);
-    this.pods += delta.pods.length - delta.removedPods.length;
+    for (const pod of delta.pods) this.#pods.add(podKey(pod));
+    for (const pod of delta.removedPods) this.#pods.delete(podKey(pod));
     await this.#applied();
   }
 
@@ -289,6 +297,10 @@ export class Host {
       setTimeout(() => void this.#reopenNodeDevice(next), waitMs);
     }
   }
+}
+
+function podKey({ namespace, name }: { namespace: string; name: string }): string {
+  return `${namespace}/${name}`;
 }
 
 /** The MTU that every path of the overlay takes. */

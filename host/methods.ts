@@ -14,6 +14,7 @@ import {
   type PeerReport,
   type StatusReport,
 } from '../engine/model.ts';
+import type { ControlCounters } from './control.ts';
 import type { Host } from './main.ts';
 
 const Nothing = v.nullable(v.strictObject({}));
@@ -31,6 +32,12 @@ export function controlMethods(host: Host): Methods {
     'endpoint.remove': method(EndpointNameSchema, ({ namespace, name }) =>
       explained('endpoint', () => host.endpoints.remove(namespace, name))),
   };
+}
+
+/** What both sockets have counted. */
+function sum(first: ControlCounters, second: ControlCounters): Record<string, number> {
+  return Object.fromEntries(Object.entries(first).map(([name, count]: [string, number]) =>
+    [name, count + second[name as keyof ControlCounters]]));
 }
 
 function page<T>(list: T[], from: number): { entries: T[]; next: number | null } {
@@ -97,7 +104,7 @@ function status(host: Host): StatusReport {
       inbound: readDrops(host.core, 'inbound'),
     },
     events: readEvents(host.core),
-    control: { ...host.control.counters },
+    control: sum(host.control.counters, host.sync.counters),
     tables: host.forwarding.tables(),
   };
 }
