@@ -17,7 +17,7 @@ import { Forwarding } from '../engine/forwarding.ts';
 import type { Log } from '../engine/log.ts';
 import { PROFILES } from '../engine/memory-map.ts';
 import type { Delta, Snapshot } from '../engine/model.ts';
-import { errnoName } from '../ffi/errno.ts';
+import { errnoName, SystemError } from '../ffi/errno.ts';
 import { closeFd, lockFile } from '../ffi/file.ts';
 import { Links } from '../ffi/netlink.ts';
 import { peerCredentials } from '../ffi/socket.ts';
@@ -145,7 +145,7 @@ export class Host {
   /** Starts a daemon. Rejects with what is missing; then nothing is left behind. */
   static async start(options: HostOptions): Promise<Host> {
     const { config } = options;
-    mkdirSync(config.runtimeDirectory, { recursive: true, mode: RUNTIME_DIRECTORY_MODE });
+    makeRuntimeDirectory(config.runtimeDirectory);
     const lockPath = join(config.runtimeDirectory, LOCK_FILE);
     const lock = lockFile(lockPath);
     if (lock === null) {
@@ -296,6 +296,18 @@ export class Host {
       const next = Math.min(waitMs * 2, REOPEN_LIMIT_MS);
       setTimeout(() => void this.#reopenNodeDevice(next), waitMs);
     }
+  }
+}
+
+function makeRuntimeDirectory(path: string): void {
+  try {
+    mkdirSync(path, { recursive: true, mode: RUNTIME_DIRECTORY_MODE });
+  } catch (error) {
+    const { errno } = error as NodeJS.ErrnoException;
+    if (errno === undefined) throw error;
+    throw new SystemError('mkdir', path, errno, {
+      EACCES: 'run as root, or give a directory of yours as --runtime-directory',
+    });
   }
 }
 
