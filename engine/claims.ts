@@ -17,6 +17,8 @@ export class ClaimTable {
   readonly table: PrefixTable;
   #claims = new Map<string, OwnedClaim[]>();
   #byOwner = new Map<string, Set<string>>();
+  /** What owners want of what they hold, where that changed since the last settle(). */
+  #unsettled = new Map<string, Set<string>>();
   /** Prefixes that more than one owner claims. */
   #contested = new Set<string>();
 
@@ -24,23 +26,34 @@ export class ClaimTable {
     this.table = table;
   }
 
-  /** Makes `claims` all that the owner claims here. Throws TableFullError; the claims made until
-   * then stand, and those it had before too. */
+  /** Makes `claims` all that the owner claims here. It holds what it claimed before until settle(),
+   * so that a prefix that moves to another owner is never without a route. Throws TableFullError;
+   * the claims made until then stand, and those it had before too. */
   claim(owner: string, claims: Claim[]): void {
-    const before = this.#byOwner.get(owner) ?? new Set<string>();
-    const after = new Set<string>();
-    this.#byOwner.set(owner, new Set([...before]));
+    const held = this.#byOwner.get(owner) ?? new Set<string>();
+    const wanted = new Set<string>();
+    this.#unsettled.delete(owner);
     for (const claim of claims) {
       const prefix = prefixText(prefixKey(claim.prefix));
       this.#stake({ ...claim, prefix, owner });
-      after.add(prefix);
-      this.#byOwner.get(owner)?.add(prefix);
+      wanted.add(prefix);
+      this.#byOwner.set(owner, held.add(prefix));
     }
-    for (const prefix of before) {
-      if (!after.has(prefix)) this.#giveUp(prefix, owner);
+    this.#unsettled.set(owner, wanted);
+  }
+
+  /** Has every owner give up what it no longer claims. */
+  settle(): void {
+    for (const [owner, wanted] of this.#unsettled) {
+      const held = this.#byOwner.get(owner) ?? new Set<string>();
+      for (const prefix of held) {
+        if (wanted.has(prefix)) continue;
+        this.#giveUp(prefix, owner);
+        held.delete(prefix);
+      }
+      if (held.size === 0) this.#byOwner.delete(owner);
+      this.#unsettled.delete(owner);
     }
-    if (after.size > 0) this.#byOwner.set(owner, after);
-    else this.#byOwner.delete(owner);
   }
 
   /** A line for each claim that waits for another owner's to go. */
@@ -90,13 +103,13 @@ export class ClaimTable {
     const claims = this.#claims.get(prefix) ?? [];
     const left = claims.filter((claim) => claim.owner !== owner);
     const [heir] = left;
-    if (left.length < 2) this.#contested.delete(prefix);
     if (heir === undefined) {
-      this.#claims.delete(prefix);
       this.table.remove(prefixKey(prefix));
+      this.#claims.delete(prefix);
     } else {
-      this.#claims.set(prefix, left);
       if (claims[0] !== heir) this.table.insert(prefixKey(prefix), heir.nextHop);
+      this.#claims.set(prefix, left);
     }
+    if (left.length < 2) this.#contested.delete(prefix);
   }
 }

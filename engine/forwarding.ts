@@ -2,8 +2,8 @@
 //
 // Theory of operation. Each owner (the configuration, a cluster node, an endpoint) claims prefixes.
 // The first claim of a prefix is the one in the table; the others wait, and are reported, until it
-// goes. A changed owner's new claims are made before its old ones are given up, so that a prefix
-// that stays is never without a route. A node's tunnel has a next hop id that stays with it; its
+// goes. The new claims of a whole change are made before the old ones are given up, so that a prefix
+// that stays, or moves to another owner, is never without a route. A node's tunnel has a next hop id that stays with it; its
 // record is replaced by publishing the id anew. Nothing here waits for a rebuild of everything.
 
 import { VXLAN_OVERHEAD_IPV4, VXLAN_OVERHEAD_IPV6 } from '../wasm/abi/headers.ts';
@@ -68,6 +68,8 @@ export class Forwarding {
   #options: ForwardingOptions;
   #routes: Record<Family, ClaimTable>;
   #remotes: Record<Family, ClaimTable>;
+  /** Peers whose routes go with the next settling, and they after them. */
+  #leaving = new Set<string>();
   #refused = new Map<string, { node: ClusterNode; reason: string }>();
 
   constructor(core: Core, limits: Limits, options: ForwardingOptions) {
@@ -92,6 +94,7 @@ export class Forwarding {
       ...options.podNetworks.map((prefix): Claim =>
         ({ prefix, nextHop: NEXT_HOP_UNREACHABLE, kind: 'unreachable', via: null })),
     ]);
+    this.#settle();
   }
 
   /** The cluster's description of our own node, once it is known. */
@@ -137,6 +140,7 @@ export class Forwarding {
       return { owner, device, nextHop };
     } catch (error) {
       this.#claimRoutes(owner, []);
+      this.#settle();
       if (device >= 0) this.devices.removeEndpoint(device);
       this.nextHops.release(nextHop);
       throw error;
@@ -146,6 +150,7 @@ export class Forwarding {
   /** Takes a pod's routes and device out. */
   detachEndpoint(endpoint: AttachedEndpoint): void {
     this.#claimRoutes(endpoint.owner, []);
+    this.#settle();
     this.devices.removeEndpoint(endpoint.device);
     this.nextHops.release(endpoint.nextHop);
   }
@@ -174,19 +179,35 @@ export class Forwarding {
   /** Nodes that found a table full are tried again with every change. */
   #change(nodes: ClusterNode[], removed: string[]): void {
     const local = nodes.find((node) => node.name === this.#options.nodeName);
-    if (local !== undefined) this.#changeLocal(local);
+    if (local !== undefined) this.#changeOrRefuse(local);
     for (const node of nodes) {
       if (node !== local) this.#changeOrRefuse(node);
     }
     for (const name of removed) this.#removeNode(name);
+    this.#settle();
     for (const { node } of [...this.#refused.values()]) this.#changeOrRefuse(node);
+    this.#settle();
+  }
+
+  /** Gives up what is no longer claimed, and the peers that nothing leads to any more. */
+  #settle(): void {
+    for (const pair of [this.#routes, this.#remotes]) {
+      pair.IPv4.settle();
+      pair.IPv6.settle();
+    }
+    for (const key of this.#leaving) this.#removePeer(key);
+    this.#leaving.clear();
   }
 
   #changeOrRefuse(node: ClusterNode): void {
+    const before = this.nodes.get(node.name);
     try {
-      this.#changeRemote(node);
+      if (node.name === this.#options.nodeName) this.#changeLocal(node);
+      else this.#changeRemote(node);
       this.#refused.delete(node.name);
     } catch (error) {
+      if (before === undefined) this.nodes.delete(node.name);
+      else this.nodes.set(node.name, before);
       if (!(error instanceof TableFullError)) throw error;
       this.#refused.set(node.name, { node, reason: error.message });
     }
@@ -242,7 +263,7 @@ export class Forwarding {
     this.#claimRoutes(owner, routes);
     this.#claimRemotes(owner, remotes);
     for (const key of peerKeys(node.name)) {
-      if (!kept.has(key)) this.#removePeer(key);
+      if (!kept.has(key)) this.#leaving.add(key);
     }
     this.nodes.set(node.name, node);
   }
@@ -252,11 +273,12 @@ export class Forwarding {
     this.#refused.delete(name);
     this.#claimRoutes(`node ${name}`, []);
     this.#claimRemotes(`node ${name}`, []);
-    for (const key of peerKeys(name)) this.#removePeer(key);
+    for (const key of peerKeys(name)) this.#leaving.add(key);
   }
 
   #upsertPeer(key: string, node: string, tunnel: Tunnel): Peer {
     const known = this.peers.get(key);
+    this.#leaving.delete(key);
     if (known !== undefined) {
       if (!same(known.tunnel, tunnel)) this.#publishPeer(known, tunnel);
       return known;
