@@ -2,7 +2,7 @@
 // keeps the result under dist/, by the hash of all it was made from.
 
 import { createHash } from 'node:crypto';
-import { existsSync, mkdirSync, readFileSync, readdirSync, renameSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, readdirSync, renameSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { ROOT } from './source.ts';
 
@@ -99,6 +99,9 @@ async function compiled(): Promise<string> {
   const { error, stderr } = await asc.main(
     [ENTRY, '--baseDir', ROOT, '--outFile', own, ...OPTIONS]);
   if (error !== null) throw new Error(`compile ${ENTRY}: ${error.message}\n${stderr.toString()}`);
+  for (const file of readdirSync(join(ROOT, FOLDER))) {
+    if (/^wire-[0-9a-f]{16}\.wasm$/.test(file)) rmSync(join(ROOT, FOLDER, file), { force: true });
+  }
   renameSync(join(ROOT, own), path);
   return path;
 }

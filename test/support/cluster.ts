@@ -54,7 +54,9 @@ export function apply(forwarding: Forwarding, nodes: ClusterNode[]): void {
   forwarding.applySnapshot({ revision: 1, local: 'node-0', nodes, pods: [] });
 }
 
-export function change(forwarding: Forwarding, nodes: ClusterNode[], removedNodes: string[] = []): void {
+export function change(
+  forwarding: Forwarding, nodes: ClusterNode[], removedNodes: string[] = [],
+): void {
   const delta: Delta = { from: 1, to: 2, nodes, removedNodes, pods: [], removedPods: [] };
   forwarding.applyDelta(delta);
 }
