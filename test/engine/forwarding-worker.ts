@@ -1,5 +1,5 @@
-// The data side of forwarding-race.test.ts: sends packets to one address without end over the shared
-// memory and counts, for each remote and headers together, how many went there.
+// The data side of forwarding-race.test.ts: sends packets to one address without end over the
+// shared memory and counts, for each remote and headers together, how many went there.
 
 import { parentPort, workerData } from 'node:worker_threads';
 import { Core } from '../../engine/core.ts';

@@ -60,7 +60,8 @@ test('a peer changes address, MAC, VNI and port', () => {
   const [tunnel, other] = makeNode(1).tunnels;
   if (tunnel === undefined || other === undefined) throw new Error('two tunnels');
   const before = forwarding.peers.get('node-1/IPv4')?.nextHop;
-  const changed = { ...tunnel, remote: '203.0.113.1', mac: '0e:00:00:00:04:77', vni: 7, port: 4789 };
+  const mac = '0e:00:00:00:04:77';
+  const changed = { ...tunnel, remote: '203.0.113.1', mac, vni: 7, port: 4789 };
   change(forwarding, [makeNode(1, { tunnels: [changed, other] })]);
   assert.is(send(core, device, '10.1.1.9'), '203.0.113.1:4789 77 7');
   assert.is(receive(core, '192.0.2.1', '10.1.1.9'), 'unknownPeer');

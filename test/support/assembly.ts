@@ -100,7 +100,8 @@ async function compiled(): Promise<string> {
     [ENTRY, '--baseDir', ROOT, '--outFile', own, ...OPTIONS]);
   if (error !== null) throw new Error(`compile ${ENTRY}: ${error.message}\n${stderr.toString()}`);
   for (const file of readdirSync(join(ROOT, FOLDER))) {
-    if (/^wire-[0-9a-f]{16}\.wasm$/.test(file)) rmSync(join(ROOT, FOLDER, file), { force: true });
+    const isStale = /^wire-[0-9a-f]{16}\.wasm$/.test(file) && !path.endsWith(file);
+    if (isStale) rmSync(join(ROOT, FOLDER, file), { force: true });
   }
   renameSync(join(ROOT, own), path);
   return path;
