@@ -3,8 +3,8 @@
 // Theory of operation. Each owner (the configuration, a cluster node, an endpoint) claims prefixes.
 // The first claim of a prefix is the one in the table; the others wait, and are reported, until it
 // goes. The new claims of a whole change are made before old ones are given up, so that a prefix
-// that stays, or moves to another owner, is never without a route. A node's tunnel has a next hop id
-// that stays with it; its record is replaced by publishing the id anew. Nothing here waits for a
+// that stays, or moves to another owner, is never without a route. A node's tunnel has a next hop
+// id that stays with it; its record is replaced by publishing the id anew. Nothing here waits for a
 // rebuild of everything.
 
 import { VXLAN_OVERHEAD_IPV4, VXLAN_OVERHEAD_IPV6 } from '../wasm/abi/headers.ts';
