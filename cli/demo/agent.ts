@@ -19,7 +19,8 @@ export type AgentRequest =
   | { verb: 'udp'; address: string; size: number; timeoutMs: number }
   | { verb: 'sizes'; address: string; sizes: number[]; timeoutMs: number }
   | { verb: 'ping'; address: string; size: number; timeoutMs: number; ttl?: number }
-  | { verb: 'upload'; address: string; bytes: number; timeoutMs: number };
+  | { verb: 'upload'; address: string; bytes: number; timeoutMs: number }
+  | { verb: 'end' };
 
 /** `ok`: an answer came and was right. `from`: who answered. */
 export interface AgentAnswer {
@@ -282,6 +283,7 @@ async function answer(request: AgentRequest): Promise<AgentAnswer> {
   const result = { ok: true, from: '', detail: '', elapsedMs: 0 };
   try {
     if (request.verb === 'serve') await serve();
+    else if (request.verb === 'end') process.exit();
     else if (request.verb === 'tcp') result.from = await tcp(request.address, request.timeoutMs);
     else if (request.verb === 'udp') {
       result.from = await udp(request.address, request.size, request.timeoutMs);
