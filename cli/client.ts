@@ -3,7 +3,9 @@
 import { connect } from 'node:net';
 import { join } from 'node:path';
 import type * as v from 'valibot';
-import { connectionOver, RequestError, type Connection } from '../engine/connection.ts';
+import { ConnectionError, connectionOver, RequestError } from '../engine/connection.ts';
+import type { Connection } from '../engine/connection.ts';
+import { pageOf } from '../engine/model.ts';
 import { CONTROL_SOCKET } from '../host/main.ts';
 import { CommandError, EXIT_FAILED, EXIT_NO_PERMISSION, EXIT_UNAVAILABLE } from './exit.ts';
 import { VERSION } from './version.ts';
@@ -15,15 +17,41 @@ export async function withDaemon<T>(
   runtimeDirectory: string,
   work: (connection: Connection) => Promise<T>,
 ): Promise<T> {
-  const connection = await openConnection(join(runtimeDirectory, CONTROL_SOCKET));
+  const path = join(runtimeDirectory, CONTROL_SOCKET);
+  const connection = await openConnection(path);
+  const timer = setTimeout(() => connection.close(), TIMEOUT_MS);
   try {
     return await work(connection);
   } catch (error) {
     if (error instanceof RequestError) throw new CommandError(EXIT_FAILED, error.message);
+    if (error instanceof ConnectionError) throw explain(path, error);
     throw error;
   } finally {
+    clearTimeout(timer);
     connection.close();
   }
+}
+
+/** Asks for a list, page by page. */
+export function askAll<S extends v.GenericSchema>(
+  runtimeDirectory: string,
+  name: string,
+  entry: S,
+): Promise<v.InferOutput<S>[]> {
+  return withDaemon(runtimeDirectory, async (connection) => {
+    const all: v.InferOutput<S>[] = [];
+    for (let from: number | null = 0; from !== null;) {
+      const { entries, next }: Page<S> = await connection.request(name, { from }, pageOf(entry));
+      all.push(...entries);
+      from = next;
+    }
+    return all;
+  });
+}
+
+interface Page<S extends v.GenericSchema> {
+  entries: v.InferOutput<S>[];
+  next: number | null;
 }
 
 /** Asks one question. */

@@ -4,6 +4,7 @@
 import { accessSync, constants } from 'node:fs';
 import { join } from 'node:path';
 import { addressFamily, prefixKey, prefixText, type Family } from '../engine/address.ts';
+import { SystemError } from '../ffi/errno.ts';
 import { createNamespace } from '../ffi/netns.ts';
 import { AGENT_PORT } from './demo/agent.ts';
 import { Bed, type Host, type LabNode } from './demo/bed.ts';
@@ -27,6 +28,8 @@ export interface DemoOptions {
   output: OutputFormat;
   keep: boolean;
   cluster?: string;
+  /** Stands in for the kernel's vxlan. */
+  setUpKernelNode?: typeof setUpKernelNode;
 }
 
 /** One attempt. Ends are `namespace/pod` or `node/name`. */
@@ -39,19 +42,34 @@ export interface Pair {
   seen: 'reach' | 'blocked';
 }
 
+/** A pair that this machine cannot have. */
+export interface SkippedPair extends Pick<Pair, 'from' | 'to' | 'protocol' | 'family'> {
+  reason: string;
+}
+
 export interface DemoReport {
   ok: boolean;
   nodes: { name: string; kind: 'culvert' | 'kernel-vxlan'; podCidrs: string[] }[];
   pairs: Pair[];
-  skipped: { what: string; reason: string }[];
+  skipped: SkippedPair[];
   throughputMbps: number;
 }
 
-/** An end of a pair: a pod, or a node with the addresses it is known by. */
+/** An end of a pair: a pod, or a node with the addresses it is known by. `missing` says why this
+ * machine cannot have it; empty where it is there. */
 interface End {
   name: string;
   host: Host;
   addresses: string[];
+  missing: string;
+}
+
+/** A pair to be tried. */
+interface Attempt {
+  from: End;
+  to: End;
+  protocol: Pair['protocol'];
+  address: string;
 }
 
 /** Runs the demo. Returns the exit code: 0 only if all is as expected. */
@@ -59,16 +77,17 @@ export async function demo(options: DemoOptions, stop: AbortSignal): Promise<num
   checkMachine();
   const cluster = readCluster(options.cluster ?? CLUSTER_FILE);
   const bed = await Bed.create();
+  const work = runDemo(bed, cluster, options, stop);
   try {
-    const work = runDemo(bed, cluster, options, stop);
     const interrupted = aborted(stop).then(() => null);
-    work.catch(() => {});
     const report = await Promise.race([work, interrupted]);
     if (report === null) return EXIT_FAILED;
     if (options.keep) await keepRunning(bed, stop);
     return report.ok ? EXIT_OK : EXIT_FAILED;
   } finally {
     say('cleaning up');
+    await bed.stop();
+    await work.catch(() => {});
     await bed.close();
   }
 }
@@ -79,13 +98,17 @@ async function runDemo(
   options: DemoOptions,
   stop: AbortSignal,
 ): Promise<DemoReport> {
-  const skipped: DemoReport['skipped'] = [];
-  const ends = await build(bed, cluster, options.cluster ?? CLUSTER_FILE, skipped);
-  say(`trying every pair of ${ends.length} pods and nodes`);
-  await Promise.all(ends.map(({ host }) => host.agent.ask({ verb: 'serve' })));
-  const pairs = await tryPairs(ends, stop);
+  const ends = await build(bed, cluster, options);
+  stop.throwIfAborted();
+  const { possible, skipped } = listPairs(ends);
+  const present = ends.filter(({ missing }) => missing === '');
+  say(`trying every pair of ${present.length} pods and nodes`);
+  await Promise.all(present.map(({ host }) => host.agent.ask({ verb: 'serve' })));
+  const pairs = await tryPairs(possible, stop);
+  stop.throwIfAborted();
   say('measuring throughput');
   const throughputMbps = await measure(ends, cluster);
+  stop.throwIfAborted();
   const report: DemoReport = {
     ok: pairs.every(({ expected, seen }) => expected === seen) && throughputMbps > 0,
     nodes: cluster.nodes.map(({ name, podCidrs }) => ({
@@ -117,13 +140,11 @@ function checkMachine(): void {
 }
 
 /** Makes nodes and pods and starts what runs on them. */
-async function build(
-  bed: Bed,
-  cluster: DemoCluster,
-  source: string,
-  skipped: DemoReport['skipped'],
-): Promise<End[]> {
+async function build(bed: Bed, cluster: DemoCluster, options: DemoOptions): Promise<End[]> {
+  const source = options.cluster ?? CLUSTER_FILE;
+  const setUp = options.setUpKernelNode ?? setUpKernelNode;
   const ends: End[] = [];
+  const missing = new Map<string, string>();
   const labNodes = new Map<string, LabNode>();
   for (const { name, tunnels } of cluster.nodes) {
     const of = (family: Family): string =>
@@ -139,15 +160,12 @@ async function build(
         name, source, podNetworks: podNetworks(cluster),
       }));
     } else {
-      try {
-        await setUpKernelNode(node, self, cluster.nodes.filter((other) => other !== self));
-      } catch (error) {
-        skipped.push({ what: `node ${name}`, reason: (error as Error).message });
-        say(`skipping node ${name}: ${(error as Error).message}`);
-        continue;
-      }
+      const others = cluster.nodes.filter((other) => other !== self);
+      missing.set(name, await reasonWithout(name, () => setUp(node, self, others)));
     }
-    ends.push({ name: `node/${name}`, host: node.host, addresses: self.addresses });
+    const { addresses } = self;
+    const host = { host: node.host, missing: missing.get(name) ?? '' };
+    ends.push({ name: `node/${name}`, addresses, ...host });
   }
   say(`starting culvert on ${[...culvertNodes.keys()].join(', ')}`);
   await Promise.all([...culvertNodes.values()].map((node) => node.start()));
@@ -155,13 +173,26 @@ async function build(
     const { namespace, name, addresses, device } = pod;
     const culvert = culvertNodes.get(pod.node);
     const node = labNodes.get(pod.node);
-    if (node === undefined || !ends.some((end) => end.name === `node/${pod.node}`)) continue;
+    if (node === undefined) continue;
     const host = culvert !== undefined
       ? await culvert.addPod({ namespace, name, addresses, device })
       : await addKernelPod(bed, node, name, addresses);
-    ends.push({ name: `${namespace}/${name}`, host, addresses });
+    const end = { name: `${namespace}/${name}`, host, addresses };
+    ends.push({ ...end, missing: missing.get(pod.node) ?? '' });
   }
   return ends;
+}
+
+/** Sets a kernel node up. Returns why this kernel cannot have one; empty where it can. */
+async function reasonWithout(name: string, setUp: () => Promise<void>): Promise<string> {
+  try {
+    await setUp();
+    return '';
+  } catch (error) {
+    if (!(error instanceof SystemError) || error.code !== 'EOPNOTSUPP') throw error;
+    say(`skipping node ${name}: ${error.message}`);
+    return `node ${name}: ${error.message}`;
+  }
 }
 
 /** Networks that hold the nodes' podCIDRs: /16 for IPv4, /48 for IPv6, as clusters have them. */
@@ -174,13 +205,27 @@ function podNetworks(cluster: DemoCluster): string[] {
 }
 
 /** Every pod with every other pod and node, each way; nodes among themselves are the underlay's. */
-async function tryPairs(ends: End[], stop: AbortSignal): Promise<Pair[]> {
-  const attempts = ends.flatMap((from) => ends.flatMap((to) => {
-    const areNodes = from.name.startsWith('node/') && to.name.startsWith('node/');
-    if (from === to || areNodes) return [];
-    return to.addresses.flatMap((address) => PROTOCOLS.map((protocol) =>
-      ({ from, to, protocol, address })));
-  }));
+function listPairs(ends: End[]): { possible: Attempt[]; skipped: SkippedPair[] } {
+  const possible: Attempt[] = [];
+  const skipped: SkippedPair[] = [];
+  for (const from of ends) {
+    for (const to of ends) {
+      const areNodes = from.name.startsWith('node/') && to.name.startsWith('node/');
+      if (from === to || areNodes) continue;
+      const reason = from.missing || to.missing;
+      for (const address of to.addresses) {
+        for (const protocol of PROTOCOLS) {
+          const family = addressFamily(address);
+          if (reason === '') possible.push({ from, to, protocol, address });
+          else skipped.push({ from: from.name, to: to.name, protocol, family, reason });
+        }
+      }
+    }
+  }
+  return { possible, skipped };
+}
+
+async function tryPairs(attempts: Attempt[], stop: AbortSignal): Promise<Pair[]> {
   const pairs: Pair[] = [];
   let next = 0;
   const runner = async (): Promise<void> => {
@@ -230,18 +275,28 @@ function show(report: DemoReport, output: OutputFormat): void {
   const headers = ['FROM', 'TO', 'FAMILY', ...PROTOCOLS, 'EXPECTED'];
   print(output, report, headers, () => {
     const rows = new Map<string, string[]>();
-    for (const { from, to, family, protocol, expected, seen } of report.pairs) {
+    const enter = (pair: Omit<SkippedPair, 'reason'>, expected: string, seen: string): void => {
+      const { from, to, family, protocol } = pair;
       const key = `${from} ${to} ${family}`;
       const row = rows.get(key) ?? [from, to, family, '', '', '', expected];
-      row[3 + PROTOCOLS.indexOf(protocol)] = seen === expected ? seen : seen.toUpperCase();
+      row[3 + PROTOCOLS.indexOf(protocol)] = seen;
       rows.set(key, row);
+    };
+    for (const pair of report.pairs) {
+      const { expected, seen } = pair;
+      enter(pair, expected, seen === expected ? seen : seen.toUpperCase());
     }
+    for (const pair of report.skipped) enter(pair, '-', 'skipped');
     return [...rows.values()];
   });
   if (output === 'json') return;
   const wrong = report.pairs.filter(({ expected, seen }) => expected !== seen).length;
-  process.stdout.write(`\n${report.pairs.length} pairs, ${wrong} not as expected; `
+  process.stdout.write(`\n${report.pairs.length} pairs, ${wrong} not as expected, `
+    + `${report.skipped.length} skipped; `
     + `TCP between two Culvert nodes ${report.throughputMbps} Mbit/s\n`);
+  for (const reason of new Set(report.skipped.map((pair) => pair.reason))) {
+    process.stdout.write(`skipped: ${reason}\n`);
+  }
 }
 
 async function keepRunning(bed: Bed, stop: AbortSignal): Promise<void> {

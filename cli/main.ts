@@ -29,12 +29,14 @@ function runtimeOption(): Option {
     .env('CULVERT_RUNTIME_DIRECTORY').default(DEFAULTS.runtimeDirectory);
 }
 
-/** Ends long-running verbs on SIGTERM and SIGINT; a second signal ends the process at once. */
+/** Ends long-running verbs on SIGTERM and SIGINT; a second signal ends the process at once. It does
+ * what it does without us: process.exit() aborts over a worker that is in a system call. */
 function stopOnSignals(): AbortSignal {
   for (const signal of ['SIGTERM', 'SIGINT'] as const) {
     process.on(signal, () => {
-      if (stop.signal.aborted) process.exit(EXIT_FAILED);
-      stop.abort();
+      if (!stop.signal.aborted) return stop.abort();
+      process.removeAllListeners(signal);
+      process.kill(process.pid, signal);
     });
   }
   return stop.signal;
@@ -102,7 +104,9 @@ function addShow(program: Command): void {
   const show = (
     parent: Command, name: string, about: string, work: (options: ShowOptions) => Promise<void>,
   ): void => {
+    const words = parent === program ? name : `${parent.name()} ${name}`;
     parent.command(name).description(about).addOption(outputOption()).addOption(runtimeOption())
+      .addHelpText('after', `\nExamples:\n  culvert ${words}\n  culvert ${words} -o json\n`)
       .action((options: ShowOptions) => work(options));
   };
   show(program, 'status', 'how the running daemon is: devices, sync, drops, tables', showStatus);
@@ -121,6 +125,7 @@ function addShow(program: Command): void {
 function addDoctor(program: Command): void {
   program.command('doctor').description('what this kernel offers, what is wrong, how to mend it')
     .addOption(outputOption())
+    .addHelpText('after', '\nExamples:\n  culvert doctor\n  culvert doctor -o json\n')
     .action(async ({ output }: OutputOption) => {
       process.exitCode = await doctor(output);
     });

@@ -9,7 +9,7 @@ import {
   type StatusReport,
 } from '../engine/model.ts';
 import { isAddress } from '../engine/address.ts';
-import { ask } from './client.ts';
+import { ask, askAll } from './client.ts';
 import { CommandError, EXIT_FAILED, EXIT_USAGE } from './exit.ts';
 import { bytesText, print, type OutputFormat } from './table.ts';
 
@@ -24,7 +24,7 @@ export async function showStatus({ runtimeDirectory, output }: ShowOptions): Pro
 }
 
 export async function showPeers({ runtimeDirectory, output }: ShowOptions): Promise<void> {
-  const peers = await ask(runtimeDirectory, 'peer.list', null, v.array(PeerReportSchema));
+  const peers = await askAll(runtimeDirectory, 'peer.list', PeerReportSchema);
   const headers = ['NODE', 'ENDPOINT', 'ENCAP', 'VNI', 'MAC', 'PODCIDR', 'MTU', 'RX', 'TX'];
   print(output, peers, headers, () => peers.map((peer) => [
     peer.node,
@@ -40,7 +40,7 @@ export async function showPeers({ runtimeDirectory, output }: ShowOptions): Prom
 }
 
 export async function showRoutes({ runtimeDirectory, output }: ShowOptions): Promise<void> {
-  const routes = await ask(runtimeDirectory, 'route.list', null, v.array(RouteReportSchema));
+  const routes = await askAll(runtimeDirectory, 'route.list', RouteReportSchema);
   print(output, routes, ['PREFIX', 'KIND', 'VIA'], () =>
     routes.map(({ prefix, kind, via }) => [prefix, kind, via ?? '-']));
 }
@@ -57,8 +57,7 @@ export async function showRoute(address: string, options: ShowOptions): Promise<
 }
 
 export async function showEndpoints({ runtimeDirectory, output }: ShowOptions): Promise<void> {
-  const answer = v.array(EndpointReportSchema);
-  const endpoints = await ask(runtimeDirectory, 'endpoint.list', null, answer);
+  const endpoints = await askAll(runtimeDirectory, 'endpoint.list', EndpointReportSchema);
   const headers = ['NAMESPACE', 'NAME', 'DEVICE', 'KIND', 'ADDRESSES', 'STATE', 'RX', 'TX'];
   print(output, endpoints, headers, () => endpoints.map((endpoint) => [
     endpoint.namespace,

@@ -16,31 +16,52 @@ interface OwnedClaim extends Claim {
 export class ClaimTable {
   readonly table: PrefixTable;
   #claims = new Map<string, OwnedClaim[]>();
-  #byOwner = new Map<string, Map<string, OwnedClaim>>();
+  #byOwner = new Map<string, Set<string>>();
+  /** What owners want of what they hold, where that changed since the last settle(). */
+  #unsettled = new Map<string, Set<string>>();
+  /** Prefixes that more than one owner claims. */
+  #contested = new Set<string>();
 
   constructor(table: PrefixTable) {
     this.table = table;
   }
 
-  /** Makes `claims` all that the owner claims here. Returns a line for each prefix that another
-   * owner keeps. Throws TableFullError; the claims made until then stand. */
-  claim(owner: string, claims: Claim[]): string[] {
-    const before = this.#byOwner.get(owner) ?? new Map<string, OwnedClaim>();
-    const after = new Map<string, OwnedClaim>();
-    this.#byOwner.set(owner, after);
-    const problems: string[] = [];
+  /** Makes `claims` all that the owner claims here. It holds what it claimed before until settle(),
+   * so that a prefix that moves to another owner is never without a route. Throws TableFullError;
+   * the claims made until then stand, and those it had before too. */
+  claim(owner: string, claims: Claim[]): void {
+    const held = this.#byOwner.get(owner) ?? new Set<string>();
+    const wanted = new Set<string>();
+    this.#unsettled.delete(owner);
     for (const claim of claims) {
       const prefix = prefixText(prefixKey(claim.prefix));
-      const owned = { ...claim, prefix, owner };
-      const holder = this.#stake(owned);
-      if (holder !== owner) problems.push(`${prefix} of ${owner} is kept by ${holder}`);
-      after.set(prefix, owned);
+      this.#stake({ ...claim, prefix, owner });
+      wanted.add(prefix);
+      this.#byOwner.set(owner, held.add(prefix));
     }
-    for (const prefix of before.keys()) {
-      if (!after.has(prefix)) this.#giveUp(prefix, owner);
+    this.#unsettled.set(owner, wanted);
+  }
+
+  /** Has every owner give up what it no longer claims. */
+  settle(): void {
+    for (const [owner, wanted] of this.#unsettled) {
+      const held = this.#byOwner.get(owner) ?? new Set<string>();
+      for (const prefix of held) {
+        if (wanted.has(prefix)) continue;
+        this.#giveUp(prefix, owner);
+        held.delete(prefix);
+      }
+      if (held.size === 0) this.#byOwner.delete(owner);
+      this.#unsettled.delete(owner);
     }
-    if (after.size === 0) this.#byOwner.delete(owner);
-    return problems;
+  }
+
+  /** A line for each claim that waits for another owner's to go. */
+  conflicts(): string[] {
+    return [...this.#contested].flatMap((prefix) => {
+      const [holder, ...waiting] = this.#claims.get(prefix) ?? [];
+      return waiting.map(({ owner }) => `${prefix} of ${owner} is kept by ${holder?.owner ?? ''}`);
+    });
   }
 
   /** Who holds exactly this prefix, the configuration's routes aside; null where nobody does. */
@@ -65,8 +86,8 @@ export class ClaimTable {
     return null;
   }
 
-  /** Adds or replaces the owner's claim and returns who holds the prefix now. */
-  #stake(claim: OwnedClaim): string {
+  /** Adds or replaces the owner's claim. */
+  #stake(claim: OwnedClaim): void {
     const claims = this.#claims.get(claim.prefix) ?? [];
     const mine = claims.findIndex(({ owner }) => owner === claim.owner);
     const place = mine < 0 ? claims.length : mine;
@@ -75,7 +96,7 @@ export class ClaimTable {
     }
     claims[place] = claim;
     this.#claims.set(claim.prefix, claims);
-    return claims[0]?.owner ?? claim.owner;
+    if (claims.length > 1) this.#contested.add(claim.prefix);
   }
 
   #giveUp(prefix: string, owner: string): void {
@@ -83,11 +104,12 @@ export class ClaimTable {
     const left = claims.filter((claim) => claim.owner !== owner);
     const [heir] = left;
     if (heir === undefined) {
-      this.#claims.delete(prefix);
       this.table.remove(prefixKey(prefix));
+      this.#claims.delete(prefix);
     } else {
-      this.#claims.set(prefix, left);
       if (claims[0] !== heir) this.table.insert(prefixKey(prefix), heir.nextHop);
+      this.#claims.set(prefix, left);
     }
+    if (left.length < 2) this.#contested.delete(prefix);
   }
 }

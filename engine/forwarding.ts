@@ -2,9 +2,10 @@
 //
 // Theory of operation. Each owner (the configuration, a cluster node, an endpoint) claims prefixes.
 // The first claim of a prefix is the one in the table; the others wait, and are reported, until it
-// goes. A changed owner's new claims are made before its old ones are given up, so that a prefix
-// that stays is never without a route. A node's tunnel has a next hop id that stays with it; its
-// record is replaced by publishing the id anew. Nothing here waits for a rebuild of everything.
+// goes. The new claims of a whole change are made before old ones are given up, so that a prefix
+// that stays, or moves to another owner, is never without a route. A node's tunnel has a next hop
+// id that stays with it; its record is replaced by publishing the id anew. Nothing here waits for a
+// rebuild of everything.
 
 import { VXLAN_OVERHEAD_IPV4, VXLAN_OVERHEAD_IPV6 } from '../wasm/abi/headers.ts';
 import {
@@ -27,6 +28,7 @@ import type { Core } from './core.ts';
 import type { Limits } from './memory-map.ts';
 import type { ClusterNode, Delta, Route, Snapshot, Tunnel } from './model.ts';
 import { DeviceTable } from './tables/device.ts';
+import { TableFullError } from './tables/limits.ts';
 import { NextHopTable } from './tables/next-hop.ts';
 import { PeerTable } from './tables/peer.ts';
 import { PrefixTable } from './tables/prefix.ts';
@@ -67,6 +69,9 @@ export class Forwarding {
   #options: ForwardingOptions;
   #routes: Record<Family, ClaimTable>;
   #remotes: Record<Family, ClaimTable>;
+  /** Peers whose routes go with the next settling, and they after them. */
+  #leaving = new Set<string>();
+  #refused = new Map<string, { node: ClusterNode; reason: string }>();
 
   constructor(core: Core, limits: Limits, options: ForwardingOptions) {
     this.#core = core;
@@ -90,6 +95,7 @@ export class Forwarding {
       ...options.podNetworks.map((prefix): Claim =>
         ({ prefix, nextHop: NEXT_HOP_UNREACHABLE, kind: 'unreachable', via: null })),
     ]);
+    this.#settle();
   }
 
   /** The cluster's description of our own node, once it is known. */
@@ -97,17 +103,25 @@ export class Forwarding {
     return this.nodes.get(this.#options.nodeName);
   }
 
-  /** Makes the tables what the snapshot says. Returns what could not be done, one line each; the
-   * rest is in force. */
-  applySnapshot(snapshot: Snapshot): string[] {
+  /** Makes the tables what the snapshot says, as far as they take it: see problems(). */
+  applySnapshot(snapshot: Snapshot): void {
     const named = new Set(snapshot.nodes.map((node) => node.name));
-    const removed = [...this.nodes.keys()].filter((name) => !named.has(name));
-    return this.#change(snapshot.nodes, removed);
+    const known = [...this.nodes.keys(), ...this.#refused.keys()];
+    this.#change(snapshot.nodes, known.filter((name) => !named.has(name)));
   }
 
   /** The same for a delta. */
-  applyDelta(delta: Delta): string[] {
-    return this.#change(delta.nodes, delta.removedNodes);
+  applyDelta(delta: Delta): void {
+    this.#change(delta.nodes, delta.removedNodes);
+  }
+
+  /** What is not as the cluster says: prefixes that two claim, nodes that found a table full. */
+  problems(): string[] {
+    const tables = [this.#routes, this.#remotes].flatMap((pair) => [pair.IPv4, pair.IPv6]);
+    return [
+      ...tables.flatMap((table) => table.conflicts()),
+      ...[...this.#refused].map(([name, { reason }]) => `node ${name}: ${reason}`),
+    ];
   }
 
   /** Enters a pod's device and routes. `mac` is null for a TUN. Throws TableFullError, and an Error
@@ -127,6 +141,7 @@ export class Forwarding {
       return { owner, device, nextHop };
     } catch (error) {
       this.#claimRoutes(owner, []);
+      this.#settle();
       if (device >= 0) this.devices.removeEndpoint(device);
       this.nextHops.release(nextHop);
       throw error;
@@ -136,6 +151,7 @@ export class Forwarding {
   /** Takes a pod's routes and device out. */
   detachEndpoint(endpoint: AttachedEndpoint): void {
     this.#claimRoutes(endpoint.owner, []);
+    this.#settle();
     this.devices.removeEndpoint(endpoint.device);
     this.nextHops.release(endpoint.nextHop);
   }
@@ -161,31 +177,50 @@ export class Forwarding {
     ];
   }
 
-  #change(nodes: ClusterNode[], removed: string[]): string[] {
-    const problems: string[] = [];
-    const attempt = (name: string, work: () => string[]): void => {
-      try {
-        problems.push(...work());
-      } catch (error) {
-        problems.push(`node ${name}: ${(error as Error).message}`);
-      }
-    };
+  /** Nodes that found a table full are tried again with every change. */
+  #change(nodes: ClusterNode[], removed: string[]): void {
     const local = nodes.find((node) => node.name === this.#options.nodeName);
-    if (local !== undefined) attempt(local.name, () => this.#changeLocal(local));
+    if (local !== undefined) this.#changeOrRefuse(local);
     for (const node of nodes) {
-      if (node !== local) attempt(node.name, () => this.#changeRemote(node));
+      if (node !== local) this.#changeOrRefuse(node);
     }
-    for (const name of removed) attempt(name, () => this.#removeNode(name));
-    return problems;
+    for (const name of removed) this.#removeNode(name);
+    this.#settle();
+    for (const { node } of [...this.#refused.values()]) this.#changeOrRefuse(node);
+    this.#settle();
   }
 
-  #changeLocal(node: ClusterNode): string[] {
+  /** Gives up what is no longer claimed, and the peers that nothing leads to any more. */
+  #settle(): void {
+    for (const pair of [this.#routes, this.#remotes]) {
+      pair.IPv4.settle();
+      pair.IPv6.settle();
+    }
+    for (const key of this.#leaving) this.#removePeer(key);
+    this.#leaving.clear();
+  }
+
+  #changeOrRefuse(node: ClusterNode): void {
+    const before = this.nodes.get(node.name);
+    try {
+      if (node.name === this.#options.nodeName) this.#changeLocal(node);
+      else this.#changeRemote(node);
+      this.#refused.delete(node.name);
+    } catch (error) {
+      if (before === undefined) this.nodes.delete(node.name);
+      else this.nodes.set(node.name, before);
+      if (!(error instanceof TableFullError)) throw error;
+      this.#refused.set(node.name, { node, reason: error.message });
+    }
+  }
+
+  #changeLocal(node: ClusterNode): void {
     const before = this.local;
-    if (same(before, node)) return [];
+    if (same(before, node)) return;
     this.nodes.set(node.name, node);
     this.#writeOwnAddresses(node);
     const bases = node.podCidrs.map(prefixBase);
-    const problems = this.#claimRoutes(`node ${node.name}`, [
+    this.#claimRoutes(`node ${node.name}`, [
       ...[...bases, ...node.addresses].map((address): Claim =>
         ({ prefix: hostPrefix(address), nextHop: NEXT_HOP_NODE, kind: 'node', via: null })),
       ...node.podCidrs.map((prefix): Claim =>
@@ -194,7 +229,6 @@ export class Forwarding {
     if (!same(before?.tunnels, node.tunnels)) {
       for (const peer of this.peers.values()) this.#publishPeer(peer);
     }
-    return problems;
   }
 
   /** ICMP errors come from the base address of our pod network, which peers accept from us. */
@@ -208,8 +242,8 @@ export class Forwarding {
     }
   }
 
-  #changeRemote(node: ClusterNode): string[] {
-    if (same(this.nodes.get(node.name), node)) return [];
+  #changeRemote(node: ClusterNode): void {
+    if (same(this.nodes.get(node.name), node)) return;
     const routes: Claim[] = [];
     const remotes: Claim[] = [];
     const kept = new Set<string>();
@@ -227,24 +261,25 @@ export class Forwarding {
       remotes.push({ prefix, nextHop: peer.nextHop, kind: 'peer', via: node.name });
     }
     const owner = `node ${node.name}`;
-    const problems = [...this.#claimRoutes(owner, routes), ...this.#claimRemotes(owner, remotes)];
+    this.#claimRoutes(owner, routes);
+    this.#claimRemotes(owner, remotes);
     for (const key of peerKeys(node.name)) {
-      if (!kept.has(key)) this.#removePeer(key);
+      if (!kept.has(key)) this.#leaving.add(key);
     }
     this.nodes.set(node.name, node);
-    return problems;
   }
 
-  #removeNode(name: string): string[] {
+  #removeNode(name: string): void {
     this.nodes.delete(name);
+    this.#refused.delete(name);
     this.#claimRoutes(`node ${name}`, []);
     this.#claimRemotes(`node ${name}`, []);
-    for (const key of peerKeys(name)) this.#removePeer(key);
-    return [];
+    for (const key of peerKeys(name)) this.#leaving.add(key);
   }
 
   #upsertPeer(key: string, node: string, tunnel: Tunnel): Peer {
     const known = this.peers.get(key);
+    this.#leaving.delete(key);
     if (known !== undefined) {
       if (!same(known.tunnel, tunnel)) this.#publishPeer(known, tunnel);
       return known;
@@ -283,12 +318,12 @@ export class Forwarding {
     this.peerTable.remove(peer.record);
   }
 
-  #claimRoutes(owner: string, claims: Claim[]): string[] {
-    return claimByFamily(this.#routes, owner, claims);
+  #claimRoutes(owner: string, claims: Claim[]): void {
+    claimByFamily(this.#routes, owner, claims);
   }
 
-  #claimRemotes(owner: string, claims: Claim[]): string[] {
-    return claimByFamily(this.#remotes, owner, claims);
+  #claimRemotes(owner: string, claims: Claim[]): void {
+    claimByFamily(this.#remotes, owner, claims);
   }
 }
 
@@ -311,9 +346,10 @@ function claimByFamily(
   tables: Record<Family, ClaimTable>,
   owner: string,
   claims: Claim[],
-): string[] {
-  return (['IPv4', 'IPv6'] as const).flatMap((family) =>
-    tables[family].claim(owner, claims.filter(({ prefix }) => addressFamily(prefix) === family)));
+): void {
+  for (const family of ['IPv4', 'IPv6'] as const) {
+    tables[family].claim(owner, claims.filter(({ prefix }) => addressFamily(prefix) === family));
+  }
 }
 
 function same(left: unknown, right: unknown): boolean {

@@ -173,6 +173,14 @@ export type PolicyChange = v.InferOutput<typeof PolicyChangeSchema>;
 const Traffic = { rxPackets: Count, rxBytes: Count, txPackets: Count, txBytes: Count };
 const Counters = v.record(v.string(), Count);
 
+/** Lists come in pages, so that each fits a frame; `from` counts entries. */
+export const PageQuerySchema = v.strictObject({ from: Count });
+export const PAGE_LIMIT = 1000;
+
+/** A page of a list; `next` is where the next one starts, null after the last. */
+export const pageOf = <S extends v.GenericSchema>(entry: S) =>
+  v.strictObject({ entries: v.array(entry), next: v.nullable(Count) });
+
 /** `endpoint.remove`. */
 export const EndpointNameSchema = v.strictObject({ namespace: Name, name: Name });
 

@@ -28,6 +28,7 @@ export function parseShape<S extends v.GenericSchema>(
 
 /** Why a value was refused, without its path, cut to a length fit for a log line. */
 export function issueReason(issue: v.BaseIssue<unknown>): string {
+  if (issue.expected === 'never') return 'there is no such field';
   return issue.received === 'undefined' ? 'missing' : issue.message.slice(0, MESSAGE_LIMIT);
 }
 

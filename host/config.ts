@@ -4,7 +4,7 @@
 
 import { readFileSync } from 'node:fs';
 import * as v from 'valibot';
-import { LineCounter, parseDocument } from 'yaml';
+import { isMap, isScalar, isSeq, LineCounter, parseDocument, type Document } from 'yaml';
 import { isAddress, isPrefix } from '../engine/address.ts';
 import type { ProfileName } from '../engine/memory-map.ts';
 import { fieldPath, issuePath, issueReason } from '../engine/shape.ts';
@@ -148,7 +148,7 @@ export function readConfigFile(file: string): Settings {
     throw new ConfigError(`read ${file}: ${(error as NodeJS.ErrnoException).code ?? 'failed'}`);
   }
   const lines = new LineCounter();
-  const document = parseDocument(source, { lineCounter: lines });
+  const document = parseDocument(source, { lineCounter: lines, prettyErrors: false });
   const [fault] = document.errors;
   if (fault !== undefined) {
     const { line } = lines.linePos(fault.pos[0]);
@@ -156,10 +156,26 @@ export function readConfigFile(file: string): Settings {
   }
   const value: unknown = document.toJS() ?? {};
   return check(value, (path) => {
-    const node = document.getIn(path, true) as { range?: [number, number, number] } | undefined;
-    const line = node?.range === undefined ? 1 : lines.linePos(node.range[0]).line;
-    return `${file}:${line}: ${fieldPath(path)}`;
+    const { line } = lines.linePos(offsetOf(document, path));
+    return [`${file}:${line}`, fieldPath(path)].filter((part) => part !== '').join(': ');
   });
+}
+
+/** Where in the text a field stands: its key, or the item of a list. */
+function offsetOf(document: Document, path: readonly (string | number)[]): number {
+  let node: unknown = document.contents;
+  let offset = 0;
+  for (const step of path) {
+    if (isMap(node)) {
+      const pair = node.items.find(({ key }) => isScalar(key) && key.value === step);
+      offset = (isScalar(pair?.key) ? pair.key.range?.[0] : undefined) ?? offset;
+      node = pair?.value;
+    } else if (isSeq(node)) {
+      node = node.get(Number(step), true);
+      offset = (node as { range?: [number, number, number] } | undefined)?.range?.[0] ?? offset;
+    }
+  }
+  return offset;
 }
 
 /** Checks one source; `where` names a field of it in the source's own words. */

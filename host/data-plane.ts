@@ -83,6 +83,7 @@ export class DataPlane {
       await this.#command({ verb: 'stop' });
       await exited;
     }
+    this.#resolveAll();
     closeFd(this.#wakeFd);
   }
 
@@ -112,10 +113,7 @@ export class DataPlane {
     this.#worker = null;
     this.#commands = null;
     endTurn(this.#options.core, 0);
-    if (this.#isStopping) {
-      for (const waiting of this.#waiting.values()) waiting.resolve();
-      return;
-    }
+    if (this.#isStopping) return this.#resolveAll();
     this.crashes += 1;
     if (performance.now() - this.#startedMs > RESTART_FORGET_MS) this.#restartMs = RESTART_FIRST_MS;
     this.#options.log.warn({ inMs: this.#restartMs }, 'starting another data worker');
@@ -136,6 +134,12 @@ export class DataPlane {
       });
     }
     for (const orphan of orphans) orphan.resolve();
+  }
+
+  /** With the last worker gone, nothing uses a descriptor any more. */
+  #resolveAll(): void {
+    for (const waiting of this.#waiting.values()) waiting.resolve();
+    this.#waiting.clear();
   }
 
   #command(body: CommandBody): Promise<void> {

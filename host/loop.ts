@@ -94,7 +94,8 @@ export class Loop {
     this.#rotation += 1;
     for (let place = 0; place < ready.length && read < this.#slots.count; place += 1) {
       const attached = ready[(place + this.#rotation) % ready.length];
-      if (attached === undefined) break;
+      // A command since wait() may have taken the device back.
+      if (attached === undefined || this.#devices.get(attached.index) !== attached) continue;
       const share = Math.ceil((this.#slots.count - read) / (ready.length - place));
       const count = attached.device.read(this.#slots.first + read, share);
       if (count < 0) this.#lose(attached, count);

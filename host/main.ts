@@ -17,7 +17,7 @@ import { Forwarding } from '../engine/forwarding.ts';
 import type { Log } from '../engine/log.ts';
 import { PROFILES } from '../engine/memory-map.ts';
 import type { Delta, Snapshot } from '../engine/model.ts';
-import { errnoName } from '../ffi/errno.ts';
+import { errnoName, SystemError } from '../ffi/errno.ts';
 import { closeFd, lockFile } from '../ffi/file.ts';
 import { Links } from '../ffi/netlink.ts';
 import { peerCredentials } from '../ffi/socket.ts';
@@ -76,14 +76,14 @@ export class Host {
   readonly underlay: UnderlayAddresses;
   readonly control: ControlServer;
   readonly sync: ControlServer;
-  /** What the last snapshot or delta could not bring about. */
-  problems: string[] = [];
-  pods = 0;
   isNodeDeviceLost = false;
   readonly #links: Links;
   readonly #lock: number;
   readonly #sockets: UnderlaySockets[];
+  /** The cluster's pods of this node, by namespace and name. */
+  readonly #pods = new Set<string>();
   #isStopping = false;
+  #warned = '';
 
   private constructor(
     options: HostOptions,
@@ -145,7 +145,7 @@ export class Host {
   /** Starts a daemon. Rejects with what is missing; then nothing is left behind. */
   static async start(options: HostOptions): Promise<Host> {
     const { config } = options;
-    mkdirSync(config.runtimeDirectory, { recursive: true, mode: RUNTIME_DIRECTORY_MODE });
+    makeRuntimeDirectory(config.runtimeDirectory);
     const lockPath = join(config.runtimeDirectory, LOCK_FILE);
     const lock = lockFile(lockPath);
     if (lock === null) {
@@ -170,6 +170,11 @@ export class Host {
       }
       throw error;
     }
+  }
+
+  /** How many pods the cluster has on this node. */
+  get pods(): number {
+    return this.#pods.size;
   }
 
   /** Ends the daemon: no more requests, no more packets, then no more devices. */
@@ -239,21 +244,27 @@ export class Host {
   }
 
   async #take(snapshot: Snapshot): Promise<void> {
-    this.problems = this.forwarding.applySnapshot(snapshot);
-    this.pods = snapshot.pods.length;
+    this.forwarding.applySnapshot(snapshot);
+    this.#pods.clear();
+    for (const pod of snapshot.pods) this.#pods.add(podKey(pod));
     await this.#applied();
     this.options.log.info(
       { revision: snapshot.revision, nodes: snapshot.nodes.length }, 'snapshot in force');
   }
 
   async #takeDelta(delta: Delta): Promise<void> {
-    this.problems = this.forwarding.applyDelta(delta);
-    this.pods += delta.pods.length - delta.removedPods.length;
+    this.forwarding.applyDelta(delta);
+    for (const pod of delta.pods) this.#pods.add(podKey(pod));
+    for (const pod of delta.removedPods) this.#pods.delete(podKey(pod));
     await this.#applied();
   }
 
   async #applied(): Promise<void> {
-    for (const problem of this.problems) this.options.log.warn({ problem }, 'cannot apply in full');
+    const problems = this.forwarding.problems();
+    if (problems.join('\n') !== this.#warned) {
+      for (const problem of problems) this.options.log.warn({ problem }, 'not as the cluster says');
+    }
+    this.#warned = problems.join('\n');
     const podCidrs = this.forwarding.local?.podCidrs ?? [];
     const isKnown = podCidrs.join() === this.nodeDevice.podCidrs.join();
     if (!isKnown) await this.nodeDevice.configure(podCidrs);
@@ -286,6 +297,22 @@ export class Host {
       setTimeout(() => void this.#reopenNodeDevice(next), waitMs);
     }
   }
+}
+
+function makeRuntimeDirectory(path: string): void {
+  try {
+    mkdirSync(path, { recursive: true, mode: RUNTIME_DIRECTORY_MODE });
+  } catch (error) {
+    const { errno } = error as NodeJS.ErrnoException;
+    if (errno === undefined) throw error;
+    throw new SystemError('mkdir', path, errno, {
+      EACCES: 'run as root, or give a directory of yours as --runtime-directory',
+    });
+  }
+}
+
+function podKey({ namespace, name }: { namespace: string; name: string }): string {
+  return `${namespace}/${name}`;
 }
 
 /** The MTU that every path of the overlay takes. */

@@ -8,10 +8,13 @@ import { readDrops, readEvents, readTraffic } from '../engine/counters.ts';
 import {
   EndpointNameSchema,
   EndpointSchema,
+  PAGE_LIMIT,
+  PageQuerySchema,
   RouteQuerySchema,
   type PeerReport,
   type StatusReport,
 } from '../engine/model.ts';
+import type { ControlCounters } from './control.ts';
 import type { Host } from './main.ts';
 
 const Nothing = v.nullable(v.strictObject({}));
@@ -20,15 +23,26 @@ const Nothing = v.nullable(v.strictObject({}));
 export function controlMethods(host: Host): Methods {
   return {
     status: method(Nothing, () => status(host)),
-    'peer.list': method(Nothing, () => peers(host)),
-    'route.list': method(Nothing, () => host.forwarding.routes()),
+    'peer.list': method(PageQuerySchema, ({ from }) => page(peers(host), from)),
+    'route.list': method(PageQuerySchema, ({ from }) => page(host.forwarding.routes(), from)),
     'route.get': method(RouteQuerySchema, ({ address }) => host.forwarding.lookUp(address)),
-    'endpoint.list': method(Nothing, () => host.endpoints.list()),
+    'endpoint.list': method(PageQuerySchema, ({ from }) => page(host.endpoints.list(), from)),
     'endpoint.add': method(EndpointSchema, (endpoint) =>
       explained('endpoint', () => host.endpoints.add(endpoint))),
     'endpoint.remove': method(EndpointNameSchema, ({ namespace, name }) =>
       explained('endpoint', () => host.endpoints.remove(namespace, name))),
   };
+}
+
+/** What both sockets have counted. */
+function sum(first: ControlCounters, second: ControlCounters): Record<string, number> {
+  return Object.fromEntries(Object.entries(first).map(([name, count]: [string, number]) =>
+    [name, count + second[name as keyof ControlCounters]]));
+}
+
+function page<T>(list: T[], from: number): { entries: T[]; next: number | null } {
+  const next = from + PAGE_LIMIT;
+  return { entries: list.slice(from, next), next: next < list.length ? next : null };
 }
 
 /** What goes wrong with a request is the asker's to read, not a fault of the daemon. */
@@ -79,7 +93,7 @@ function status(host: Host): StatusReport {
     sync: {
       connected: host.intake.isConnected,
       revision: host.intake.revision,
-      problems: host.problems,
+      problems: host.forwarding.problems(),
     },
     nodes: host.forwarding.nodes.size,
     pods: host.pods,
@@ -90,7 +104,7 @@ function status(host: Host): StatusReport {
       inbound: readDrops(host.core, 'inbound'),
     },
     events: readEvents(host.core),
-    control: { ...host.control.counters },
+    control: sum(host.control.counters, host.sync.counters),
     tables: host.forwarding.tables(),
   };
 }

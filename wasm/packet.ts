@@ -85,7 +85,9 @@ export function setOutput(descriptor: usize, device: i32): void {
   store<u16>(descriptor, <u16>device, DESCRIPTOR_OUTPUT);
 }
 
-/** Marks the packet for an underlay device, to `remote`, by the sending socket of `flowHash`. */
+/** Marks the packet for an underlay device, to `remote`, by the sending socket of `flowHash`. The
+ * remote is copied, because the record it is in may be replaced as soon as the turn is over, and
+ * the host sends after that. Precondition: outerSource() is not needed any more. */
 export function setOutputRemote(
   descriptor: usize,
   device: i32,
@@ -93,7 +95,10 @@ export function setOutputRemote(
   flowHash: u32,
 ): void {
   setOutput(descriptor, device);
-  store<u32>(descriptor, <u32>remote, DESCRIPTOR_REMOTE);
+  const copy = outerSource(descriptor);
+  v128.store(copy, v128.load(remote));
+  v128.store(copy, v128.load(remote, 16), 16);
+  store<u32>(descriptor, <u32>copy, DESCRIPTOR_REMOTE);
   store<u32>(descriptor, flowHash, DESCRIPTOR_FLOW_HASH);
 }
 

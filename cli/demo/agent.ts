@@ -17,8 +17,10 @@ export type AgentRequest =
   | { verb: 'serve' }
   | { verb: 'tcp'; address: string; timeoutMs: number }
   | { verb: 'udp'; address: string; size: number; timeoutMs: number }
+  | { verb: 'sizes'; address: string; sizes: number[]; timeoutMs: number }
   | { verb: 'ping'; address: string; size: number; timeoutMs: number; ttl?: number }
-  | { verb: 'upload'; address: string; bytes: number; timeoutMs: number };
+  | { verb: 'upload'; address: string; bytes: number; timeoutMs: number }
+  | { verb: 'end' };
 
 /** `ok`: an answer came and was right. `from`: who answered. */
 export interface AgentAnswer {
@@ -30,6 +32,11 @@ export interface AgentAnswer {
 
 const CHUNK_BYTES = 256 * 1024;
 const IDENTIFIER = process.pid & 0xffff;
+/** Longest wait before something that gets no answer is sent again. */
+const RESEND_MS = 1000;
+/** Datagrams of the verb `sizes` on their way at a time. */
+const IN_FLIGHT = 16;
+const SOCKET_BUFFER_BYTES = 1 << 20;
 
 /** Echoes datagrams. A TCP client's first line is `echo`, answered with the client's address, or
  * `upload`, after which the rest is hashed and the digest answered. */
@@ -40,7 +47,9 @@ async function serve(): Promise<void> {
     server.listen({ port: AGENT_PORT, host: '::', ipv6Only: false }, resolve);
   });
   for (const type of ['udp4', 'udp6'] as const) {
-    const socket = createSocket({ type, ipv6Only: type === 'udp6' });
+    const socket = createSocket({
+      type, ipv6Only: type === 'udp6', recvBufferSize: SOCKET_BUFFER_BYTES,
+    });
     socket.on('message', (message, { port, address }) => socket.send(message, port, address));
     socket.on('error', () => {});
     await new Promise<void>((resolve) => {
@@ -143,6 +152,52 @@ function udp(address: string, size: number, timeoutMs: number): Promise<string> 
   });
 }
 
+/**
+ * Sends a datagram of each size, a few at a time, each again while it is not echoed, and compares
+ * the echoes. Returns how many had to be sent again.
+ */
+async function sizes(address: string, wanted: number[], timeoutMs: number): Promise<number> {
+  const noise = randomFillSync(Buffer.alloc(2 * Math.max(...wanted)));
+  const payloadOf = (size: number): Buffer => noise.subarray(size, 2 * size);
+  const waiting = new Map<number, () => void>();
+  const type = address.includes(':') ? 'udp6' : 'udp4';
+  const socket = createSocket({ type, recvBufferSize: SOCKET_BUFFER_BYTES });
+  let fault = '';
+  socket.on('error', (error) => { fault = error.message; });
+  socket.on('message', (message) => {
+    if (!message.equals(payloadOf(message.length))) fault = `echo of ${message.length} differs`;
+    waiting.get(message.length)?.();
+  });
+  const deadline = performance.now() + timeoutMs;
+  let resent = -wanted.length;
+  const exchange = async (size: number): Promise<void> => {
+    let isEchoed = false;
+    while (!isEchoed && fault === '') {
+      if (performance.now() > deadline) throw new Error(`no answer in time to ${size} bytes`);
+      resent += 1;
+      isEchoed = await new Promise<boolean>((resolve) => {
+        const timer = setTimeout(() => resolve(false), RESEND_MS);
+        waiting.set(size, () => {
+          clearTimeout(timer);
+          resolve(true);
+        });
+        socket.send(payloadOf(size), AGENT_PORT, address);
+      });
+    }
+  };
+  const left = [...wanted];
+  const runner = async (): Promise<void> => {
+    for (let size = left.pop(); size !== undefined; size = left.pop()) await exchange(size);
+  };
+  try {
+    await Promise.all(Array.from({ length: IN_FLIGHT }, runner));
+  } finally {
+    socket.close();
+  }
+  if (fault !== '') throw new Error(fault);
+  return resent;
+}
+
 let lastSequence = 0;
 
 /** Sends echo requests until one is answered, by a reply or by an ICMP error. */
@@ -151,7 +206,7 @@ async function ping(
   size: number,
   timeoutMs: number,
   ttl: number | undefined,
-): Promise<{ from: string; type: number }> {
+): Promise<{ from: string; type: number; code: number }> {
   const isIpv6 = address.includes(':');
   const family = isIpv6 ? 'IPv6' : 'IPv4';
   const fd = openIcmpSocket(family);
@@ -166,15 +221,15 @@ async function ping(
     while (performance.now() < deadline) {
       if (performance.now() >= nextSend) {
         sendTo(fd, request, address);
-        nextSend = performance.now() + Math.max(timeoutMs / 4, 50);
+        nextSend = performance.now() + Math.min(Math.max(timeoutMs / 4, 50), RESEND_MS);
       }
       const received = receiveFrom(fd, buffer, 0);
       if (received === null) {
         await new Promise((resolve) => setTimeout(resolve, 1));
         continue;
       }
-      const type = answerType(buffer.subarray(0, received.length), isIpv6, sequence);
-      if (type !== null) return { from: received.address, type };
+      const found = readAnswer(buffer.subarray(0, received.length), isIpv6, request);
+      if (found !== null) return { from: received.address, ...found };
     }
     throw new Error('no answer in time');
   } finally {
@@ -184,7 +239,7 @@ async function ping(
 
 /** An echo request without IP header; the kernel fills the ICMPv6 checksum in. */
 function echoRequest(isIpv6: boolean, number: number, size: number): Uint8Array {
-  const request = new Uint8Array(8 + size).fill(0x63);
+  const request = Uint8Array.from({ length: 8 + size }, (_, at) => at & 0xff);
   const view = new DataView(request.buffer);
   view.setUint16(0, (isIpv6 ? 128 : 8) << 8);
   view.setUint16(2, 0);
@@ -201,8 +256,13 @@ function internetChecksum(bytes: Uint8Array): number {
   return ~sum & 0xffff;
 }
 
-/** The ICMP type of an answer to our request, quoted or not; null for somebody else's. */
-function answerType(packet: Uint8Array, isIpv6: boolean, number: number): number | null {
+/** Type and code of an answer to our request, quoted or not; null for somebody else's. A reply must
+ * bring back what we sent. */
+function readAnswer(
+  packet: Uint8Array,
+  isIpv6: boolean,
+  request: Uint8Array,
+): { type: number; code: number } | null {
   const icmp = isIpv6 ? packet : packet.subarray(((packet[0] ?? 0) & 15) * 4);
   const type = icmp[0] ?? 0;
   const isReply = type === (isIpv6 ? 129 : 0);
@@ -213,8 +273,9 @@ function answerType(packet: Uint8Array, isIpv6: boolean, number: number): number
     const quoted = icmp.subarray(8);
     echo = quoted.subarray(isIpv6 ? 40 : ((quoted[0] ?? 0) & 15) * 4);
   }
-  const field = (at: number): number => ((echo[at] ?? 0) << 8) | (echo[at + 1] ?? 0);
-  return field(4) === IDENTIFIER && field(6) === number ? type : null;
+  const wanted = request.subarray(4, isReply ? request.length : 8);
+  const seen = echo.subarray(4, 4 + wanted.length);
+  return Buffer.compare(seen, wanted) === 0 ? { type, code: icmp[1] ?? 0 } : null;
 }
 
 async function answer(request: AgentRequest): Promise<AgentAnswer> {
@@ -222,16 +283,20 @@ async function answer(request: AgentRequest): Promise<AgentAnswer> {
   const result = { ok: true, from: '', detail: '', elapsedMs: 0 };
   try {
     if (request.verb === 'serve') await serve();
+    else if (request.verb === 'end') process.exit();
     else if (request.verb === 'tcp') result.from = await tcp(request.address, request.timeoutMs);
     else if (request.verb === 'udp') {
       result.from = await udp(request.address, request.size, request.timeoutMs);
+    } else if (request.verb === 'sizes') {
+      const resent = await sizes(request.address, request.sizes, request.timeoutMs);
+      result.detail = `${resent} sent again`;
     } else if (request.verb === 'upload') {
       result.detail = await upload(request.address, request.bytes, request.timeoutMs);
     } else {
       const { address, size, timeoutMs, ttl } = request;
-      const { from, type } = await ping(address, size, timeoutMs, ttl);
+      const { from, type, code } = await ping(address, size, timeoutMs, ttl);
       const isReply = type === (address.includes(':') ? 129 : 0);
-      Object.assign(result, { ok: isReply, from, detail: `ICMP type ${type}` });
+      Object.assign(result, { ok: isReply, from, detail: `ICMP type ${type} code ${code}` });
     }
   } catch (error) {
     Object.assign(result, { ok: false, detail: (error as Error).message });

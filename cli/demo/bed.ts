@@ -13,15 +13,15 @@
 // over veth would else leave inner checksums unfinished.
 
 import { spawn, type ChildProcess } from 'node:child_process';
-import { mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { rmSync } from 'node:fs';
 import { Worker } from 'node:worker_threads';
 import { hostPrefix } from '../../engine/address.ts';
 import { setTxChecksum } from '../../ffi/ethtool.ts';
+import { closeFd } from '../../ffi/file.ts';
 import { Links } from '../../ffi/netlink.ts';
 import { createNamespace, writeSysctl, type Namespace } from '../../ffi/netns.ts';
 import type { AgentAnswer, AgentRequest } from './agent.ts';
+import { makeFolder, removeLeftovers } from './folder.ts';
 
 const HUB_IPV4 = '198.51.100.1';
 const HUB_LINK_LOCAL = 'fe80::1';
@@ -35,6 +35,7 @@ export class Agent {
   readonly #worker: Worker;
   readonly #waiting = new Map<number, (answer: AgentAnswer) => void>();
   #nextId = 1;
+  #hasEnded = false;
 
   constructor(namespace: Namespace, name: string) {
     this.#worker = new Worker(new URL('./agent.js', import.meta.url), {
@@ -45,11 +46,15 @@ export class Agent {
       this.#waiting.delete(id);
     });
     this.#worker.on('error', (error: Error) => this.#fail(error.message));
-    this.#worker.on('exit', () => this.#fail('the agent has ended'));
+    this.#worker.on('exit', () => {
+      this.#hasEnded = true;
+      this.#fail('the agent has ended');
+    });
   }
 
   /** Asks; failures of what was asked are in the answer. */
   ask(request: AgentRequest): Promise<AgentAnswer> {
+    if (this.#hasEnded) return Promise.resolve(failure('the agent has ended'));
     const id = this.#nextId;
     this.#nextId += 1;
     return new Promise((resolve) => {
@@ -58,16 +63,19 @@ export class Agent {
     });
   }
 
+  /** Lets the agent end itself: a thread that is terminated in a system call aborts the process. */
   async close(): Promise<void> {
-    await this.#worker.terminate();
+    await this.ask({ verb: 'end' });
   }
 
   #fail(detail: string): void {
-    for (const resolve of this.#waiting.values()) {
-      resolve({ ok: false, from: '', detail, elapsedMs: 0 });
-    }
+    for (const resolve of this.#waiting.values()) resolve(failure(detail));
     this.#waiting.clear();
   }
+}
+
+function failure(detail: string): AgentAnswer {
+  return { ok: false, from: '', detail, elapsedMs: 0 };
 }
 
 /** A namespace with its links and, once asked for, its agent. */
@@ -96,8 +104,13 @@ export class Host {
     });
   }
 
-  async close(): Promise<void> {
+  /** Ends the program; the links stay. */
+  async stop(): Promise<void> {
     await this.#agent?.close();
+  }
+
+  async close(): Promise<void> {
+    await this.stop();
     this.links.close();
     this.namespace.close();
   }
@@ -112,6 +125,8 @@ export interface NodeAddresses {
 /** A node on the underlay. */
 export interface LabNode extends NodeAddresses {
   host: Host;
+  /** The hub's end of its link. */
+  port: string;
 }
 
 /** A child process that runs until it is stopped, with what it wrote to standard error. */
@@ -122,13 +137,23 @@ export interface Daemon {
 
 /** The bed: a hub and what hangs on it. Close it on every way out. */
 export class Bed {
-  readonly folder = mkdtempSync(join(tmpdir(), `culvert-lab-${process.pid}-`));
+  /** For files; it goes with the bed. */
+  readonly folder: string;
   readonly hub = new Host('hub');
   readonly hosts: Host[] = [];
   readonly #daemons: Daemon[] = [];
+  readonly #lock: number;
   #nodes = 0;
+  #isStopping = false;
+
+  private constructor() {
+    const { path, lock } = makeFolder();
+    this.folder = path;
+    this.#lock = lock;
+  }
 
   static async create(): Promise<Bed> {
+    removeLeftovers();
     const bed = new Bed();
     bed.hub.sysctl({ 'net.ipv4.ip_forward': 1, 'net.ipv6.conf.all.forwarding': 1 });
     return bed;
@@ -136,6 +161,7 @@ export class Bed {
 
   /** Adds a namespace that is on no underlay: a pod. */
   addHost(name: string): Host {
+    this.#refuseWhenStopping(name);
     const host = new Host(name);
     this.hosts.push(host);
     return host;
@@ -156,12 +182,13 @@ export class Bed {
       await this.hub.links.addRoute({ prefix: hostPrefix(address), device: port });
       await host.links.addRoute({ prefix, device: 'eth0', via, onlink: true });
     }
-    return { host, ...addresses };
+    return { host, port, ...addresses };
   }
 
   /** Starts a program in a namespace and waits for a line of its log. It ends with this process:
    * its standard input is a pipe that nobody else holds. */
   async start(host: Host, command: string[], readyText: string): Promise<Daemon> {
+    this.#refuseWhenStopping(command.join(' '));
     const [program = '', ...words] = command;
     const child = host.namespace.run(() =>
       spawn(program, words, { stdio: ['pipe', 'ignore', 'pipe'] }));
@@ -186,12 +213,25 @@ export class Bed {
     return daemon;
   }
 
-  /** Ends everything, newest first: processes, agents, namespaces, files. */
+  /** Ends processes and agents, newest first. What is under way on them fails soon, and nothing
+   * new can be started. */
+  async stop(): Promise<void> {
+    this.#isStopping = true;
+    for (const daemon of [...this.#daemons].reverse()) await stopDaemon(daemon);
+    for (const host of [...this.hosts].reverse()) await host.stop();
+  }
+
+  /** Ends everything: processes, agents, namespaces, files. */
   async close(): Promise<void> {
-    for (const daemon of this.#daemons.reverse()) await stopDaemon(daemon);
+    await this.stop();
     for (const host of this.hosts.reverse()) await host.close();
     await this.hub.close();
     rmSync(this.folder, { recursive: true, force: true });
+    closeFd(this.#lock);
+  }
+
+  #refuseWhenStopping(what: string): void {
+    if (this.#isStopping) throw new Error(`start ${what}: everything is being taken down`);
   }
 }
 

@@ -5,6 +5,7 @@ import { addressFamily, hostPrefix, prefixBase, type Family } from '../../engine
 import type { ClusterNode, Tunnel } from '../../engine/model.ts';
 import type { Bed, Host, LabNode } from './bed.ts';
 
+/** Devices and their MTUs by the family that carries them. */
 const DEVICE = { IPv4: 'flannel.1', IPv6: 'flannel-v6.1' };
 const MTU = { IPv4: 1450, IPv6: 1430 };
 /** Gateways of the pods, on every veth. */
@@ -17,27 +18,31 @@ export async function setUpKernelNode(
   others: ClusterNode[],
 ): Promise<void> {
   node.host.sysctl({ 'net.ipv4.ip_forward': 1, 'net.ipv6.conf.all.forwarding': 1 });
+  const made = new Set<string>();
   for (const tunnel of self.tunnels) {
-    await addDevice(node, self, tunnel);
+    const name = DEVICE[addressFamily(tunnel.remote)];
+    if (!made.has(name)) await addDevice(node, tunnel);
+    made.add(name);
+    for (const base of basesOf(self, tunnel.family)) await node.host.links.addAddress(name, base);
     for (const other of others) await addPeer(node, other, tunnel.family);
   }
 }
 
-async function addDevice({ host }: LabNode, self: ClusterNode, tunnel: Tunnel): Promise<void> {
-  const name = DEVICE[tunnel.family];
+async function addDevice({ host }: LabNode, tunnel: Tunnel): Promise<void> {
+  const carrier = addressFamily(tunnel.remote);
+  const name = DEVICE[carrier];
   await host.links.addVxlan({
     name,
     vni: tunnel.vni,
     port: tunnel.port,
     local: tunnel.remote,
     device: 'eth0',
-    mtu: MTU[tunnel.family],
+    mtu: MTU[carrier],
     mac: tunnel.mac,
     learning: false,
   });
   await host.links.setLink(name, { linkLocalIpv6: false });
   await host.links.setLink(name, { up: true });
-  for (const base of basesOf(self, tunnel.family)) await host.links.addAddress(name, base);
 }
 
 /** Neighbour, forwarding entry, route: in flannel's order. */
@@ -46,9 +51,9 @@ export async function addPeer(
   other: ClusterNode,
   family: Family,
 ): Promise<void> {
-  const device = DEVICE[family];
   const tunnel = other.tunnels.find((candidate) => candidate.family === family);
   if (tunnel === undefined) return;
+  const device = DEVICE[addressFamily(tunnel.remote)];
   for (const prefix of other.podCidrs.filter((cidr) => addressFamily(cidr) === family)) {
     const via = prefixBase(prefix);
     await host.links.addNeighbour({ device, address: via, mac: tunnel.mac });

@@ -58,6 +58,8 @@ export class UdpDevice implements Device {
   write(slot: number): void {
     const sender = this.#senders[this.#slots.flowHash(slot) % this.#senders.length];
     if (sender === undefined) return;
+    // A device around this one may send a packet twice: more than one batch holds.
+    if (sender.queued === sender.messages.capacity) this.#send(sender);
     const address = this.#slots.base + this.#slots.start(slot);
     const remote = this.#slots.remote(slot);
     const size = this.#slots.remoteSize(slot);

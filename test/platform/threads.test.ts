@@ -1,6 +1,8 @@
-// What we believe of threads and namespaces: setns() moves one thread only.
+// What we believe of threads and namespaces: setns() moves one thread only. libuv's thread pool
+// lives where the thread was that used it first, whoever asks it later.
 
 import { readlinkSync } from 'node:fs';
+import { stat } from 'node:fs/promises';
 import { Worker } from 'node:worker_threads';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
@@ -26,6 +28,7 @@ function startWorker(fd: number): Promise<Report> {
 
 testNeeding('root', test, 'each thread has its own namespace; the thread pool stays', async () => {
   const home = own();
+  await stat('/');
   const red = createNamespace();
   const blue = createNamespace();
   const reports = await Promise.all([red.fd, blue.fd, -1].map(startWorker));

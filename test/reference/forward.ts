@@ -127,7 +127,9 @@ export class ForwardTwin {
       return this.#drop('outbound', reason.REASON_WRONG_MAC);
     }
     const { type, payload } = frame;
-    if (type === ETHER_TYPE.arp) return this.#answer(input, device, type, this.#arp(device, payload));
+    if (type === ETHER_TYPE.arp) {
+      return this.#answer(input, device, type, this.#arp(device, payload));
+    }
     if (type !== ETHER_TYPE.ipv4 && type !== ETHER_TYPE.ipv6) {
       return this.#drop('outbound', reason.REASON_ETHER_TYPE);
     }

@@ -1,5 +1,5 @@
-// Packets as the RFCs draw them: built from named fields and read back, in plain TypeScript. Nothing
-// here comes from the core, checksums least of all, so that it can say what the core gets wrong.
+// Packets as the RFCs draw them: built from named fields and read back, in plain TypeScript. None
+// of it comes from the core, checksums least of all, so that it can say what the core gets wrong.
 
 import { addressBytes } from '../../engine/address.ts';
 

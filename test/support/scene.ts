@@ -1,5 +1,5 @@
-// A node's surroundings, entered twice: into the core through the engine, and into the tables of the
-// slow twin, each from the same description.
+// A node's surroundings, entered twice: into the core through the engine, and into the tables of
+// the slow twin, each from the same description.
 
 import * as layout from '../../wasm/abi/layout.ts';
 import { addressBytes, addressFamily, hostPrefix, prefixBase, prefixKey } from
@@ -51,9 +51,9 @@ const FIXED = {
   [layout.NEXT_HOP_BLACKHOLE]: 'blackhole',
 } as const;
 
-export function makeScene(settings: SceneSettings): Scene {
-  const core = createCore();
-  const forwarding = new Forwarding(core, TEST_LIMITS, {
+export function makeScene(settings: SceneSettings, limits = TEST_LIMITS): Scene {
+  const core = createCore(limits);
+  const forwarding = new Forwarding(core, limits, {
     nodeName: settings.local.name,
     podNetworks: settings.podNetworks,
     underlayMtu: settings.underlayMtu,
@@ -61,9 +61,10 @@ export function makeScene(settings: SceneSettings): Scene {
   });
   core.setDirectory(layout.DIRECTORY_ICMP_RATE, settings.icmpRate);
   core.setDirectory(layout.DIRECTORY_ICMP_BURST, settings.icmpBurst);
-  const problems = forwarding.applySnapshot({
+  forwarding.applySnapshot({
     revision: 1, local: settings.local.name, nodes: [settings.local, ...settings.remotes], pods: [],
   });
+  const problems = forwarding.problems();
   if (problems.length > 0) throw new Error(problems.join('\n'));
   const endpoints = new Map(settings.pods.map((pod) =>
     [pod.name, forwarding.attachEndpoint(pod.name, pod.addresses, pod.mac)]));

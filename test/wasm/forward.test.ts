@@ -1,6 +1,6 @@
 // time limit: 240 s
-// The core against its slow twin, test/reference/forward.ts: random packets over random tables. Each
-// verdict, reason, output and byte must be the same, and in the end each counter.
+// The core against its slow twin, test/reference/forward.ts: random packets over random tables. All
+// verdicts, reasons, outputs and bytes must be the same, and in the end all counters.
 
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
@@ -96,7 +96,9 @@ function differences(core: Verdict, twin: TwinVerdict): string[] {
 }
 
 /** Runs one batch through both. Flow hashes must be the same wherever the flow is. */
-function runBatch(scene: Scene, traffic: Traffic, hashes: Map<string, number>, nowMs: number): void {
+function runBatch(
+  scene: Scene, traffic: Traffic, hashes: Map<string, number>, nowMs: number,
+): void {
   const arrivals: Arrival[] = Array.from({ length: TEST_LIMITS.slots }, () => traffic.next());
   for (const [slot, { packet, input, source }] of arrivals.entries()) {
     placePacket(scene.core, slot, packet, input, source);

@@ -96,7 +96,9 @@ export const DESCRIPTOR_VERDICT = 12;         // u8, out
 export const DESCRIPTOR_REASON = 13;          // u8, out
 export const DESCRIPTOR_REMOTE = 16;          // u32 address of the outer destination, a remote; out
 export const DESCRIPTOR_FLOW_HASH = 20;       // u32, out: equal for all packets of a flow
-export const DESCRIPTOR_SOURCE = 32;          // the outer source, a remote; in, of underlay devices
+// The outer source, a remote; in, of underlay devices. On the way out DESCRIPTOR_REMOTE leads here,
+// to a copy of the peer's: the peer's record may have another owner before the host has sent.
+export const DESCRIPTOR_SOURCE = 32;
 export const DESCRIPTOR_STRIDE = 64;
 
 // Remote: the address of an underlay socket's other end. Byte for byte what Linux calls

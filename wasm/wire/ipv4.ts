@@ -138,8 +138,8 @@ export function ipv4DecrementTtl(header: usize): void {
   store<u16>(header, updated, IPV4_CHECKSUM);
 }
 
-/** Writes a header without options, DF set: only with it may the identification be 0 in every packet
- * (RFC 6864 section 4.1). `source` and `destination` are addresses of 4 bytes. */
+/** Writes a header without options, DF set: only with it may the identification be 0 in every
+ * packet (RFC 6864 section 4.1). `source` and `destination` are addresses of 4 bytes. */
 export function emitIpv4(
   header: usize,
   totalLength: i32,

@@ -1,0 +1,233 @@
+// Sends damaged packets through the core by the million and watches what it must never do: trap,
+// write anywhere but into the batch's slots and descriptors and its own counters, lose a packet
+// uncounted, or hand on one that does not lie in its slot.
+
+import * as layout from '../../wasm/abi/layout.ts';
+import * as verdict from '../../wasm/abi/verdict.ts';
+import { readDrops, readEvents } from '../../engine/counters.ts';
+import type { Core } from '../../engine/core.ts';
+import { slotEnd, slotStart, TEST_LIMITS } from '../support/core.ts';
+import { makeHome } from '../support/home.ts';
+import { toHex } from '../support/packets.ts';
+import type { Scene } from '../support/scene.ts';
+import { readCorpus, type CorpusEntry } from './corpus.ts';
+import { Mutator, PACKET_REACH } from './mutate.ts';
+
+const BATCH = 64;
+const FILL = 0xa5;
+/** The core puts at most 70 bytes in front of a packet; the rest of the headroom stays as it is. */
+const HEADROOM_GUARD = layout.PACKET_HEADROOM - 72;
+/** Batches between two looks at the whole memory. */
+const LOOK_EVERY = 1024;
+
+export interface FuzzReport {
+  packets: number;
+  sent: number;
+  dropped: number;
+  icmpSent: number;
+  neighbourAnswered: number;
+  /** Reasons that were seen, by name. */
+  drops: Record<string, number>;
+  milliseconds: number;
+}
+
+/** A part of memory that the core may write to. */
+interface Open {
+  start: number;
+  end: number;
+}
+
+export class Fuzzer {
+  readonly scene: Scene;
+  readonly entries: CorpusEntry[];
+  readonly #core: Core;
+  readonly #seed: number;
+  readonly #firstSlot: number;
+  #mutator: Mutator;
+  #batches = 0;
+  #sent = 0;
+  #answered = 0;
+  readonly #outputs: Set<number>;
+  /** Where the peers' remotes are. */
+  readonly #remotes: number[] = [];
+
+  constructor(seed: number) {
+    this.#seed = seed;
+    const slots = BATCH * 2;
+    this.scene = makeHome({ icmpRate: 100_000, icmpBurst: 1000 }, { ...TEST_LIMITS, slots });
+    this.#core = this.scene.core;
+    this.#firstSlot = BATCH;
+    this.entries = readCorpus(this.scene);
+    if (this.entries.length > BATCH) throw new Error('the corpus has more files than slots');
+    const slotsAt = slotStart(this.#core, 0);
+    this.#core.bytes.fill(FILL, slotsAt, slotsAt + (slots * layout.SLOT_STRIDE));
+    this.#mutator = new Mutator(this.#core, this.entries, this.#firstSlot, seed);
+    this.#outputs = new Set([0, 1, 2, ...[...this.scene.endpoints.values()].map((e) => e.device)]);
+    const peers = this.#core.directory(layout.DIRECTORY_PEERS);
+    for (const { record } of this.scene.forwarding.peers.values()) {
+      this.#remotes.push(peers + (record * layout.PEER_STRIDE) + layout.PEER_REMOTE);
+    }
+  }
+
+  /** Fuzzes until `packets` have gone through or `limitMs` has passed. Throws what it finds. */
+  run(packets: number, limitMs: number): FuzzReport {
+    const before = Buffer.from(Buffer.from(this.#core.memory.buffer));
+    const start = performance.now();
+    let done = 0;
+    for (; done < packets && performance.now() - start < limitMs; done += BATCH) {
+      this.#runBatch();
+      if (this.#batches % LOOK_EVERY === 0) this.#lookAtMemory(before);
+    }
+    this.#lookAtMemory(before);
+    return this.#report(done, performance.now() - start);
+  }
+
+  #runBatch(): void {
+    for (let slot = 0; slot < BATCH; slot += 1) this.#mutator.fill(slot);
+    this.#batches += 1;
+    try {
+      this.#core.exports.processBatch(0, BATCH, this.#nowMs());
+    } catch (error) {
+      throw new Error(`batch ${this.#batches} traps: ${String(error)}\n${this.#findTrap()}`);
+    }
+    for (let slot = 0; slot < BATCH; slot += 1) {
+      const fault = this.#judge(slot);
+      if (fault === '') continue;
+      throw new Error(`batch ${this.#batches}, slot ${slot}: ${fault}\n${this.#recall(slot)}`);
+    }
+  }
+
+  #nowMs(): number {
+    return (this.#batches * 3) | 0;
+  }
+
+  /** What is wrong with the verdict of a slot; empty where nothing is. */
+  #judge(slot: number): string {
+    const { view } = this.#core;
+    const descriptor = this.#core.descriptorAddress(slot);
+    const decided = view.getUint8(descriptor + layout.DESCRIPTOR_VERDICT);
+    const reason = view.getUint8(descriptor + layout.DESCRIPTOR_REASON);
+    if (reason >= verdict.REASON_DEVICE_FULL) return `reason ${reason}`;
+    if (decided === verdict.VERDICT_DROP) return reason === 0 ? 'dropped for no reason' : '';
+    if (decided !== verdict.VERDICT_SEND) return `verdict ${decided}`;
+    this.#sent += 1;
+    if (reason !== verdict.REASON_NONE) this.#answered += 1;
+    const start = view.getUint32(descriptor + layout.DESCRIPTOR_START, true);
+    const length = view.getUint32(descriptor + layout.DESCRIPTOR_LENGTH, true);
+    const first = slotStart(this.#core, slot) + HEADROOM_GUARD;
+    if (start < first || length === 0 || start + length > slotEnd(this.#core, slot)) {
+      return `packet at ${start - first}, ${length} bytes, is not within its slot`;
+    }
+    const output = view.getUint16(descriptor + layout.DESCRIPTOR_OUTPUT, true);
+    if (!this.#outputs.has(output)) return `output device ${output}`;
+    if (output !== layout.DEVICE_UNDERLAY_IPV4 && output !== layout.DEVICE_UNDERLAY_IPV6) return '';
+    const remote = view.getUint32(descriptor + layout.DESCRIPTOR_REMOTE, true);
+    if (remote !== descriptor + layout.DESCRIPTOR_SOURCE) return `remote at ${remote}`;
+    return this.#isPeer(remote) ? '' : 'remote of no peer';
+  }
+
+  /** True where the remote at an address is a peer's, byte for byte. */
+  #isPeer(remote: number): boolean {
+    const { view } = this.#core;
+    return this.#remotes.some((known) => {
+      for (let at = 0; at < layout.REMOTE_IPV6_SIZE; at += 4) {
+        if (view.getUint32(remote + at) !== view.getUint32(known + at)) return false;
+      }
+      return true;
+    });
+  }
+
+  /** Compares all of memory but what a batch may write with what it was at the start. */
+  #lookAtMemory(before: Buffer): void {
+    const now = Buffer.from(this.#core.memory.buffer);
+    let at = 0;
+    for (const { start, end } of [...this.#open(), { start: now.length, end: now.length }]) {
+      if (Buffer.compare(now.subarray(at, start), before.subarray(at, start)) !== 0) {
+        const wrong = now.subarray(at, start).findIndex((byte, index) =>
+          byte !== before[at + index]);
+        throw new Error(`address ${at + wrong} was written; batch ${this.#batches} at the latest`);
+      }
+      at = end;
+    }
+  }
+
+  /** What a batch may write, in the order of memory. */
+  #open(): Open[] {
+    const core = this.#core;
+    const statistics = core.directory(layout.DIRECTORY_STATISTICS);
+    const descriptors = core.directory(layout.DIRECTORY_DESCRIPTORS);
+    const records = core.directory(layout.DIRECTORY_NEXT_HOP_LIMIT) * layout.STATISTICS_STRIDE;
+    const slots = Array.from({ length: BATCH }, (_, slot) => ({
+      start: slotStart(core, slot) + HEADROOM_GUARD,
+      end: core.packetAddress(slot) + PACKET_REACH,
+    }));
+    return [
+      { start: layout.WORKERS_START, end: layout.WORKERS_START + layout.WORKER_STRIDE },
+      { start: statistics, end: statistics + records },
+      { start: descriptors, end: descriptors + (BATCH * layout.DESCRIPTOR_STRIDE) },
+      ...slots,
+    ];
+  }
+
+  #report(packets: number, milliseconds: number): FuzzReport {
+    const drops: Record<string, number> = {};
+    let dropped = 0;
+    for (const direction of ['outbound', 'inbound'] as const) {
+      for (const [name, count] of Object.entries(readDrops(this.#core, direction))) {
+        if (count > 0) drops[`${direction} ${name}`] = count;
+        dropped += count;
+      }
+    }
+    const { icmpSent = 0, neighbourAnswered = 0 } = readEvents(this.#core);
+    if (icmpSent !== this.#answered) {
+      throw new Error(`${this.#answered} errors in slots, ${icmpSent} counted`);
+    }
+    // An ICMP error takes the place of a packet that was counted as dropped.
+    if (this.#sent - icmpSent + dropped !== packets) {
+      throw new Error(`${packets} packets, but ${this.#sent} sent, ${icmpSent} of them errors, `
+        + `and ${dropped} dropped`);
+    }
+    return {
+      packets, sent: this.#sent, dropped, icmpSent, neighbourAnswered, drops, milliseconds,
+    };
+  }
+
+  /** Makes the packets of this batch once more, unprocessed. */
+  #rewind(): void {
+    this.#mutator = new Mutator(this.#core, this.entries, this.#firstSlot, this.#seed);
+    for (let batch = 0; batch < this.#batches; batch += 1) {
+      for (let slot = 0; slot < BATCH; slot += 1) this.#mutator.fill(slot);
+    }
+  }
+
+  /** The slot's packet as a file for the corpus. */
+  #recall(slot: number): string {
+    this.#rewind();
+    return this.#describe(slot);
+  }
+
+  #findTrap(): string {
+    this.#rewind();
+    for (let slot = 0; slot < BATCH; slot += 1) {
+      const packet = this.#describe(slot);
+      try {
+        this.#core.exports.processBatch(slot, 1, this.#nowMs());
+      } catch {
+        return packet;
+      }
+    }
+    return 'no packet of the batch traps alone';
+  }
+
+  #describe(slot: number): string {
+    const { view, bytes } = this.#core;
+    const descriptor = this.#core.descriptorAddress(slot);
+    const start = view.getUint32(descriptor + layout.DESCRIPTOR_START, true);
+    const length = view.getUint32(descriptor + layout.DESCRIPTOR_LENGTH, true);
+    const input = view.getUint16(descriptor + layout.DESCRIPTOR_INPUT, true);
+    const source = toHex(bytes.slice(descriptor + layout.DESCRIPTOR_SOURCE,
+      descriptor + layout.DESCRIPTOR_SOURCE + layout.REMOTE_IPV6_SIZE));
+    const shown = bytes.slice(start, start + Math.min(length, PACKET_REACH));
+    return `# device ${input}, remote ${source}, ${length} bytes\n${toHex(shown)}\n`;
+  }
+}

@@ -1,0 +1,79 @@
+// The node that golden packets and the fuzzer's corpus speak of. test/golden/README.md draws it.
+
+import * as layout from '../../wasm/abi/layout.ts';
+import { TEST_LIMITS } from './core.ts';
+import { makeScene, type Scene, type SceneSettings } from './scene.ts';
+
+export const HOME: SceneSettings = {
+  podNetworks: ['10.244.0.0/16', 'fd00:10:244::/56'],
+  underlayMtu: 1500,
+  local: {
+    name: 'home',
+    podCidrs: ['10.244.0.0/24', 'fd00:10:244::/64'],
+    addresses: ['192.0.2.10', '2001:db8::10'],
+    tunnels: [
+      { family: 'IPv4', kind: 'vxlan', remote: '192.0.2.10', port: 8472, vni: 1,
+        mac: '0e:00:00:00:04:10' },
+      { family: 'IPv6', kind: 'vxlan', remote: '2001:db8::10', port: 8472, vni: 1,
+        mac: '0e:00:00:00:06:10' },
+    ],
+  },
+  remotes: [
+    {
+      name: 'edge',
+      podCidrs: ['10.244.1.0/24', 'fd00:10:244:1::/64'],
+      addresses: ['192.0.2.11', '2001:db8::11'],
+      tunnels: [
+        { family: 'IPv4', kind: 'vxlan', remote: '192.0.2.11', port: 8472, vni: 1,
+          mac: '0e:00:00:00:04:11' },
+        { family: 'IPv6', kind: 'vxlan', remote: '2001:db8::11', port: 8472, vni: 1,
+          mac: '0e:00:00:00:06:11' },
+      ],
+    },
+    {
+      name: 'cross',
+      podCidrs: ['10.244.2.0/24', 'fd00:10:244:2::/64'],
+      addresses: ['192.0.2.12', '2001:db8::12'],
+      tunnels: [
+        { family: 'IPv4', kind: 'vxlan', remote: '2001:db8::12', port: 8472, vni: 1,
+          mac: '0e:00:00:00:04:12' },
+        { family: 'IPv6', kind: 'vxlan', remote: '192.0.2.12', port: 8472, vni: 1,
+          mac: '0e:00:00:00:06:12' },
+      ],
+    },
+  ],
+  pods: [
+    { name: 'pod-a', addresses: ['10.244.0.5', 'fd00:10:244::5'], mac: null },
+    { name: 'pod-b', addresses: ['10.244.0.6', 'fd00:10:244::6'], mac: '0a:00:00:00:00:06' },
+  ],
+  special: [
+    { prefix: '10.244.200.0/24', kind: 'prohibit' },
+    { prefix: 'fd00:10:244:c8::/64', kind: 'prohibit' },
+    { prefix: '10.244.201.0/24', kind: 'blackhole' },
+    { prefix: 'fd00:10:244:c9::/64', kind: 'blackhole' },
+  ],
+  icmpRate: 1000,
+  icmpBurst: 1000,
+};
+
+/** Device indexes by the names that golden packets and the corpus use. */
+export function deviceIndex(scene: Scene, name: string): number {
+  const fixed = new Map([
+    ['node', layout.DEVICE_NODE],
+    ['underlay-ipv4', layout.DEVICE_UNDERLAY_IPV4],
+    ['underlay-ipv6', layout.DEVICE_UNDERLAY_IPV6],
+  ]);
+  const index = fixed.get(name) ?? scene.endpoints.get(name)?.device;
+  if (index === undefined) throw new Error(`there is no device ${name}`);
+  return index;
+}
+
+export function deviceName(scene: Scene, index: number): string {
+  const names = ['node', 'underlay-ipv4', 'underlay-ipv6', ...scene.endpoints.keys()];
+  const name = names.find((candidate) => deviceIndex(scene, candidate) === index);
+  return name ?? `device ${index}`;
+}
+
+export function makeHome(changes: Partial<SceneSettings> = {}, limits = TEST_LIMITS): Scene {
+  return makeScene({ ...HOME, ...changes }, limits);
+}
