@@ -5,8 +5,10 @@ import { prefixKey, prefixText } from './address.ts';
 import type { Route } from './model.ts';
 import type { PrefixTable } from './tables/prefix.ts';
 
+/** A claim that `yields` gives way to any other of its prefix, and neither owner is told. */
 export interface Claim extends Route {
   nextHop: number;
+  yields?: true;
 }
 
 interface OwnedClaim extends Claim {
@@ -60,7 +62,7 @@ export class ClaimTable {
   conflicts(): string[] {
     return [...this.#contested].flatMap((prefix) => {
       const [holder, ...waiting] = this.#claims.get(prefix) ?? [];
-      return waiting.map(({ owner }) => `${prefix} of ${owner} is kept by ${holder?.owner ?? ''}`);
+      return waiting.filter((claim) => claim.yields !== true).map(({ owner }) => `${prefix} of ${owner} is kept by ${holder?.owner ?? ''}`);
     });
   }
 
@@ -90,11 +92,12 @@ export class ClaimTable {
   #stake(claim: OwnedClaim): void {
     const claims = this.#claims.get(claim.prefix) ?? [];
     const mine = claims.findIndex(({ owner }) => owner === claim.owner);
-    const place = mine < 0 ? claims.length : mine;
+    const isFirst = mine < 0 && claims[0]?.yields === true && claim.yields !== true;
+    const place = isFirst ? 0 : mine < 0 ? claims.length : mine;
     if (place === 0 && claims[0]?.nextHop !== claim.nextHop) {
       this.table.insert(prefixKey(claim.prefix), claim.nextHop);
     }
-    claims[place] = claim;
+    claims.splice(place, isFirst ? 0 : 1, claim);
     this.#claims.set(claim.prefix, claims);
     if (claims.length > 1) this.#contested.add(claim.prefix);
   }

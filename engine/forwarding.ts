@@ -93,7 +93,7 @@ export class Forwarding {
       { prefix: '0.0.0.0/0', nextHop: NEXT_HOP_OUTSIDE, kind: 'outside', via: null },
       { prefix: '::/0', nextHop: NEXT_HOP_OUTSIDE, kind: 'outside', via: null },
       ...options.podNetworks.map((prefix): Claim =>
-        ({ prefix, nextHop: NEXT_HOP_UNREACHABLE, kind: 'unreachable', via: null })),
+        ({ prefix, nextHop: NEXT_HOP_UNREACHABLE, kind: 'unreachable', via: null, yields: true })),
     ]);
     this.#settle();
   }

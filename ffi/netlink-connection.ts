@@ -81,9 +81,14 @@ export class MessageBuilder {
   }
 }
 
-/** A socket of the network namespace its thread was in when it was made. */
+/**
+ * A socket of the network namespace its thread was in when it was made. Requests wait for each
+ * other: the kernel puts other answers between the parts of a long one, which the package takes for
+ * its end.
+ */
 export class NetlinkConnection {
   readonly #socket: NetlinkSocket = createNetlink(NETLINK_ROUTE);
+  #last: Promise<unknown> = Promise.resolve();
 
   /** Sends a request and waits for the kernel's yes; throws a SystemError for its no. */
   async change(
@@ -113,7 +118,15 @@ export class NetlinkConnection {
     this.#socket.close();
   }
 
-  async #request(
+  #request(
+    type: number, message: MessageBuilder, flags: number, operation: string, object: string,
+  ): Promise<Buffer[]> {
+    const answer = this.#last.then(() => this.#exchange(type, message, flags, operation, object));
+    this.#last = answer.catch(() => {});
+    return answer;
+  }
+
+  async #exchange(
     type: number, message: MessageBuilder, flags: number, operation: string, object: string,
   ): Promise<Buffer[]> {
     const options = { flags, timeout: TIMEOUT_MS, checkError: false };

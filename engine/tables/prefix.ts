@@ -11,6 +11,9 @@ import { addressBytes, prefixText, type PrefixKey } from '../address.ts';
 import type { Core } from '../core.ts';
 import { TableFullError } from './limits.ts';
 
+/** Milliseconds that a change waits for workers at most. */
+const BUSY_WAITS = 100;
+
 /** Prefixes of one family to next hop ids, or to identities. */
 export class PrefixTable {
   readonly name: string;
@@ -32,7 +35,8 @@ export class PrefixTable {
   /** Adds the prefix or replaces its value. Throws TableFullError; then nothing has changed. */
   insert(key: PrefixKey, value: number): void {
     const { exports } = this.#core;
-    const status = exports.prefixInsert(this.#table, this.#scratch(key.bytes), key.length, value);
+    const status = this.#patiently(() =>
+      exports.prefixInsert(this.#table, this.#scratch(key.bytes), key.length, value));
     if (status === PREFIX_OK) return;
     if (status === PREFIX_TABLE_FULL || status === PREFIX_TABLE_BUSY) {
       throw new TableFullError(this.name, this.limit, prefixText(key));
@@ -43,7 +47,8 @@ export class PrefixTable {
   /** Removes the prefix; one that is not there is no error. */
   remove(key: PrefixKey): void {
     const { exports } = this.#core;
-    const status = exports.prefixRemove(this.#table, this.#scratch(key.bytes), key.length);
+    const status = this.#patiently(() =>
+      exports.prefixRemove(this.#table, this.#scratch(key.bytes), key.length));
     if (status === PREFIX_OK || status === PREFIX_NOT_FOUND) return;
     throw new Error(`remove ${prefixText(key)} from ${this.name}: status ${status}`);
   }
@@ -64,6 +69,16 @@ export class PrefixTable {
     const bytes = new Uint8Array(16);
     bytes.set(addressBytes(address));
     return this.#core.exports.prefixFind(this.#table, this.#scratch(bytes));
+  }
+
+  /** Tries again while memory waits for workers to end their turns, which take microseconds. */
+  #patiently(change: () => number): number {
+    let status = change();
+    for (let waits = 0; status === PREFIX_TABLE_BUSY && waits < BUSY_WAITS; waits += 1) {
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 1);
+      status = change();
+    }
+    return status;
   }
 
   #scratch(bytes: Uint8Array): number {

@@ -30,6 +30,19 @@ test('the first claim is in force, the second waits and is named', () => {
   assert.equal(claims.inForce(), [{ prefix: '10.1.0.0/16', kind: 'peer', via: 'via 20' }]);
 });
 
+test('a claim that yields gives way, comes back, and nobody is told', () => {
+  const claims = setUp();
+  claims.claim('configuration', [{ ...claim('10.1.0.0/16', 5), yields: true }]);
+  claims.claim('a', [claim('10.1.0.0/16', 20)]);
+  claims.claim('b', [claim('10.1.0.0/16', 30)]);
+  assert.is(claims.table.find('10.1.2.3'), 20);
+  assert.equal(claims.conflicts(), ['10.1.0.0/16 of b is kept by a']);
+  for (const owner of ['a', 'b']) claims.claim(owner, []);
+  claims.settle();
+  assert.is(claims.table.find('10.1.2.3'), 5);
+  assert.equal(claims.conflicts(), []);
+});
+
 test('a claim is held until it is settled', () => {
   const claims = setUp();
   claims.claim('a', [claim('10.1.0.0/16', 20)]);

@@ -179,6 +179,20 @@ testNeeding('root', test, 'refusals name operation, object and cause', () =>
       /^route add on 10\.8\.0\.0\/16: ENETUNREACH/);
   }));
 
+testNeeding('root', test, 'requests at the same time get their own whole answers', () =>
+  withBed(async ({ links }) => {
+    for (let i = 0; i < 40; i++) await links.addVeth(`a${i}`, `b${i}`);
+    const lists = await Promise.all(Array.from({ length: 20 }, async (_, i) => {
+      const [list, link, addresses] = await Promise.all([
+        links.list(), links.link(`a${i}`), links.addresses('eth0'),
+      ]);
+      assert.is(link.name, `a${i}`);
+      assert.is(addresses.length, 2);
+      return list.length;
+    }));
+    assert.equal(lists, new Array(20).fill(2 + 80));
+  }));
+
 testNeeding('root', test, 'no descriptor stays open after close()', async () => {
   const sockets = (): number => readdirSync('/proc/self/fd').filter((fd) => {
     try {

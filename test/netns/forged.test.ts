@@ -16,9 +16,8 @@ import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
-import { Bed, type Host } from '../../cli/demo/bed.ts';
+import type { Bed, Host } from '../../cli/demo/bed.ts';
 import { CulvertNode } from '../../cli/demo/culvert-node.ts';
-import { PACKAGE_FOLDER } from '../../cli/version.ts';
 import type { Family } from '../../engine/address.ts';
 import type { StatusReport } from '../../engine/model.ts';
 import { testNeeding } from '../support/needs.ts';
@@ -28,9 +27,9 @@ import {
 import {
   POD_NETWORKS, clusterNode, nodeAddress, podAddress, podAddresses, vtepMac, writeCluster,
 } from './support/forge-cluster.ts';
+import { CLI, openBed } from './support/forge-scene.ts';
 
 const FAMILIES = ['IPv4', 'IPv6'] as const;
-const CLI = join(PACKAGE_FOLDER, 'dist', 'cli', 'main.js');
 /** Forged packets of a kind, each between right ones. */
 const COUNT = 5;
 const POD = 10;
@@ -60,7 +59,7 @@ function sideOf(family: Family): Side {
 /** Builds the lab at the first use. */
 async function theLab(): Promise<Lab> {
   if (lab !== null) return lab;
-  const bed = await Bed.create();
+  const bed = await openBed();
   try {
     const forwardAnySource = { 'net.ipv4.conf.all.rp_filter': 0 };
     const [first, second] = [await addNode(bed, 1), await addNode(bed, 2)];

@@ -212,7 +212,7 @@ scenario('a pod whose namespace is gone is lost, and can be removed', async (all
   await descriptorsAre(one.daemon, descriptors);
 });
 
-scenario('writes to a pod\'s device that is down are counted, and end when it is up', async (all) => {
+scenario('writes to a pod\'s device that is down are counted until it is up', async (all) => {
   const { one, first, second, stream } = all;
   const { links } = second.host;
   const before = (await one.culvert.status()).drops.inbound['deviceError'] ?? 0;
@@ -235,7 +235,7 @@ scenario('writes to a pod\'s device that is down are counted, and end when it is
   await mustReach(first.host, second.addresses);
 });
 
-scenario('sends over a link that is down are counted, and end when it is up', async (all) => {
+scenario('sends over a link that is down are counted until it is up', async (all) => {
   const { one, first, remote } = all;
   const { links } = one.host;
   const addresses = await links.addresses('eth0');

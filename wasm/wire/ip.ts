@@ -98,7 +98,8 @@ export function flowHash(packet: usize): u32 {
   const protocol = isFragment(transport) ? 0 : transportProtocol(transport);
   let mixed = (<u64>ports << 8) | <u64>protocol;
   if (isIpv4(packet)) {
-    mixed = mix(mixed, (<u64>ipv4Source(packet) << 32) | <u64>ipv4Destination(packet));
+    const addresses = (<u64>ipv4Source(packet) << 32) | <u64>ipv4Destination(packet);
+    mixed = mix(mix(0, mixed), addresses);
   } else {
     mixed = mix(mixed, load<u64>(packet, IPV6_SOURCE));
     mixed = mix(mixed, load<u64>(packet, IPV6_SOURCE + 8));

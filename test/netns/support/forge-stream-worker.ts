@@ -1,5 +1,5 @@
-// The two ends of a stream (forge-stream.ts): a thread in a pod's namespace that echoes TCP and UDP,
-// or one that talks to it without a pause and keeps account of what came back.
+// The two ends of a stream (forge-stream.ts): a thread in a pod's namespace that echoes TCP and
+// UDP, or one that talks to it without a pause and keeps account of what came back.
 
 import { createSocket, type Socket as UdpSocket } from 'node:dgram';
 import { connect, createServer } from 'node:net';
