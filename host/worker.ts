@@ -11,6 +11,7 @@ import { FaultDevice, type FaultOptions } from './device/fault.ts';
 import { LINK_TYPE_ETHERNET, LINK_TYPE_RAW, PcapDevice } from './device/pcap.ts';
 import { TunDevice } from './device/tun.ts';
 import { UdpDevice } from './device/udp.ts';
+import { monotonicClock } from './clock.ts';
 import { Loop, WAIT_MS } from './loop.ts';
 import { Slots } from './slots.ts';
 
@@ -60,13 +61,14 @@ function main(data: WorkerData, report: (message: WorkerReport) => void): void {
   const slots = new Slots(core, data.worker);
   const loop = new Loop(slots, data.wakeFd, (index, errno) =>
     report({ type: 'lost', index, errno }));
+  const clock = monotonicClock();
   let isBusy = false;
   for (;;) {
     if (loop.wait(isBusy ? 0 : WAIT_MS)) {
       drainEventFd(data.wakeFd);
       if (obey(loop, slots, data.commands, report)) return;
     }
-    isBusy = loop.turn(Math.trunc(performance.now()) | 0) > 0;
+    isBusy = loop.turn(clock()) > 0;
   }
 }
 
