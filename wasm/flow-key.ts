@@ -47,13 +47,14 @@ import { isIpv4 } from "./wire/ip";
 import { ipv6DestinationHi, ipv6DestinationLo, ipv6SourceHi, ipv6SourceLo } from "./wire/ipv6";
 import { hasPorts, isHeaderless, transportOffset, transportProtocol } from "./wire/transport";
 
-/** Writes the first 40 bytes of an entry: the packet's flow, as if this packet opened it. `total` is
- * the length of the IP packet as far as it is there. */
+/** Writes the first 40 bytes of an entry: the packet's flow, as if this packet opened it. `total`
+ * is the length of the IP packet as far as it is there. */
 export function writeFlowKey(flow: usize, packet: usize, transport: i32, total: i32): void {
   const ports = flowPorts(packet, transport, total);
   const ipv4 = isIpv4(packet);
-  const order = ipv4 ? compareEnds4(packet) : compareEnds6(packet);
-  const fromB = order > 0 || (order == 0 && bswap<u16>(<u16>ports) > bswap<u16>(<u16>(ports >> 16)));
+  let order = ipv4 ? compareEnds4(packet) : compareEnds6(packet);
+  if (order == 0) order = comparePorts(ports);
+  const fromB = order > 0;
   const source = flow + (fromB ? FLOW_ADDRESS_B : FLOW_ADDRESS_A);
   const destination = flow + (fromB ? FLOW_ADDRESS_A : FLOW_ADDRESS_B);
   if (ipv4) {
@@ -78,6 +79,10 @@ function compareEnds4(packet: usize): i32 {
   const source = bswap<u32>(load<u32>(packet, IPV4_SOURCE));
   const destination = bswap<u32>(load<u32>(packet, IPV4_DESTINATION));
   return <i32>(source > destination) - <i32>(source < destination);
+}
+
+function comparePorts(ports: u32): i32 {
+  return <i32>bswap<u16>(<u16>ports) - <i32>bswap<u16>(<u16>(ports >> 16));
 }
 
 function compareEnds6(packet: usize): i32 {
@@ -155,11 +160,18 @@ export function flowIsError(flow: usize): bool {
 // @ts-ignore: decorator
 @inline
 export function flowMatches(left: usize, right: usize): bool {
-  const a = v128.xor(v128.load(left, FLOW_ADDRESS_A), v128.load(right, FLOW_ADDRESS_A));
-  const b = v128.xor(v128.load(left, FLOW_ADDRESS_B), v128.load(right, FLOW_ADDRESS_B));
-  return !v128.any_true(v128.or(a, b))
+  return flowSameEnds(left, right)
     && load<u32>(left, FLOW_PORT_A) == load<u32>(right, FLOW_PORT_A)
     && load<u8>(left, FLOW_PROTOCOL) == load<u8>(right, FLOW_PROTOCOL);
+}
+
+/** True where both keys have the same addresses, whatever their ports. */
+// @ts-ignore: decorator
+@inline
+export function flowSameEnds(left: usize, right: usize): bool {
+  const a = v128.xor(v128.load(left, FLOW_ADDRESS_A), v128.load(right, FLOW_ADDRESS_A));
+  const b = v128.xor(v128.load(left, FLOW_ADDRESS_B), v128.load(right, FLOW_ADDRESS_B));
+  return !v128.any_true(v128.or(a, b));
 }
 
 /** True where B opened the flow. */

@@ -1,58 +1,23 @@
 // Flows: who may talk to whom is decided once for each connection, so that replies pass.
 //
 // Theory of operation. enforce() stands between routing and forwarding. What has no local pod at
-// either end has no flow; a pod, its own node and itself may always talk. Any other packet is looked
-// up by its 5-tuple (table/flow.ts). A known flow passes; if the policy epoch has changed since it
-// was judged, it is judged anew first (policy/judge.ts), and cut if it is no longer allowed. A packet
-// of no known flow is judged, and an allowed one opens a flow. That holds for any packet: after a
-// restart, connections are picked up in the middle.
+// either end has no flow; a pod may always talk with itself and with its own node. Any other packet
+// is looked up by its 5-tuple (table/flow.ts). A known flow passes; if the policy epoch has changed
+// since it was judged, it is judged anew first (policy/judge.ts), and cut if it is no longer
+// allowed. A packet of no known flow is judged, and an allowed one opens a flow. That holds for any
+// packet: after a restart, connections are picked up in the middle.
 //
 // A packet that can only open a connection (SYN, INIT, an ICMP query) is no reply: from the other
 // end than the opener it is judged itself. An ICMP error passes if it is about a known flow
-// (RFC 792, RFC 4443, RFC 5508 section 4). Fragments: table/fragment.ts.
-//
-// States. A flow is NEW until its opener has sent again after an answer: no third party's spoofed
-// packets get it further, and only then is it safe from being given up when the table is full. TCP
-// closes by RST or by a FIN from each end; data after a mere RST shows that the RST was not heeded.
+// (flow-error.ts). Fragments follow their first one (flow-fragment.ts).
 
-import {
-  ICMP_HEADER_SIZE,
-  PROTOCOL_TCP,
-  PROTOCOL_UDP,
-  TCP_FLAG_FIN,
-  TCP_FLAG_RST,
-  TCP_FLAG_SYN,
-} from "./abi/headers";
 import { NEXT_HOP_KIND_NODE } from "./abi/layout";
-import {
-  FLOW_EPOCH,
-  FLOW_EXPIRES,
-  FLOW_FLAGS,
-  FLOW_FLAG_FIN_A,
-  FLOW_FLAG_FIN_B,
-  FLOW_FLAG_FROM_B,
-  FLOW_FLAG_REPLIED,
-  FLOW_FLAG_USED,
-  FLOW_PACKETS,
-  FLOW_PROTOCOL,
-  FLOW_SIGNAL,
-  FLOW_SIZE,
-  FLOW_STATE,
-  FLOW_STATE_CLOSING,
-  FLOW_STATE_ESTABLISHED,
-  FLOW_STATE_NEW,
-  FLOW_TIMEOUT_CLOSING,
-  FLOW_TIMEOUT_HALF_CLOSED,
-  FLOW_TIMEOUT_ICMP,
-  FLOW_TIMEOUT_NEW,
-  FLOW_TIMEOUT_OTHER,
-  FLOW_TIMEOUT_TCP,
-  FLOW_TIMEOUT_UDP,
-} from "./abi/policy";
 import { REASON_FLOW_TABLE_FULL, REASON_NONE, REASON_POLICY_PENDING } from "./abi/verdict";
-import { flowFromB, flowIsError, flowOpens, isIcmp, writeFlowKey } from "./flow-key";
-import { judgeFlow, policyEpoch } from "./policy/judge";
-import { flowCandidate, flowFind, flowInsert, flowRemove, flowTimeLeft } from "./table/flow";
+import { trackError } from "./flow-error";
+import { trackFragment } from "./flow-fragment";
+import { flowIsError, writeFlowKey } from "./flow-key";
+import { trackPacket } from "./flow-track";
+import { flowCandidate } from "./table/flow";
 import {
   deviceEgress,
   deviceIngress,
@@ -62,6 +27,7 @@ import {
   nextHopKind,
 } from "./table/record";
 import { ipTotalLength, ipTransport } from "./wire/ip";
+import { isFragment, isHeaderless } from "./wire/transport";
 
 /** Decides whether a checked packet may go from its source's next hop to its destination's.
  * REASON_NONE lets it pass; otherwise it is to be dropped. */
@@ -80,141 +46,29 @@ export function enforce(
   if (isClosed(from) || isClosed(to)) return REASON_POLICY_PENDING;
   if (from == to || nextHopKind(source) == NEXT_HOP_KIND_NODE
     || nextHopKind(destination) == NEXT_HOP_KIND_NODE) return REASON_NONE;
+  const isPoliced = hasRuleSet(from) || hasRuleSet(to);
+  const reason = track(packet, worker, nowMs, from != 0, isPoliced);
+  return reason == REASON_FLOW_TABLE_FULL && !isPoliced ? REASON_NONE : reason;
+}
+
+/** Where no rule set looks at either end, nothing depends on flows: what has none passes. */
+function track(packet: usize, worker: i32, nowMs: i32, fromLocal: bool, isPoliced: bool): i32 {
   const transport = ipTransport(packet);
-  const flow = flowCandidate(worker);
-  writeFlowKey(flow, packet, transport, ipTotalLength(packet));
-  const reason = trackPacket(flow, worker, nowMs);
-  if (reason != REASON_FLOW_TABLE_FULL) return reason;
-  return isPoliced(from) || isPoliced(to) ? reason : REASON_NONE;
+  const total = ipTotalLength(packet);
+  if (isPoliced && (isFragment(transport) || isHeaderless(transport))) {
+    return trackFragment(packet, transport, total, worker, nowMs);
+  }
+  if (isHeaderless(transport)) return REASON_NONE;
+  const candidate = flowCandidate(worker);
+  writeFlowKey(candidate, packet, transport, total);
+  if (!flowIsError(candidate)) return trackPacket(candidate, worker, nowMs);
+  return trackError(packet, transport, total, candidate, worker, nowMs, fromLocal);
 }
 
 function isClosed(device: usize): bool {
   return device != 0 && deviceIsClosed(device);
 }
 
-/** True where some rule set looks at the endpoint. Without one nothing depends on its flows. */
-function isPoliced(device: usize): bool {
+function hasRuleSet(device: usize): bool {
   return device != 0 && (deviceEgress(device) | deviceIngress(device)) != 0;
-}
-
-/** Looks up the flow that a packet would open, `candidate`, and judges what must be judged. */
-function trackPacket(candidate: usize, worker: i32, nowMs: i32): i32 {
-  const flow = flowFind(worker, candidate);
-  if (flow == 0) return openFlow(candidate, worker, nowMs);
-  if (flowTimeLeft(flow, nowMs) <= 0) {
-    flowRemove(worker, flow);
-    return openFlow(candidate, worker, nowMs);
-  }
-  if (flowFromB(flow) != flowFromB(candidate) && flowOpens(candidate)) {
-    return openOtherWay(flow, candidate, worker, nowMs);
-  }
-  const reason = confirmFlow(flow, worker, nowMs);
-  if (reason == REASON_NONE) advance(flow, candidate, nowMs);
-  return reason;
-}
-
-function openFlow(candidate: usize, worker: i32, nowMs: i32): i32 {
-  const reason = judgeFlow(candidate, worker, nowMs);
-  if (reason != REASON_NONE) return reason;
-  begin(candidate, nowMs);
-  return flowInsert(worker, candidate, nowMs) != 0 ? REASON_NONE : REASON_FLOW_TABLE_FULL;
-}
-
-/** Judges a known flow anew where policy has changed; one that is no longer allowed is cut. */
-function confirmFlow(flow: usize, worker: i32, nowMs: i32): i32 {
-  if (load<u32>(flow, FLOW_EPOCH) == policyEpoch()) return REASON_NONE;
-  const reason = judgeFlow(flow, worker, nowMs);
-  if (reason != REASON_NONE) flowRemove(worker, flow);
-  return reason;
-}
-
-/** A connection the other way, between the same ports. It takes the place of one that is not
- * established; beside one that is, it passes without an entry of its own. */
-function openOtherWay(flow: usize, candidate: usize, worker: i32, nowMs: i32): i32 {
-  const reason = judgeFlow(candidate, worker, nowMs);
-  if (reason != REASON_NONE) return reason;
-  if (load<u8>(flow, FLOW_STATE) == FLOW_STATE_ESTABLISHED) return REASON_NONE;
-  begin(candidate, nowMs);
-  memory.copy(flow, candidate, FLOW_SIZE);
-  return REASON_NONE;
-}
-
-/** Completes a candidate to the entry of a flow with one packet. */
-function begin(flow: usize, nowMs: i32): void {
-  const closes = isTcp(flow) && (load<u8>(flow, FLOW_SIGNAL) & TCP_FLAG_RST) != 0;
-  store<u8>(flow, closes ? FLOW_STATE_CLOSING : FLOW_STATE_NEW, FLOW_STATE);
-  store<u64>(flow, 1, FLOW_PACKETS);
-  store<i32>(flow, nowMs + timeoutOf(flow), FLOW_EXPIRES);
-}
-
-/** Takes note of a packet of a known flow; `seen` is its key. */
-function advance(flow: usize, seen: usize, nowMs: i32): void {
-  const byOpener = flowFromB(flow) == flowFromB(seen);
-  if (isTcp(flow)) {
-    advanceTcp(flow, load<u8>(seen, FLOW_SIGNAL), byOpener, flowFromB(seen));
-  } else {
-    advanceStream(flow, byOpener);
-  }
-  store<u64>(flow, load<u64>(flow, FLOW_PACKETS) + 1, FLOW_PACKETS);
-  store<i32>(flow, nowMs + timeoutOf(flow), FLOW_EXPIRES);
-}
-
-/** Counts an answer, and the opener's answer to that. */
-function advanceStream(flow: usize, byOpener: bool): void {
-  if (!byOpener) setFlags(flow, FLOW_FLAG_REPLIED);
-  else if (hasFlags(flow, FLOW_FLAG_REPLIED)) setState(flow, FLOW_STATE_ESTABLISHED);
-}
-
-function advanceTcp(flow: usize, signal: i32, byOpener: bool, byB: bool): void {
-  if ((signal & TCP_FLAG_RST) != 0) return setState(flow, FLOW_STATE_CLOSING);
-  if ((signal & TCP_FLAG_SYN) != 0) {
-    if (!byOpener) setFlags(flow, FLOW_FLAG_REPLIED);
-    else if (load<u8>(flow, FLOW_STATE) == FLOW_STATE_CLOSING) restart(flow);
-    return;
-  }
-  if ((signal & TCP_FLAG_FIN) != 0) setFlags(flow, byB ? FLOW_FLAG_FIN_B : FLOW_FLAG_FIN_A);
-  if (hasFlags(flow, FLOW_FLAG_FIN_A | FLOW_FLAG_FIN_B)) {
-    setState(flow, FLOW_STATE_CLOSING);
-  } else {
-    advanceStream(flow, byOpener);
-  }
-}
-
-/** A new connection of the same opener, between the same ports. */
-function restart(flow: usize): void {
-  const kept = load<u8>(flow, FLOW_FLAGS) & (FLOW_FLAG_USED | FLOW_FLAG_FROM_B);
-  store<u8>(flow, <u8>kept, FLOW_FLAGS);
-  setState(flow, FLOW_STATE_NEW);
-}
-
-/** How long the flow lives without packets, in the state it is in. */
-function timeoutOf(flow: usize): i32 {
-  const isNew = load<u8>(flow, FLOW_STATE) == FLOW_STATE_NEW;
-  const protocol = <i32>load<u8>(flow, FLOW_PROTOCOL);
-  if (isIcmp(protocol)) return FLOW_TIMEOUT_ICMP;
-  if (protocol == PROTOCOL_TCP) {
-    if (isNew) return FLOW_TIMEOUT_NEW;
-    if (load<u8>(flow, FLOW_STATE) == FLOW_STATE_CLOSING) return FLOW_TIMEOUT_CLOSING;
-    const closed = load<u8>(flow, FLOW_FLAGS) & (FLOW_FLAG_FIN_A | FLOW_FLAG_FIN_B);
-    return closed != 0 ? FLOW_TIMEOUT_HALF_CLOSED : FLOW_TIMEOUT_TCP;
-  }
-  if (isNew && !hasFlags(flow, FLOW_FLAG_REPLIED)) return FLOW_TIMEOUT_NEW;
-  return protocol == PROTOCOL_UDP ? FLOW_TIMEOUT_UDP : FLOW_TIMEOUT_OTHER;
-}
-
-function isTcp(flow: usize): bool {
-  return load<u8>(flow, FLOW_PROTOCOL) == PROTOCOL_TCP;
-}
-
-function setState(flow: usize, state: i32): void {
-  store<u8>(flow, <u8>state, FLOW_STATE);
-}
-
-function setFlags(flow: usize, flags: i32): void {
-  store<u8>(flow, <u8>(load<u8>(flow, FLOW_FLAGS) | flags), FLOW_FLAGS);
-}
-
-/** True where all of the flags are set. */
-function hasFlags(flow: usize, flags: i32): bool {
-  return (load<u8>(flow, FLOW_FLAGS) & flags) == flags;
 }

@@ -103,9 +103,10 @@ export class PolicyBed {
       underlayMtu: 1500,
       defaultMac: { IPv4: '02:00:00:00:00:04', IPv6: '02:00:00:00:00:06' },
     });
-    const problems = this.forwarding.applySnapshot({
+    this.forwarding.applySnapshot({
       revision: 1, local: `node-${this.index}`, nodes: [0, 1, 2].map(clusterNode), pods: [],
     });
+    const problems = this.forwarding.problems();
     if (problems.length > 0) throw new Error(problems.join('\n'));
     this.core.setDirectory(layout.DIRECTORY_ICMP_RATE, 100_000);
     this.core.setDirectory(layout.DIRECTORY_ICMP_BURST, 1000);

@@ -69,7 +69,8 @@ export const FRAGMENT_ID = 32;                // u32 as it lies in the header
 export const FRAGMENT_PROTOCOL = 36;          // u32; 0 for IPv6, where later fragments do not tell
 export const FRAGMENT_EXPIRES = 40;           // nowMs
 export const FRAGMENT_FLOW = 44;              // address of its flow's entry, 0: free
-export const FRAGMENT_SIZE = 48;
+export const FRAGMENT_PORTS = 48;             // u32, as in its flow's entry
+export const FRAGMENT_SIZE = 64;
 export const FRAGMENT_WAYS = 8;
 export const FRAGMENT_TIMEOUT = 30000;        // RFC 791 section 3.2 suggests 15 seconds at least
 

@@ -1,7 +1,7 @@
 // What policy says: from an address to its identity, from a rule set and an identity to a program,
 // from a program and a key to an answer (abi/policy.ts). Each step is a bounded number of lookups,
-// however many policies there are: the engine makes no rule set whose hash probes far, and a program
-// of 4,096 boundaries takes 12 comparisons.
+// however many policies there are: the engine makes no rule set whose hash probes far, and a
+// program of 4,096 boundaries takes 12 comparisons.
 //
 // Blocks are immutable. The one atomic load of a device's word leads to one version of all of them;
 // they stay until every worker has passed a turn. The slow twin is test/reference/policy-match.ts.

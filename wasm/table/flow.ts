@@ -5,7 +5,7 @@
 // elsewhere: a lookup reads two groups at most, there are no tombstones, and nothing is ever moved.
 // The hash is keyed, so nobody can aim flows at a group (hash flooding).
 //
-// An insert takes a free entry, at home or in the second group; then the entry of both groups that
+// An insert takes a free entry, at home if it can; then the entry of both groups that
 // has expired or may be given up and has the least time left. Established flows are never given up.
 // Flows that are not yet established are, the oldest first: a flood of SYNs goes round in its own
 // entries, and an honest new flow gets one too. What neither expires nor is wanted is swept, one
@@ -19,6 +19,7 @@ import {
   WORKER_CANDIDATE,
   WORKER_FLOWS,
   WORKER_FLOW_SWEEP,
+  WORKER_QUOTED,
   WORKER_STRIDE,
 } from "../abi/layout";
 import {
@@ -37,9 +38,16 @@ import {
 import { flowMatches } from "../flow-key";
 import { directory } from "../packet";
 
+const WELL_FILLED: i32 = 10;
+
 /** The worker's room for the key that is looked up, an entry long. */
 export function flowCandidate(worker: i32): usize {
   return workerField(worker, WORKER_CANDIDATE);
+}
+
+/** Likewise for the key of the packet that an ICMP error quotes. */
+export function flowQuoted(worker: i32): usize {
+  return workerField(worker, WORKER_QUOTED);
 }
 
 /** Address of the entry of a key, 0 if there is none. It may have expired. */
@@ -61,8 +69,7 @@ export function flowInsert(worker: i32, entry: usize, nowMs: i32): usize {
   const hash = flowKeyHash(entry);
   const home = homeGroup(hash, count);
   const second = secondGroup(hash, count);
-  let place = freeEntry(tags, home);
-  if (place < 0) place = freeEntry(tags, second);
+  let place = freeEntry(tags, home, second);
   if (place >= 0) addToCount(worker, 1);
   else place = spareEntry(table, home, second, nowMs);
   if (place < 0) return 0;
@@ -114,15 +121,19 @@ function groupCount(count: i32): i32 {
   return count / FLOW_GROUP_SIZE;
 }
 
-/** Each word of the key times an odd number of its own that nobody outside knows (Dietzfelbinger et
- * al. 1997); the upper bits are good, the last round spreads them. */
 function flowKeyHash(key: usize): u64 {
+  const rest = (<u64>load<u32>(key, FLOW_PORT_A) << 8) | <u64>load<u8>(key, FLOW_PROTOCOL);
+  return endsHash(key, rest);
+}
+
+/** A hash of both ends' addresses and `rest`: each word times an odd number of its own that nobody
+ * outside knows (Dietzfelbinger et al. 1997). The last round spreads the upper bits. */
+export function endsHash(key: usize, rest: u64): u64 {
   const seed = <u64>directory(DIRECTORY_FLOW_SEED) * 0x9e3779b97f4a7c15;
   let sum = load<u64>(key, FLOW_ADDRESS_A) * (seed | 1);
   sum += load<u64>(key + 8, FLOW_ADDRESS_A) * (rotl<u64>(seed, 13) | 1);
   sum += load<u64>(key, FLOW_ADDRESS_B) * (rotl<u64>(seed, 27) | 1);
   sum += load<u64>(key + 8, FLOW_ADDRESS_B) * (rotl<u64>(seed, 41) | 1);
-  const rest = (<u64>load<u32>(key, FLOW_PORT_A) << 8) | <u64>load<u8>(key, FLOW_PROTOCOL);
   sum += rest * (rotl<u64>(seed, 53) | 1);
   return (sum ^ (sum >>> 32)) * 0xd6e8feb86659fd93;
 }
@@ -156,11 +167,14 @@ function usedEntries(tags: usize): i32 {
   return i8x16.bitmask(v128.load(tags));
 }
 
-/** Index of a free entry of a group, -1 if there is none. */
-function freeEntry(tags: usize, group: i32): i32 {
-  const first = group * FLOW_GROUP_SIZE;
-  const free = ~usedEntries(tags + <usize>first) & 0xffff;
-  return free == 0 ? -1 : first + ctz(free);
+/** Index of a free entry, -1 if there is none: at home, or in the second group once home is well
+ * filled and the other less so. That way a table takes 85 of 100 before any two groups are full. */
+function freeEntry(tags: usize, home: i32, second: i32): i32 {
+  const atHome = usedEntries(tags + <usize>(home * FLOW_GROUP_SIZE));
+  const inSecond = usedEntries(tags + <usize>(second * FLOW_GROUP_SIZE));
+  const isHome = popcnt(atHome) < WELL_FILLED || popcnt(atHome) <= popcnt(inSecond);
+  const free = ~(isHome ? atHome : inSecond) & 0xffff;
+  return free == 0 ? -1 : ((isHome ? home : second) * FLOW_GROUP_SIZE) + ctz(free);
 }
 
 /** Index of the entry that a new flow may take over: of those not established or expired, the one

@@ -1,0 +1,170 @@
+// One flow and its packets: opened by a judgement, judged anew when policy changes, and kept in a
+// state that decides how long it lives.
+//
+// States. A flow is NEW until its opener has sent again after an answer: no third party's spoofed
+// packets get it further, and only then is it safe from being given up when the table is full. TCP
+// closes by RST or by a FIN from each end; data after a mere RST shows that the RST was not heeded.
+
+import {
+  PROTOCOL_TCP,
+  PROTOCOL_UDP,
+  TCP_FLAG_FIN,
+  TCP_FLAG_RST,
+  TCP_FLAG_SYN,
+} from "./abi/headers";
+import {
+  FLOW_EPOCH,
+  FLOW_EXPIRES,
+  FLOW_FLAGS,
+  FLOW_FLAG_FIN_A,
+  FLOW_FLAG_FIN_B,
+  FLOW_FLAG_FROM_B,
+  FLOW_FLAG_REPLIED,
+  FLOW_FLAG_USED,
+  FLOW_PACKETS,
+  FLOW_PROTOCOL,
+  FLOW_SIGNAL,
+  FLOW_SIZE,
+  FLOW_STATE,
+  FLOW_STATE_CLOSING,
+  FLOW_STATE_ESTABLISHED,
+  FLOW_STATE_NEW,
+  FLOW_TIMEOUT_CLOSING,
+  FLOW_TIMEOUT_HALF_CLOSED,
+  FLOW_TIMEOUT_ICMP,
+  FLOW_TIMEOUT_NEW,
+  FLOW_TIMEOUT_OTHER,
+  FLOW_TIMEOUT_TCP,
+  FLOW_TIMEOUT_UDP,
+} from "./abi/policy";
+import { REASON_FLOW_TABLE_FULL, REASON_NONE } from "./abi/verdict";
+import { flowFromB, flowOpens, isIcmp } from "./flow-key";
+import { judgeFlow, policyEpoch } from "./policy/judge";
+import { flowFind, flowInsert, flowRemove, flowTimeLeft } from "./table/flow";
+
+/** Looks up the flow that a packet would open, `candidate`, and judges what must be judged.
+ * REASON_NONE lets the packet pass. */
+export function trackPacket(candidate: usize, worker: i32, nowMs: i32): i32 {
+  const flow = findLive(candidate, worker, nowMs);
+  if (flow == 0) return openFlow(candidate, worker, nowMs);
+  if (flowFromB(flow) != flowFromB(candidate) && flowOpens(candidate)) {
+    return openOtherWay(flow, candidate, worker, nowMs);
+  }
+  const reason = confirmFlow(flow, worker, nowMs);
+  if (reason == REASON_NONE) advance(flow, candidate, nowMs);
+  return reason;
+}
+
+/** Address of the entry of a key, 0 if there is none or it has expired. */
+export function findLive(key: usize, worker: i32, nowMs: i32): usize {
+  const flow = flowFind(worker, key);
+  if (flow == 0 || flowTimeLeft(flow, nowMs) > 0) return flow;
+  flowRemove(worker, flow);
+  return 0;
+}
+
+function openFlow(candidate: usize, worker: i32, nowMs: i32): i32 {
+  const reason = judgeFlow(candidate, worker, nowMs);
+  if (reason != REASON_NONE) return reason;
+  begin(candidate, nowMs);
+  return flowInsert(worker, candidate, nowMs) != 0 ? REASON_NONE : REASON_FLOW_TABLE_FULL;
+}
+
+/** Judges a known flow anew where policy has changed; one that is no longer allowed is cut. */
+export function confirmFlow(flow: usize, worker: i32, nowMs: i32): i32 {
+  if (load<u32>(flow, FLOW_EPOCH) == policyEpoch()) return REASON_NONE;
+  const reason = judgeFlow(flow, worker, nowMs);
+  if (reason != REASON_NONE) flowRemove(worker, flow);
+  return reason;
+}
+
+/** A connection the other way, between the same ports. It takes the place of one that is not
+ * established; beside one that is, it passes without an entry of its own. */
+function openOtherWay(flow: usize, candidate: usize, worker: i32, nowMs: i32): i32 {
+  const reason = judgeFlow(candidate, worker, nowMs);
+  if (reason != REASON_NONE) return reason;
+  if (load<u8>(flow, FLOW_STATE) == FLOW_STATE_ESTABLISHED) return REASON_NONE;
+  begin(candidate, nowMs);
+  memory.copy(flow, candidate, FLOW_SIZE);
+  return REASON_NONE;
+}
+
+/** Completes a candidate to the entry of a flow with one packet. */
+function begin(flow: usize, nowMs: i32): void {
+  const closes = isTcp(flow) && (load<u8>(flow, FLOW_SIGNAL) & TCP_FLAG_RST) != 0;
+  store<u8>(flow, closes ? FLOW_STATE_CLOSING : FLOW_STATE_NEW, FLOW_STATE);
+  store<u64>(flow, 1, FLOW_PACKETS);
+  store<i32>(flow, nowMs + timeoutOf(flow), FLOW_EXPIRES);
+}
+
+/** Takes note of a packet of a known flow; `seen` is its key. */
+function advance(flow: usize, seen: usize, nowMs: i32): void {
+  const byOpener = flowFromB(flow) == flowFromB(seen);
+  if (isTcp(flow)) {
+    advanceTcp(flow, load<u8>(seen, FLOW_SIGNAL), byOpener, flowFromB(seen));
+  } else {
+    advanceStream(flow, byOpener);
+  }
+  store<u64>(flow, load<u64>(flow, FLOW_PACKETS) + 1, FLOW_PACKETS);
+  store<i32>(flow, nowMs + timeoutOf(flow), FLOW_EXPIRES);
+}
+
+/** Counts an answer, and the opener's answer to that. */
+function advanceStream(flow: usize, byOpener: bool): void {
+  if (!byOpener) setFlags(flow, FLOW_FLAG_REPLIED);
+  else if (hasFlags(flow, FLOW_FLAG_REPLIED)) setState(flow, FLOW_STATE_ESTABLISHED);
+}
+
+function advanceTcp(flow: usize, signal: i32, byOpener: bool, byB: bool): void {
+  if ((signal & TCP_FLAG_RST) != 0) return setState(flow, FLOW_STATE_CLOSING);
+  if ((signal & TCP_FLAG_SYN) != 0) {
+    if (!byOpener) setFlags(flow, FLOW_FLAG_REPLIED);
+    else if (load<u8>(flow, FLOW_STATE) == FLOW_STATE_CLOSING) restart(flow);
+    return;
+  }
+  if ((signal & TCP_FLAG_FIN) != 0) setFlags(flow, byB ? FLOW_FLAG_FIN_B : FLOW_FLAG_FIN_A);
+  if (hasFlags(flow, FLOW_FLAG_FIN_A | FLOW_FLAG_FIN_B)) {
+    setState(flow, FLOW_STATE_CLOSING);
+  } else {
+    advanceStream(flow, byOpener);
+  }
+}
+
+/** A new connection of the same opener, between the same ports. */
+function restart(flow: usize): void {
+  const kept = load<u8>(flow, FLOW_FLAGS) & (FLOW_FLAG_USED | FLOW_FLAG_FROM_B);
+  store<u8>(flow, <u8>kept, FLOW_FLAGS);
+  setState(flow, FLOW_STATE_NEW);
+}
+
+/** How long the flow lives without packets, in the state it is in. */
+function timeoutOf(flow: usize): i32 {
+  const isNew = load<u8>(flow, FLOW_STATE) == FLOW_STATE_NEW;
+  const protocol = <i32>load<u8>(flow, FLOW_PROTOCOL);
+  if (isIcmp(protocol)) return FLOW_TIMEOUT_ICMP;
+  if (protocol == PROTOCOL_TCP) {
+    if (isNew) return FLOW_TIMEOUT_NEW;
+    if (load<u8>(flow, FLOW_STATE) == FLOW_STATE_CLOSING) return FLOW_TIMEOUT_CLOSING;
+    const closed = load<u8>(flow, FLOW_FLAGS) & (FLOW_FLAG_FIN_A | FLOW_FLAG_FIN_B);
+    return closed != 0 ? FLOW_TIMEOUT_HALF_CLOSED : FLOW_TIMEOUT_TCP;
+  }
+  if (isNew && !hasFlags(flow, FLOW_FLAG_REPLIED)) return FLOW_TIMEOUT_NEW;
+  return protocol == PROTOCOL_UDP ? FLOW_TIMEOUT_UDP : FLOW_TIMEOUT_OTHER;
+}
+
+function isTcp(flow: usize): bool {
+  return load<u8>(flow, FLOW_PROTOCOL) == PROTOCOL_TCP;
+}
+
+function setState(flow: usize, state: i32): void {
+  store<u8>(flow, <u8>state, FLOW_STATE);
+}
+
+function setFlags(flow: usize, flags: i32): void {
+  store<u8>(flow, <u8>(load<u8>(flow, FLOW_FLAGS) | flags), FLOW_FLAGS);
+}
+
+/** True where all of the flags are set. */
+function hasFlags(flow: usize, flags: i32): bool {
+  return (load<u8>(flow, FLOW_FLAGS) & flags) == flags;
+}
