@@ -41,14 +41,68 @@ export const PodSchema = v.strictObject({
 });
 export type Pod = v.InferOutput<typeof PodSchema>;
 
+// Policy, as the core sees it: docs/POLICY.md. Numbers are the sidecar's; it does not give one a new
+// meaning while anything uses it.
+
+const Number32 = v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(0xffffffff));
+const IdentityNumber = v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(0xfffff));
+const RuleNumber = v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(0xffffff));
+
+/** Boundaries of a program: [key, answer], ascending, the first key 0. */
+export const ProgramSchema = v.pipe(
+  v.array(v.tuple([Number32, Number32])), v.minLength(1), v.maxLength(4096));
+export type Program = v.InferOutput<typeof ProgramSchema>;
+
+/** A pod's effective policy in one direction. `number` is 1 or more; 0 allows everything. `fallback`
+ * and the entries' second members are indexes of `programs`. */
+export const RuleSetSchema = v.strictObject({
+  number: Number32,
+  programs: v.pipe(v.array(ProgramSchema), v.minLength(1)),
+  fallback: Number32,
+  entries: v.array(v.tuple([IdentityNumber, Number32])),
+});
+export type RuleSet = v.InferOutput<typeof RuleSetSchema>;
+
+/** A local pod's two rule sets. */
+export const EndpointPolicySchema = v.strictObject({
+  namespace: Name,
+  name: Name,
+  uid: v.pipe(v.string(), v.maxLength(128)),
+  ingress: Number32,
+  egress: Number32,
+});
+export type EndpointPolicy = v.InferOutput<typeof EndpointPolicySchema>;
+
+/** What a rule number means: the policy as `NetworkPolicy shop/allow-web`, the rule as
+ * `ingress[0]`. */
+export const RuleNameSchema = v.strictObject({
+  number: RuleNumber, policy: v.string(), rule: v.string(),
+});
+export type RuleName = v.InferOutput<typeof RuleNameSchema>;
+
+/** A change of policy; a snapshot's policy is the change from nothing. `identities` are
+ * [prefix, identity], identity 0 removes the prefix. */
+export const PolicyChangeSchema = v.strictObject({
+  identities: v.array(v.tuple([Prefix, IdentityNumber])),
+  ruleSets: v.array(RuleSetSchema),
+  removedRuleSets: v.array(Number32),
+  endpoints: v.array(EndpointPolicySchema),
+  removedEndpoints: v.array(v.strictObject({ namespace: Name, name: Name })),
+  rules: v.array(RuleNameSchema),
+  removedRules: v.array(RuleNumber),
+});
+export type PolicyChange = v.InferOutput<typeof PolicyChangeSchema>;
+
 export const RevisionSchema = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
 
-/** Everything the host must know, at one revision. `local` is the name of the node it is for. */
+/** Everything the host must know, at one revision. `local` is the name of the node it is for;
+ * `policy` is the change from nothing, absent where the sidecar does not do policy. */
 export const SnapshotSchema = v.strictObject({
   revision: RevisionSchema,
   local: Name,
   nodes: v.array(ClusterNodeSchema),
   pods: v.array(PodSchema),
+  policy: v.exactOptional(PolicyChangeSchema),
 });
 export type Snapshot = v.InferOutput<typeof SnapshotSchema>;
 
@@ -60,6 +114,7 @@ export const DeltaSchema = v.strictObject({
   removedNodes: v.array(Name),
   pods: v.array(PodSchema),
   removedPods: v.array(v.strictObject({ namespace: Name, name: Name })),
+  policy: v.exactOptional(PolicyChangeSchema),
 });
 export type Delta = v.InferOutput<typeof DeltaSchema>;
 
@@ -116,58 +171,6 @@ export const RevisionAnswerSchema = v.strictObject({
 });
 export type RevisionAnswer = v.InferOutput<typeof RevisionAnswerSchema>;
 
-// Policy, as the core sees it: docs/POLICY.md. Numbers are the sidecar's; it does not give one a new
-// meaning while anything uses it.
-
-const Number32 = v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(0xffffffff));
-const IdentityNumber = v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(0xfffff));
-const RuleNumber = v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(0xffffff));
-
-/** Boundaries of a program: [key, answer], ascending, the first key 0. */
-export const ProgramSchema = v.pipe(
-  v.array(v.tuple([Number32, Number32])), v.minLength(1), v.maxLength(4096));
-export type Program = v.InferOutput<typeof ProgramSchema>;
-
-/** A pod's effective policy in one direction. `number` is 1 or more; 0 allows everything. `fallback`
- * and the entries' second members are indexes of `programs`. */
-export const RuleSetSchema = v.strictObject({
-  number: Number32,
-  programs: v.pipe(v.array(ProgramSchema), v.minLength(1)),
-  fallback: Number32,
-  entries: v.array(v.tuple([IdentityNumber, Number32])),
-});
-export type RuleSet = v.InferOutput<typeof RuleSetSchema>;
-
-/** A local pod's two rule sets. */
-export const EndpointPolicySchema = v.strictObject({
-  namespace: Name,
-  name: Name,
-  uid: v.pipe(v.string(), v.maxLength(128)),
-  ingress: Number32,
-  egress: Number32,
-});
-export type EndpointPolicy = v.InferOutput<typeof EndpointPolicySchema>;
-
-/** What a rule number means: the policy as `NetworkPolicy shop/allow-web`, the rule as
- * `ingress[0]`. */
-export const RuleNameSchema = v.strictObject({
-  number: RuleNumber, policy: v.string(), rule: v.string(),
-});
-export type RuleName = v.InferOutput<typeof RuleNameSchema>;
-
-/** A change of policy; a snapshot's policy is the change from nothing. `identities` are
- * [prefix, identity], identity 0 removes the prefix. */
-export const PolicyChangeSchema = v.strictObject({
-  identities: v.array(v.tuple([Prefix, IdentityNumber])),
-  ruleSets: v.array(RuleSetSchema),
-  removedRuleSets: v.array(Number32),
-  endpoints: v.array(EndpointPolicySchema),
-  removedEndpoints: v.array(v.strictObject({ namespace: Name, name: Name })),
-  rules: v.array(RuleNameSchema),
-  removedRules: v.array(RuleNumber),
-});
-export type PolicyChange = v.InferOutput<typeof PolicyChangeSchema>;
-
 // What the daemon answers on control.sock.
 
 const Traffic = { rxPackets: Count, rxBytes: Count, txPackets: Count, txBytes: Count };
@@ -211,7 +214,7 @@ export const EndpointReportSchema = v.strictObject({
   device: v.string(),
   kind: v.picklist(['tun', 'tap']),
   addresses: v.array(Address),
-  state: v.picklist(['pending', 'ready', 'lost']),
+  state: v.picklist(['pending', 'closed', 'ready', 'lost']),
   ...Traffic,
 });
 
@@ -233,6 +236,7 @@ export const StatusReportSchema = v.strictObject({
   sync: v.strictObject({
     connected: v.boolean(), revision: v.nullable(RevisionSchema), problems: v.array(v.string()),
   }),
+  policy: v.strictObject({ known: v.boolean(), endpoints: Count, ruleSets: Count }),
   nodes: Count,
   pods: Count,
   endpoints: Count,
@@ -243,3 +247,28 @@ export const StatusReportSchema = v.strictObject({
   tables: v.array(v.strictObject({ name: v.string(), used: Count, limit: Count })),
 });
 export type StatusReport = v.InferOutput<typeof StatusReportSchema>;
+
+/** A judgement, as `culvert observe` shows it. Ports are 0 where the protocol has none. */
+export const VerdictReportSchema = v.strictObject({
+  time: v.string(),
+  direction: v.picklist(['ingress', 'egress']),
+  allowed: v.boolean(),
+  source: Address,
+  sourcePod: v.nullable(v.string()),
+  sourceIdentity: Count,
+  sourcePort: Count,
+  destination: Address,
+  destinationPod: v.nullable(v.string()),
+  destinationIdentity: Count,
+  destinationPort: Count,
+  protocol: Count,
+  tcpFlags: Count,
+  policy: v.nullable(v.string()),
+  rule: v.nullable(v.string()),
+});
+export type VerdictReport = v.InferOutput<typeof VerdictReportSchema>;
+
+/** `verdicts`, a notification to those who follow; `lost` were overwritten before they were read. */
+export const VerdictsSchema = v.strictObject({
+  verdicts: v.array(VerdictReportSchema), lost: Count,
+});

@@ -32,6 +32,12 @@ export interface HostConfig {
   memory: ProfileName;
   /** ICMP errors per second and origin. */
   icmp: { rate: number; burst: number };
+  policy: {
+    /** What a pod may do before its policy is known: nothing, or everything. */
+    unknownPods: 'closed' | 'open';
+    /** Answer denied packets with "administratively prohibited" instead of silence. */
+    denyWithIcmp: boolean;
+  };
   logLevel: 'debug' | 'info' | 'warn' | 'error';
   debug: {
     /** Folder that gets one pcap file per device; empty for none. */
@@ -50,6 +56,7 @@ export const DEFAULTS: HostConfig = {
   syncUid: -1,
   memory: 'standard',
   icmp: { rate: 100, burst: 50 },
+  policy: { unknownPods: 'closed', denyWithIcmp: false },
   logLevel: 'info',
   debug: {
     pcap: '',
@@ -83,6 +90,10 @@ const SourceSchema = v.strictObject({
   syncUid: integer(-1, 0x7fffffff),
   memory: v.optional(v.picklist(['small', 'standard', 'full'])),
   icmp: v.optional(v.strictObject({ rate: integer(0, 1_000_000), burst: integer(0, 100_000) })),
+  policy: v.optional(v.strictObject({
+    unknownPods: v.optional(v.picklist(['closed', 'open'])),
+    denyWithIcmp: v.optional(v.boolean()),
+  })),
   logLevel: v.optional(v.picklist(['debug', 'info', 'warn', 'error'])),
   debug: v.optional(v.strictObject({
     pcap: text,

@@ -13,13 +13,15 @@ import { openNamespace } from '../ffi/netns.ts';
 import { openTun } from '../ffi/tun.ts';
 import type { DataPlane } from './data-plane.ts';
 import { TUN_QUEUE_LENGTH } from './limits.ts';
+import type { PolicyGate } from './policy-gate.ts';
 import type { DeviceSpec } from './worker.ts';
 
 /** Gateways that a TAP's default routes name; the core answers for them (neighbour.ts). */
 const TAP_GATEWAY = { IPv4: '169.254.1.1', IPv6: 'fe80::1' };
 
-/** `pending` until its interface is up, `lost` when that was deleted under us. */
-export type EndpointState = 'pending' | 'ready' | 'lost';
+/** `pending` until its interface is up, `closed` until its policy is known, `lost` when the interface
+ * was deleted under us. */
+export type EndpointState = 'pending' | 'closed' | 'ready' | 'lost';
 
 interface Held {
   endpoint: Endpoint;
@@ -43,6 +45,7 @@ export interface EndpointsOptions {
   core: Core;
   forwarding: Forwarding;
   dataPlane: DataPlane;
+  policy: PolicyGate;
   links: Links;
   /** Adds what the configuration says of recording and faults. */
   spec(device: Pick<DeviceSpec, 'index' | 'name' | 'kind' | 'receiver' | 'senders'>): DeviceSpec;
@@ -68,11 +71,23 @@ export class Endpoints {
       device,
       kind: endpoint.device,
       addresses: endpoint.addresses,
-      state,
+      state: state === 'ready' && !this.#isOpen(attached) ? 'closed' : state,
       ...(attached === null
         ? { rxPackets: 0, rxBytes: 0, txPackets: 0, txBytes: 0 }
         : readTraffic(this.#options.core, attached.nextHop)),
     }));
+  }
+
+  /** The pod that has an address, as `namespace/name`; null where none here has. */
+  podOf(address: string): string | null {
+    for (const [owner, { endpoint }] of this.#held) {
+      if (endpoint.addresses.includes(address)) return owner;
+    }
+    return null;
+  }
+
+  #isOpen(attached: AttachedEndpoint | null): boolean {
+    return attached !== null && this.#options.policy.isOpen(attached.device);
   }
 
   /** Attaches a pod. On failure nothing is left of it. */
@@ -111,6 +126,7 @@ export class Endpoints {
     for (const [owner, held] of this.#held) {
       if (held.attached?.device !== index) continue;
       held.state = 'lost';
+      this.#options.policy.detach(index);
       this.#options.forwarding.detachEndpoint(held.attached);
       void closeFdAsync(held.fd);
       Object.assign(held, { attached: null, fd: -1 });
@@ -125,13 +141,14 @@ export class Endpoints {
   }
 
   async #attach(owner: string, held: Held): Promise<void> {
-    const { forwarding, dataPlane, spec } = this.#options;
+    const { forwarding, dataPlane, policy, spec } = this.#options;
     const { endpoint } = held;
     const opened = openTun({ name: 'culvpod%d', kind: endpoint.device });
     held.fd = opened.fd;
     held.device = opened.name;
     const mac = endpoint.device === 'tap' ? interfaceMac(opened.name) : null;
     held.attached = forwarding.attachEndpoint(owner, endpoint.addresses, mac);
+    policy.attach(held.attached.device, endpoint);
     await this.#setUp(opened.name, endpoint);
     await dataPlane.attach(spec({
       index: held.attached.device,
@@ -145,7 +162,10 @@ export class Endpoints {
   async #release(held: Held): Promise<void> {
     if (held.attached !== null) {
       await this.#options.dataPlane.detach(held.attached.device);
-      if (held.attached !== null) this.#options.forwarding.detachEndpoint(held.attached);
+      if (held.attached !== null) {
+        this.#options.policy.detach(held.attached.device);
+        this.#options.forwarding.detachEndpoint(held.attached);
+      }
     }
     const { fd } = held;
     Object.assign(held, { attached: null, fd: -1 });

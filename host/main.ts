@@ -8,6 +8,7 @@ import {
   DEVICE_NODE,
   DEVICE_UNDERLAY_IPV4,
   DEVICE_UNDERLAY_IPV6,
+  DIRECTORY_DENY_WITH_ICMP,
   DIRECTORY_ICMP_BURST,
   DIRECTORY_ICMP_RATE,
 } from '../wasm/abi/layout.ts';
@@ -17,6 +18,7 @@ import { Forwarding } from '../engine/forwarding.ts';
 import type { Log } from '../engine/log.ts';
 import { PROFILES } from '../engine/memory-map.ts';
 import type { Delta, Snapshot } from '../engine/model.ts';
+import { PolicyTables } from '../engine/tables/policy.ts';
 import { errnoName, SystemError } from '../ffi/errno.ts';
 import { closeFd, lockFile } from '../ffi/file.ts';
 import { Links } from '../ffi/netlink.ts';
@@ -28,6 +30,8 @@ import { Endpoints } from './endpoints.ts';
 import { Intake } from './intake.ts';
 import { controlMethods } from './methods.ts';
 import { NodeDevice } from './node-device.ts';
+import { Observer } from './observe.ts';
+import { PolicyGate } from './policy-gate.ts';
 import { closeUnderlay, findUnderlay, openUnderlay, type UnderlaySockets } from './underlay.ts';
 import type { UnderlayAddresses } from './underlay.ts';
 import type { DeviceSpec } from './worker.ts';
@@ -72,6 +76,8 @@ export class Host {
   readonly dataPlane: DataPlane;
   readonly nodeDevice: NodeDevice;
   readonly endpoints: Endpoints;
+  readonly policy: PolicyGate;
+  readonly observer: Observer;
   readonly intake: Intake;
   readonly underlay: UnderlayAddresses;
   readonly control: ControlServer;
@@ -103,6 +109,9 @@ export class Host {
     this.core = Core.create(module, limits);
     this.core.setDirectory(DIRECTORY_ICMP_RATE, config.icmp.rate);
     this.core.setDirectory(DIRECTORY_ICMP_BURST, config.icmp.burst);
+    this.core.setDirectory(DIRECTORY_DENY_WITH_ICMP, config.policy.denyWithIcmp ? 1 : 0);
+    const policyTables = new PolicyTables(this.core, limits.policy);
+    this.policy = new PolicyGate(policyTables, config.policy.unknownPods, log);
     this.forwarding = new Forwarding(this.core, limits, {
       nodeName: config.nodeName,
       podNetworks: config.podNetworks,
@@ -121,8 +130,14 @@ export class Host {
       core: this.core,
       forwarding: this.forwarding,
       dataPlane: this.dataPlane,
+      policy: this.policy,
       links,
       spec: (device) => this.#spec(device),
+    });
+    this.observer = new Observer({
+      core: this.core,
+      policy: policyTables,
+      podOf: (address) => this.endpoints.podOf(address),
     });
     this.intake = new Intake({
       local: config.nodeName,
@@ -182,6 +197,7 @@ export class Host {
     if (this.#isStopping) return;
     this.#isStopping = true;
     await Promise.allSettled([this.control.close(), this.sync.close()]);
+    this.observer.close();
     await this.endpoints.close();
     await this.dataPlane.stop();
     this.nodeDevice.close();
@@ -244,6 +260,7 @@ export class Host {
   }
 
   async #take(snapshot: Snapshot): Promise<void> {
+    if (snapshot.policy !== undefined) this.policy.replace(snapshot.policy);
     this.forwarding.applySnapshot(snapshot);
     this.#pods.clear();
     for (const pod of snapshot.pods) this.#pods.add(podKey(pod));
@@ -253,6 +270,7 @@ export class Host {
   }
 
   async #takeDelta(delta: Delta): Promise<void> {
+    if (delta.policy !== undefined) this.policy.apply(delta.policy);
     this.forwarding.applyDelta(delta);
     for (const pod of delta.pods) this.#pods.add(podKey(pod));
     for (const pod of delta.removedPods) this.#pods.delete(podKey(pod));

@@ -27,6 +27,8 @@ export function controlMethods(host: Host): Methods {
     'route.list': method(PageQuerySchema, ({ from }) => page(host.forwarding.routes(), from)),
     'route.get': method(RouteQuerySchema, ({ address }) => host.forwarding.lookUp(address)),
     'endpoint.list': method(PageQuerySchema, ({ from }) => page(host.endpoints.list(), from)),
+    'verdict.recent': method(PageQuerySchema, ({ from }) => page(host.observer.recent(), from)),
+    'verdict.follow': method(Nothing, (_, connection) => host.observer.follow(connection)),
     'endpoint.add': method(EndpointSchema, (endpoint) =>
       explained('endpoint', () => host.endpoints.add(endpoint))),
     'endpoint.remove': method(EndpointNameSchema, ({ namespace, name }) =>
@@ -95,6 +97,11 @@ function status(host: Host): StatusReport {
       revision: host.intake.revision,
       problems: host.forwarding.problems(),
     },
+    policy: {
+      known: host.policy.isKnown,
+      endpoints: host.policy.tables.endpoints().length,
+      ruleSets: host.policy.tables.ruleSetCount,
+    },
     nodes: host.forwarding.nodes.size,
     pods: host.pods,
     endpoints: host.endpoints.count,
@@ -105,6 +112,6 @@ function status(host: Host): StatusReport {
     },
     events: readEvents(host.core),
     control: sum(host.control.counters, host.sync.counters),
-    tables: host.forwarding.tables(),
+    tables: [...host.forwarding.tables(), ...host.policy.tables.tables()],
   };
 }

@@ -18,7 +18,7 @@ import {
 } from '../../wasm/abi/layout.ts';
 import { ANSWER_RULE_SHIFT, IDENTITY_MAX, PROGRAM_KEY_PROTOCOL_SHIFT } from
   '../../wasm/abi/policy.ts';
-import { addressFamily, prefixKey } from '../address.ts';
+import { addressFamily, prefixKey, prefixText } from '../address.ts';
 import type { Core } from '../core.ts';
 import type { PolicyLimits } from '../memory-map.ts';
 import type { PolicyChange, RuleName, RuleSet } from '../model.ts';
@@ -115,6 +115,31 @@ export class PolicyTables {
     }
     this.#close(device);
     this.#raiseEpoch();
+  }
+
+  /** True where a device's packets are judged by rule sets, not all dropped. */
+  isOpen(device: number): boolean {
+    return !this.#isClosed(device);
+  }
+
+  /** Makes `whole`, a change from nothing, all there is: after a sidecar has started anew its numbers
+   * may mean something else than before. Fails as apply() does. */
+  replace(whole: PolicyChange): void {
+    const prefixes = new Set(whole.identities.map(([prefix]) => prefixText(prefixKey(prefix))));
+    const gone = [...this.identities.IPv4.prefixes(), ...this.identities.IPv6.prefixes()]
+      .filter((prefix) => !prefixes.has(prefix));
+    const ruleSets = new Set(whole.ruleSets.map(({ number }) => number));
+    const pods = new Set(whole.endpoints.map(({ namespace, name }) => `${namespace}/${name}`));
+    const rules = new Set(whole.rules.map(({ number }) => number));
+    this.apply({
+      ...whole,
+      identities: [...whole.identities, ...gone.map((prefix): [string, number] => [prefix, 0])],
+      removedRuleSets: [...this.#ruleSets.keys()].filter((number) => !ruleSets.has(number)),
+      removedEndpoints: [...this.#endpoints.values()]
+        .filter(({ namespace, name }) => !pods.has(`${namespace}/${name}`))
+        .map(({ namespace, name }) => ({ namespace, name })),
+      removedRules: [...this.#rules.keys()].filter((number) => !rules.has(number)),
+    });
   }
 
   /** What the rule of an answer is called; null where no policy has decided. */

@@ -6,6 +6,12 @@ import {
   PREFIX_OK,
   PREFIX_TABLE_BUSY,
   PREFIX_TABLE_FULL,
+  PREFIX_TRIE_ROOT,
+  TRIE_CHILDREN,
+  TRIE_HIGH,
+  TRIE_LENGTH,
+  TRIE_LOW,
+  TRIE_VALUE,
 } from '../../wasm/abi/prefix-table.ts';
 import { addressBytes, prefixText, type PrefixKey } from '../address.ts';
 import type { Core } from '../core.ts';
@@ -13,6 +19,8 @@ import { TableFullError } from './limits.ts';
 
 /** Milliseconds that a change waits for workers at most. */
 const BUSY_WAITS = 100;
+/** TRIE_VALUE shares its word with TRIE_LENGTH. */
+const TRIE_VALUE_MASK = 0xffffff;
 
 /** Prefixes of one family to next hop ids, or to identities. */
 export class PrefixTable {
@@ -30,6 +38,27 @@ export class PrefixTable {
 
   get count(): number {
     return this.#core.exports.prefixCount(this.#table);
+  }
+
+  /** Every prefix, read from the control side's trie. Only the one who changes the table may ask. */
+  prefixes(): string[] {
+    const { view } = this.#core;
+    const found: string[] = [];
+    const family = this.name.startsWith('IPv4') ? 'IPv4' : 'IPv6';
+    const waiting = [view.getUint32(this.#table + PREFIX_TRIE_ROOT, true)];
+    for (let node = waiting.pop(); node !== undefined; node = waiting.pop()) {
+      if (node === 0) continue;
+      const bytes = new Uint8Array(16);
+      const key = new DataView(bytes.buffer);
+      key.setBigUint64(0, view.getBigUint64(node + TRIE_HIGH, true));
+      key.setBigUint64(8, view.getBigUint64(node + TRIE_LOW, true));
+      const value = view.getUint32(node + TRIE_VALUE, true) & TRIE_VALUE_MASK;
+      const length = view.getUint8(node + TRIE_LENGTH);
+      if (value !== 0) found.push(prefixText({ family, bytes, length }));
+      waiting.push(view.getUint32(node + TRIE_CHILDREN, true));
+      waiting.push(view.getUint32(node + TRIE_CHILDREN + 4, true));
+    }
+    return found;
   }
 
   /** Adds the prefix or replaces its value. Throws TableFullError; then nothing has changed. */
