@@ -51,6 +51,8 @@ export interface Transition {
   all: boolean;
 }
 
+type Kind = 'early' | 'late' | 'known' | 'detour';
+
 /** The moves that a change of prefixes makes. */
 export function findMoves(
   tables: IdentityTables,
@@ -83,15 +85,17 @@ export function planTransition(
   };
   const alike = (which: keyof RuleSetPair, one: number, other: number): boolean =>
     changing.every((pair) => program(pair[which], one) === program(pair[which], other));
-  const kinds = new Map<string, 'early' | 'late' | 'known' | 'detour'>();
+  const kinds = new Map<string, Kind>();
+  /** What copies of the rule sets before take an identity for, until they change. */
+  const standsFor = new Map<number, number>();
   for (const { from, to } of moves) {
     if (kinds.has(`${from} ${to}`)) continue;
-    const other = plan.before.get(to);
-    let kind: 'early' | 'late' | 'known' | 'detour' = 'detour';
-    if (alike('before', from, to)) kind = 'early';
-    else if (other === undefined ? isUnused(to) : alike('before', from, other)) kind = 'known';
+    const stands = standsFor.get(to) ?? (isUnused(to) && !alike('before', from, to) ? from : to);
+    let kind: Kind = 'detour';
+    if (alike('before', from, stands)) kind = stands === to ? 'early' : 'known';
     else if (!nested && alike('after', from, to)) kind = 'late';
-    if (kind === 'known') plan.before.set(to, other ?? from);
+    if (kind === 'early' || kind === 'known') standsFor.set(to, stands);
+    if (kind === 'known') plan.before.set(to, stands);
     kinds.set(`${from} ${to}`, kind);
   }
   const detoursOnly = nested && [...kinds.values()].includes('detour');

@@ -278,6 +278,8 @@ export class PolicyTables {
       for (const step of plan.late) undo.push(this.#step(step));
       if (after.size > 0) this.#storeWords(words, (word) => word.after);
     } catch (error) {
+      // A new epoch first: within one, no word goes back to what it was (wasm/policy/judge.ts).
+      if (undo.length > 0) this.#raiseEpoch();
       for (const step of undo.reverse()) step();
       throw error;
     } finally {

@@ -1,6 +1,12 @@
 // Judging a flow: egress of its source's endpoint, ingress of its destination's, where they are on
 // this node. Everything follows from the flow's entry, so a known flow is judged anew by any of its
 // packets, always in the direction in which it was opened.
+//
+// A change of policy moves addresses to other identities and devices to other rule sets, one store
+// after the other, such that at each moment they fit each other (engine/tables/policy-moves.ts). So
+// what is read must be of one moment: it is read again until the rule sets before and after reading
+// the identities are the same, within one epoch. Rule sets cannot come back within an epoch, and a
+// change takes far longer than a look.
 
 import { DIRECTORY_POLICY_EPOCH, DIRECTORY_START } from "../abi/layout";
 import {
@@ -23,25 +29,29 @@ export function policyEpoch(): u32 {
 
 /** Judges a flow and writes epoch and answers into its entry. REASON_NONE allows it. */
 export function judgeFlow(flow: usize, worker: i32, nowMs: i32): i32 {
-  const epoch = policyEpoch();
   const source = flowSource(flow);
   const destination = flowDestination(flow);
   const ipv4 = flowIsIpv4(flow);
   const from = localEndpoint(source, ipv4);
   const to = localEndpoint(destination, ipv4);
-  const near = identityOf(source, ipv4);
-  const far = identityOf(destination, ipv4);
+  let epoch: u32;
+  let sender: usize;
+  let receiver: usize;
+  let near: i32;
+  let far: i32;
+  do {
+    epoch = policyEpoch();
+    sender = from != 0 ? deviceEgress(from) : 0;
+    receiver = to != 0 ? deviceIngress(to) : 0;
+    near = identityOf(source, ipv4);
+    far = identityOf(destination, ipv4);
+  } while ((from != 0 && deviceEgress(from) != sender)
+    || (to != 0 && deviceIngress(to) != receiver) || policyEpoch() != epoch);
   const key = flowPolicyKey(flow);
-  let egress: u32 = ANSWER_ALLOW;
-  let ingress: u32 = ANSWER_ALLOW;
-  if (from != 0) {
-    egress = policyAnswer(deviceEgress(from), far, key);
-    recordVerdict(worker, nowMs, flow, from, 0, egress, near, far, key);
-  }
-  if (to != 0) {
-    ingress = policyAnswer(deviceIngress(to), near, key);
-    recordVerdict(worker, nowMs, flow, to, 1, ingress, near, far, key);
-  }
+  const egress = policyAnswer(sender, far, key);
+  const ingress = policyAnswer(receiver, near, key);
+  if (from != 0) recordVerdict(worker, nowMs, flow, from, 0, egress, near, far, key);
+  if (to != 0) recordVerdict(worker, nowMs, flow, to, 1, ingress, near, far, key);
   store<u32>(flow, epoch, FLOW_EPOCH);
   store<u32>(flow, egress, FLOW_ANSWER_EGRESS);
   store<u32>(flow, ingress, FLOW_ANSWER_INGRESS);
