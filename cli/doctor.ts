@@ -61,6 +61,7 @@ export async function examine(): Promise<DoctorReport> {
     await vxlanPortCheck(),
     optional('network namespaces', namespaceError(), 'can be made',
       'only the demo and tests need them'),
+    optional('kernel veth', await vethError(), 'offered', 'only the demo and tests need it'),
     optional('UDP_SEGMENT', segment ? null : 'not offered', 'offered', 'Linux 4.18 has it'),
     optional('UDP_GRO', gro ? null : 'not offered', 'offered', 'Linux 5.0 has it'),
     optional('kernel vxlan', await vxlanError(), 'offered',
@@ -136,16 +137,14 @@ function namespaceError(): string | null {
   return attempt(() => createNamespace().close()).error;
 }
 
-/** Tries a vxlan device in a namespace of its own. */
-async function vxlanError(): Promise<string | null> {
+/** Tries to make a link in a namespace of its own. Returns why not, or null. */
+async function linkError(make: (links: Links) => Promise<void>): Promise<string | null> {
   const made = attempt(() => createNamespace());
   if (made.value === null) return made.error;
   const namespace = made.value;
   const links = namespace.run(() => new Links());
   try {
-    await links.addVxlan({
-      name: 'probe', vni: 1, port: 8472, local: '127.0.0.1', mtu: 1450, mac: '02:00:00:00:00:01',
-    });
+    await make(links);
     return null;
   } catch (error) {
     return (error as Error).message;
@@ -153,6 +152,16 @@ async function vxlanError(): Promise<string | null> {
     links.close();
     namespace.close();
   }
+}
+
+function vxlanError(): Promise<string | null> {
+  return linkError((links) => links.addVxlan({
+    name: 'probe', vni: 1, port: 8472, local: '127.0.0.1', mtu: 1450, mac: '02:00:00:00:00:01',
+  }));
+}
+
+function vethError(): Promise<string | null> {
+  return linkError((links) => links.addVeth('probe', 'peer'));
 }
 
 function offeredTier(offloads: TunOffloads, hasUdpOffloads: boolean): string {

@@ -45,7 +45,8 @@ function readConfig(
 function explain(error: unknown): Error {
   if (error instanceof SecondInstanceError) return new CommandError(EXIT_FAILED, error.message);
   if (!(error instanceof SystemError)) return error as Error;
-  const isMissing = ['EPERM', 'EACCES', 'ENOENT', 'ENODEV', 'ENXIO'].includes(error.code);
+  const isDenied = ['EPERM', 'EACCES'].includes(error.code);
+  const isMissing = isDenied || error.object.includes('/dev/net/tun');
   return new CommandError(isMissing ? EXIT_NO_PERMISSION : EXIT_FAILED, error.message);
 }
 

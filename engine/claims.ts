@@ -62,7 +62,8 @@ export class ClaimTable {
   conflicts(): string[] {
     return [...this.#contested].flatMap((prefix) => {
       const [holder, ...waiting] = this.#claims.get(prefix) ?? [];
-      return waiting.filter((claim) => claim.yields !== true).map(({ owner }) => `${prefix} of ${owner} is kept by ${holder?.owner ?? ''}`);
+      const told = waiting.filter((claim) => claim.yields !== true);
+      return told.map(({ owner }) => `${prefix} of ${owner} is kept by ${holder?.owner ?? ''}`);
     });
   }
 

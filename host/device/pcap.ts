@@ -1,8 +1,9 @@
 // Writes what passes through another device to a pcap file, which tcpdump and Wireshark read
 // (draft-ietf-opsawg-pcap). A TUN's packets are raw IP; a TAP's, and the inner frames of an
-// underlay device behind its tunnel header, are Ethernet.
+// underlay device behind its tunnel header, are Ethernet. A file that is there is continued, so
+// that a worker that starts after a crash loses nothing.
 
-import { closeSync, openSync, writeSync } from 'node:fs';
+import { closeSync, fstatSync, openSync, writeSync } from 'node:fs';
 import type { Slots } from '../slots.ts';
 import type { Device } from './device.ts';
 
@@ -35,13 +36,17 @@ export class PcapDevice implements Device {
     this.#skip = options.skip;
     this.name = inner.name;
     this.descriptors = inner.descriptors;
-    this.#file = openSync(options.path, 'w', 0o600);
+    this.#file = openSync(options.path, 'a', 0o600);
+    if (fstatSync(this.#file).size === 0) this.#writeHeader(options.linkType);
+  }
+
+  #writeHeader(linkType: number): void {
     const header = new DataView(new ArrayBuffer(FILE_HEADER_SIZE));
     header.setUint32(0, MAGIC, true);
     header.setUint16(4, 2, true);
     header.setUint16(6, 4, true);
     header.setUint32(16, SNAP_LENGTH, true);
-    header.setUint32(20, options.linkType, true);
+    header.setUint32(20, linkType, true);
     writeSync(this.#file, new Uint8Array(header.buffer));
   }
 
