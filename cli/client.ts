@@ -4,7 +4,7 @@ import { connect } from 'node:net';
 import { join } from 'node:path';
 import type * as v from 'valibot';
 import { ConnectionError, connectionOver, RequestError } from '../engine/connection.ts';
-import type { Connection } from '../engine/connection.ts';
+import type { Connection, Methods } from '../engine/connection.ts';
 import { pageOf } from '../engine/model.ts';
 import { CONTROL_SOCKET } from '../host/main.ts';
 import { CommandError, EXIT_FAILED, EXIT_NO_PERMISSION, EXIT_UNAVAILABLE } from './exit.ts';
@@ -12,14 +12,21 @@ import { VERSION } from './version.ts';
 
 const TIMEOUT_MS = 10_000;
 
+/** What the daemon may tell us without being asked, and whether we stay for it. */
+export interface DaemonOptions {
+  methods?: Methods;
+  isLong?: boolean;
+}
+
 /** Opens a connection, hands it to `work` and closes it. */
 export async function withDaemon<T>(
   runtimeDirectory: string,
   work: (connection: Connection) => Promise<T>,
+  { methods = {}, isLong = false }: DaemonOptions = {},
 ): Promise<T> {
   const path = join(runtimeDirectory, CONTROL_SOCKET);
-  const connection = await openConnection(path);
-  const timer = setTimeout(() => connection.close(), TIMEOUT_MS);
+  const connection = await openConnection(path, methods);
+  const timer = isLong ? undefined : setTimeout(() => connection.close(), TIMEOUT_MS);
   try {
     return await work(connection);
   } catch (error) {
@@ -65,9 +72,9 @@ export function ask<S extends v.GenericSchema>(
 }
 
 /** Connects and greets. Rejects with a CommandError that says what to do. */
-export async function openConnection(path: string): Promise<Connection> {
+export async function openConnection(path: string, methods: Methods = {}): Promise<Connection> {
   const socket = connect(path);
-  const connection = connectionOver(socket, { version: VERSION, role: 'cli' });
+  const connection = connectionOver(socket, { version: VERSION, role: 'cli', methods });
   const timer = setTimeout(() => socket.destroy(new Error('no answer')), TIMEOUT_MS);
   try {
     await connection.opened;

@@ -7,7 +7,9 @@ import type { Settings } from '../host/config.ts';
 import { runSync } from '../sync/main.ts';
 import { doctor } from './doctor.ts';
 import { CommandError, EXIT_FAILED, EXIT_OK, EXIT_USAGE } from './exit.ts';
+import { observe, type ObserveOptions } from './observe.ts';
 import { makeLog, runDaemon } from './run.ts';
+import type { ExplainOptions, PolicyOptions, TestOptions } from './policy.ts';
 import { showEndpoints, showPeers, showRoute, showRoutes, showStatus } from './show.ts';
 import type { ShowOptions } from './show.ts';
 import type { OutputFormat } from './table.ts';
@@ -122,6 +124,23 @@ function addShow(program: Command): void {
   show(endpoint, 'list', 'attached pods, with what they sent and got', showEndpoints);
 }
 
+function addObserve(program: Command): void {
+  program.command('observe').description('what the running daemon judged: allowed and denied')
+    .option('-f, --follow', 'go on with what is judged from now on')
+    .option('--last <count>', 'how many of those judged before', Number, 20)
+    .addOption(new Option('--verdict <verdict>').choices(['allowed', 'denied']))
+    .addOption(new Option('--direction <direction>').choices(['ingress', 'egress']))
+    .option('--pod <namespace/name>', 'at either end')
+    .option('--from-pod <namespace/name>')
+    .option('--to-pod <namespace/name>')
+    .option('--ip <address>', 'at either end')
+    .addOption(outputOption()).addOption(runtimeOption())
+    .addHelpText('after', '\nExamples:\n  culvert observe -f --verdict denied\n'
+      + '  culvert observe --last 100 --to-pod data/db-0 -o json\n')
+    .action((options: ObserveOptions) =>
+      observe({ ...options, follow: options.follow === true }, stopOnSignals()));
+}
+
 function addDoctor(program: Command): void {
   program.command('doctor').description('what this kernel offers, what is wrong, how to mend it')
     .addOption(outputOption())
@@ -143,6 +162,50 @@ function addDemo(program: Command): void {
     });
 }
 
+function objectsOption(): Option {
+  return new Option('--objects <paths...>', 'files and folders of Kubernetes objects, YAML or JSON')
+    .makeOptionMandatory();
+}
+
+function legacyOption(): Option {
+  return new Option('--legacy-annotation',
+    'isolate namespaces by the annotation net.beta.kubernetes.io/network-policy');
+}
+
+function addPolicy(program: Command): void {
+  const policy = program.command('policy').description('network policy, tested offline');
+  policy.command('test').description('verdicts on flows, by the core that forwards')
+    .addOption(objectsOption())
+    .requiredOption('--flows <file>', '{"flows": [{"id", "src", "dst", "protocol", "port"}, ...]}')
+    .option('--expect <file>', 'what is expected; exit status 1 and a list where it differs')
+    .addOption(legacyOption()).addOption(outputOption())
+    .addHelpText('after', '\nAn end is {"pod": "namespace/name"}, {"ip": "..."} or '
+      + '{"node": "name"}; a flow\nbetween ends with IPv4 and IPv6 says which: "family": "IPv6". '
+      + 'Expected are\n{"id": "allow", ...} or results as this command prints them.\n\nExamples:\n'
+      + '  culvert policy test --objects cluster/ --flows flows.json\n'
+      + '  culvert policy test --objects pods.yaml policies.yaml --flows flows.json '
+      + '--expect expected.json -o json\n')
+    .action(async (options: TestOptions) => {
+      process.exitCode = await (await import('./policy.ts')).testPolicy(options);
+    });
+  policy.command('explain').description('why a flow is allowed or denied')
+    .addOption(objectsOption())
+    .requiredOption('--from <end>', 'NAMESPACE/POD, an IP address or node:NAME')
+    .requiredOption('--to <end>', 'likewise')
+    .requiredOption('--port <port>', 'as 80/TCP, 53/UDP or ICMP')
+    .addOption(new Option('--family <family>', 'where both ends have both')
+      .choices(['IPv4', 'IPv6']))
+    .addOption(legacyOption()).addOption(outputOption())
+    .addHelpText('after', '\nExamples:\n'
+      + '  culvert policy explain --objects cluster/ --from shop/web --to shop/db --port 5432/TCP\n'
+      + '  culvert policy explain --objects cluster/ --from 192.0.2.7 --to shop/web --port ICMP\n')
+    .action(async (options: ExplainOptions) => (await import('./policy.ts')).explainPolicy(options));
+  policy.command('list').description('policies, in the order in which they count')
+    .addOption(objectsOption()).addOption(outputOption())
+    .addHelpText('after', '\nExample:\n  culvert policy list --objects cluster/\n')
+    .action(async (options: PolicyOptions) => (await import('./policy.ts')).listPolicies(options));
+}
+
 async function main(): Promise<void> {
   const program = new Command('culvert');
   program.description('A pod network for nodes whose kernel offers nothing but TUN')
@@ -150,8 +213,10 @@ async function main(): Promise<void> {
   addRun(program);
   addSync(program);
   addShow(program);
+  addObserve(program);
   addDoctor(program);
   addDemo(program);
+  addPolicy(program);
   for (const command of program.commands) command.exitOverride();
   await program.parseAsync();
 }

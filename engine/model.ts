@@ -41,8 +41,8 @@ export const PodSchema = v.strictObject({
 });
 export type Pod = v.InferOutput<typeof PodSchema>;
 
-// Policy, as the core sees it: docs/POLICY.md. Numbers are the sidecar's; it does not give one a new
-// meaning while anything uses it.
+// Policy, as the core sees it: docs/POLICY.md. Numbers are the sidecar's; it does not give one a
+// new meaning while anything uses it.
 
 const Number32 = v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(0xffffffff));
 const IdentityNumber = v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(0xfffff));
@@ -53,8 +53,8 @@ export const ProgramSchema = v.pipe(
   v.array(v.tuple([Number32, Number32])), v.minLength(1), v.maxLength(4096));
 export type Program = v.InferOutput<typeof ProgramSchema>;
 
-/** A pod's effective policy in one direction. `number` is 1 or more; 0 allows everything. `fallback`
- * and the entries' second members are indexes of `programs`. */
+/** A pod's effective policy in one direction. `number` is 1 or more; 0 allows everything.
+ * `fallback` and the entries' second members are indexes of `programs`. */
 export const RuleSetSchema = v.strictObject({
   number: Number32,
   programs: v.pipe(v.array(ProgramSchema), v.minLength(1)),
@@ -268,7 +268,7 @@ export const VerdictReportSchema = v.strictObject({
 });
 export type VerdictReport = v.InferOutput<typeof VerdictReportSchema>;
 
-/** `verdicts`, a notification to those who follow; `lost` were overwritten before they were read. */
+/** `verdicts`, a notification to those who follow; `lost` were overwritten before being read. */
 export const VerdictsSchema = v.strictObject({
   verdicts: v.array(VerdictReportSchema), lost: Count,
 });

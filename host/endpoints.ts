@@ -19,8 +19,8 @@ import type { DeviceSpec } from './worker.ts';
 /** Gateways that a TAP's default routes name; the core answers for them (neighbour.ts). */
 const TAP_GATEWAY = { IPv4: '169.254.1.1', IPv6: 'fe80::1' };
 
-/** `pending` until its interface is up, `closed` until its policy is known, `lost` when the interface
- * was deleted under us. */
+/** `pending` until its interface is up, `closed` until its policy is known, `lost` when the
+ * interface was deleted under us. */
 export type EndpointState = 'pending' | 'closed' | 'ready' | 'lost';
 
 interface Held {

@@ -59,9 +59,10 @@ export class Observer {
     const reader = this.#reader;
     if (reader === null) return;
     const verdicts = this.#report(reader.read());
-    const lost = reader.lost;
+    const { lost } = reader;
     reader.lost = 0;
-    for (let first = 0; first < verdicts.length || (first === 0 && lost > 0); first += BATCH_LIMIT) {
+    if (verdicts.length === 0 && lost === 0) return;
+    for (let first = 0; first === 0 || first < verdicts.length; first += BATCH_LIMIT) {
       const batch = verdicts.slice(first, first + BATCH_LIMIT);
       for (const watcher of this.#watchers) {
         watcher.notify('verdicts', { verdicts: batch, lost: first === 0 ? lost : 0 });

@@ -1,0 +1,96 @@
+// `culvert observe`: what the running daemon judged, one line a verdict, as Hubble prints flows.
+
+import * as v from 'valibot';
+import { method } from '../engine/connection.ts';
+import { pageOf, VerdictReportSchema, VerdictsSchema } from '../engine/model.ts';
+import type { VerdictReport } from '../engine/model.ts';
+import { withDaemon } from './client.ts';
+import { aborted } from './run.ts';
+import type { OutputFormat } from './table.ts';
+
+const PROTOCOLS = new Map([[1, 'ICMP'], [6, 'TCP'], [17, 'UDP'], [58, 'ICMPv6'], [132, 'SCTP']]);
+const TCP_FLAGS = ['FIN', 'SYN', 'RST', 'PSH', 'ACK', 'URG', 'ECE', 'CWR'];
+
+export interface ObserveOptions {
+  runtimeDirectory: string;
+  output: OutputFormat;
+  follow: boolean;
+  last: number;
+  verdict?: 'allowed' | 'denied';
+  fromPod?: string;
+  toPod?: string;
+  pod?: string;
+  ip?: string;
+  direction?: 'ingress' | 'egress';
+}
+
+/** Prints the last verdicts, or with `follow` those from now on until told to stop. */
+export async function observe(options: ObserveOptions, stop: AbortSignal): Promise<void> {
+  const show = (verdicts: VerdictReport[]): void => {
+    for (const verdict of verdicts.filter((candidate) => isWanted(candidate, options))) {
+      const text = options.output === 'json' ? JSON.stringify(verdict) : line(verdict);
+      process.stdout.write(`${text}\n`);
+    }
+  };
+  const verdicts = method(VerdictsSchema, ({ verdicts: batch, lost }) => {
+    show(batch);
+    if (lost > 0) process.stderr.write(`culvert: ${lost} verdicts came too fast and were lost\n`);
+  });
+  await withDaemon(options.runtimeDirectory, async (connection) => {
+    if (options.follow) {
+      await connection.request('verdict.follow', null, v.unknown());
+      const ended = connection.closed.then((error) => Promise.reject(error ?? new Error('closed')));
+      await Promise.race([aborted(stop), ended]);
+      return;
+    }
+    const wanted: VerdictReport[] = [];
+    for (let from: number | null = 0; from !== null;) {
+      const page: { entries: VerdictReport[]; next: number | null } =
+        await connection.request('verdict.recent', { from }, pageOf(VerdictReportSchema));
+      wanted.push(...page.entries.filter((verdict) => isWanted(verdict, options)));
+      from = page.next;
+    }
+    show(wanted.slice(-options.last));
+  }, { methods: { verdicts }, isLong: options.follow });
+}
+
+function isWanted(verdict: VerdictReport, options: ObserveOptions): boolean {
+  const { verdict: kind, fromPod, toPod, pod, ip, direction } = options;
+  if (kind !== undefined && verdict.allowed !== (kind === 'allowed')) return false;
+  if (direction !== undefined && verdict.direction !== direction) return false;
+  if (fromPod !== undefined && verdict.sourcePod !== fromPod) return false;
+  if (toPod !== undefined && verdict.destinationPod !== toPod) return false;
+  if (pod !== undefined && ![verdict.sourcePod, verdict.destinationPod].includes(pod)) return false;
+  return ip === undefined || [verdict.source, verdict.destination].includes(ip);
+}
+
+/** `Nov 21 10:31:07.218: shop/web:43210 (ID:17) -> data/db:5432 (ID:4) ... INGRESS DENIED (...)`. */
+function line(verdict: VerdictReport): string {
+  const from = end(verdict.sourcePod ?? verdict.source, verdict.sourcePort, verdict.sourceIdentity);
+  const to = end(verdict.destinationPod ?? verdict.destination, verdict.destinationPort,
+    verdict.destinationIdentity);
+  const cause = verdict.policy === null
+    ? 'no policy'
+    : `${verdict.policy}${verdict.rule === null ? '' : ` ${verdict.rule}`}`;
+  const outcome = `${verdict.direction.toUpperCase()} ${verdict.allowed ? 'ALLOWED' : 'DENIED'}`;
+  return `${time(verdict.time)}: ${from} -> ${to} ${cause} ${outcome} (${protocol(verdict)})`;
+}
+
+function end(name: string, port: number, identity: number): string {
+  const host = name.includes(':') && port > 0 ? `[${name}]` : name;
+  return `${host}${port > 0 ? `:${port}` : ''} (ID:${identity})`;
+}
+
+function time(text: string): string {
+  const date = new Date(text);
+  const month = date.toLocaleString('en', { month: 'short' });
+  const clock = date.toTimeString().slice(0, 8);
+  const day = String(date.getDate()).padStart(2, '0');
+  return `${month} ${day} ${clock}.${String(date.getMilliseconds()).padStart(3, '0')}`;
+}
+
+function protocol(verdict: VerdictReport): string {
+  const name = PROTOCOLS.get(verdict.protocol) ?? `protocol ${verdict.protocol}`;
+  const flags = TCP_FLAGS.filter((_, bit) => (verdict.tcpFlags & (1 << bit)) !== 0);
+  return name === 'TCP' && flags.length > 0 ? `TCP Flags: ${flags.join(', ')}` : name;
+}
