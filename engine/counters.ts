@@ -2,6 +2,7 @@
 // camel case, so that there is one list of them.
 
 import {
+  DIRECTORY_FLOW_COUNT,
   DIRECTORY_NEXT_HOP_LIMIT,
   DIRECTORY_STATISTICS,
   DIRECTORY_WORKER_COUNT,
@@ -15,6 +16,7 @@ import {
   WORKER_DROP_REASONS,
   WORKER_DROP_STRIDE,
   WORKER_EVENTS,
+  WORKER_FLOWS,
   WORKER_STRIDE,
 } from '../wasm/abi/layout.ts';
 import * as verdict from '../wasm/abi/verdict.ts';
@@ -59,6 +61,16 @@ export function readDrops(core: Core, direction: Direction): Record<string, numb
 export function readEvents(core: Core): Record<string, number> {
   return Object.fromEntries(EVENT_NAMES.map((name, event) =>
     [name, sumWorkers(core, WORKER_EVENTS + (event * 8))]));
+}
+
+/** Flows in the tables of all workers, expired ones not yet swept included, and room for them. */
+export function readFlowFill(core: Core): { used: number; limit: number } {
+  const workers = core.directory(DIRECTORY_WORKER_COUNT);
+  let used = 0;
+  for (let worker = 0; worker < workers; worker += 1) {
+    used += core.view.getUint32(WORKERS_START + (worker * WORKER_STRIDE) + WORKER_FLOWS, true);
+  }
+  return { used, limit: workers * core.directory(DIRECTORY_FLOW_COUNT) };
 }
 
 /** Forgets what was counted for an id, before something else gets it. */

@@ -20,9 +20,11 @@ import { ANSWER_RULE_SHIFT, IDENTITY_MAX, PROGRAM_KEY_PROTOCOL_SHIFT } from
   '../../wasm/abi/policy.ts';
 import { addressFamily, prefixKey, prefixText } from '../address.ts';
 import type { Core } from '../core.ts';
+import { readFlowFill } from '../counters.ts';
 import type { PolicyLimits } from '../memory-map.ts';
 import type { PolicyChange, RuleName, RuleSet } from '../model.ts';
 import { PolicyBlocks } from './policy-blocks.ts';
+import { digestPolicy } from './policy-digest.ts';
 import {
   findMoves,
   planTransition,
@@ -122,8 +124,8 @@ export class PolicyTables {
     return !this.#isClosed(device);
   }
 
-  /** Makes `whole`, a change from nothing, all there is: after a sidecar has started anew its numbers
-   * may mean something else than before. Fails as apply() does. */
+  /** Makes `whole`, a change from nothing, all there is: after a sidecar has started anew its
+   * numbers may mean something else than before. Fails as apply() does. */
   replace(whole: PolicyChange): void {
     const prefixes = new Set(whole.identities.map(([prefix]) => prefixText(prefixKey(prefix))));
     const gone = [...this.identities.IPv4.prefixes(), ...this.identities.IPv6.prefixes()]
@@ -163,6 +165,15 @@ export class PolicyTables {
     return this.#core.exports.policyAnswer(block, identity, key) >>> 0;
   }
 
+  /** Equal for states of policy that answer alike, whatever numbers they go by. */
+  digest(): string {
+    const pods = this.endpoints().map(({ namespace, name, uid, ingress, egress }) => ({
+      name: `${namespace}/${name} ${uid}`,
+      ingress: this.ruleSet(ingress), egress: this.ruleSet(egress),
+    }));
+    return digestPolicy(pods, this.identities, this.blocks, (answer) => this.explain(answer));
+  }
+
   /** The pods whose rule sets are known. */
   endpoints(): Readonly<PolicyEndpoint>[] {
     return [...this.#endpoints.values()];
@@ -184,6 +195,7 @@ export class PolicyTables {
     return [
       ...[IPv4, IPv6].map(({ name, count, limit }) => ({ name, used: count, limit })),
       { name: 'policy arena', used: arena.used, limit: arena.limit },
+      { name: 'flows', ...readFlowFill(this.#core) },
     ];
   }
 

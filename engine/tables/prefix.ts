@@ -40,7 +40,7 @@ export class PrefixTable {
     return this.#core.exports.prefixCount(this.#table);
   }
 
-  /** Every prefix, read from the control side's trie. Only the one who changes the table may ask. */
+  /** Every prefix, read from the control side's trie. Only who changes the table may ask. */
   prefixes(): string[] {
     const { view } = this.#core;
     const found: string[] = [];

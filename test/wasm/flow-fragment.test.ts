@@ -31,10 +31,9 @@ interface Piece {
 
 /** A fragment of UDP with `size` bytes; the one at offset 0 begins with the header. */
 function fragment(flow: Flow, piece: Piece, size = 64): Uint8Array {
-  const { source, destination } = flow;
-  const ports = { ...flow, sourcePort: flow.sourcePort ?? 9, destinationPort: flow.destinationPort ??
-    53 };
-  const whole = udp({ source, destination, ...pick(ports) }, new Uint8Array(1400));
+  const { source, destination, sourcePort = 9, destinationPort = 53 } = flow;
+  const ports = { source, destination, sourcePort, destinationPort };
+  const whole = udp(ports, new Uint8Array(1400));
   const data = piece.offset === 0 ? whole.subarray(0, size) : new Uint8Array(size);
   const more = piece.more ?? true;
   const protocol = piece.protocol ?? PROTOCOL.udp;
@@ -45,10 +44,6 @@ function fragment(flow: Flow, piece: Piece, size = 64): Uint8Array {
   const header = Uint8Array.from([protocol, 0, ...word16((piece.offset << 3) | Number(more)),
     ...word32(piece.id)]);
   return ipv6({ source, destination, nextHeader: 44 }, concat(header, data));
-}
-
-function pick({ sourcePort, destinationPort }: { sourcePort: number; destinationPort: number }) {
-  return { sourcePort, destinationPort };
 }
 
 function send(bed: PolicyBed, piece: Piece, flow: Flow = FLOW, size = 64): Fate {

@@ -1,5 +1,5 @@
 // Flows through the core, one packet at a time, by a clock that the test sets: who opens one, what
-// passes as a reply, how long each state lives, what happens when policy changes or the table fills.
+// passes as a reply, how long each state lives, and what a change of policy or a full table does.
 
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';

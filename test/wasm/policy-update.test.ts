@@ -195,7 +195,8 @@ function sendUntilStopped({ memory, client, report }: RaceData): void {
       // Even slots go to port 80, odd ones to 443: policies allow one of the two.
       const flow = {
         source: '10.1.0.2', destination: CLIENTS[slot % CLIENTS.length] ?? '',
-        sourcePort: 1 + ((turn * BATCH) + slot) % 60_000, destinationPort: slot % 2 === 0 ? 80 : 443,
+        sourcePort: 1 + (((turn * BATCH) + slot) % 60_000),
+        destinationPort: slot % 2 === 0 ? 80 : 443,
       };
       placePacket(core, slot, tcpPacket(flow, TCP.syn), client);
     }
