@@ -174,7 +174,7 @@ class ChangeEvents {
 }
 
 /** The files, sorted; of a folder those named like YAML or JSON that are not hidden. */
-async function listFiles(path: string): Promise<string[]> {
+export async function listFiles(path: string): Promise<string[]> {
   const stats = await tryTo('read', path, stat(path));
   if (!stats.isDirectory()) return [path];
   const names = await tryTo('read', path, readdir(path));
