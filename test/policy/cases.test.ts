@@ -2,8 +2,11 @@
 
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
+import { judgeFlows, resultOf } from '../../cli/policy/judge.ts';
 import { PolicyTwin } from '../reference/policy.ts';
+import { coreModule } from '../support/core.ts';
 import { readCases } from '../support/policy-cases.ts';
+import { entriesOf } from '../support/policy-entries.ts';
 
 const FILES = {
   'e2e-netpol.json': 48, 'cyclonus-generated.json': 230, 'cnp-conformance.json': 17,
@@ -26,6 +29,23 @@ for (const [file, count] of Object.entries(FILES)) {
           const { verdict } = twin.judge(flow);
           if (verdict === expect.get(flow.id)) continue;
           assert.unreachable(`${name}, step ${index}, ${flow.id}: ${verdict}`);
+        }
+      }
+    }
+  });
+
+  test(`the core answers ${file} as expected, and for the twin's reasons`, () => {
+    for (const { name, steps } of cases) {
+      for (const [index, { objects, flows, expect }] of steps.entries()) {
+        const twin = new PolicyTwin(objects);
+        const judgements = judgeFlows(
+          coreModule(), entriesOf(objects), flows, { legacyAnnotation: false });
+        for (const [at, judgement] of judgements.entries()) {
+          const flow = flows[at] ?? assert.unreachable('a verdict of no flow');
+          const { id, ...result } = resultOf(judgement);
+          const where = `${name}, step ${index}, ${id}`;
+          assert.is(result.verdict, expect.get(id), where);
+          assert.equal(result, twin.judge(flow), where);
         }
       }
     }

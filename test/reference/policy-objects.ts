@@ -21,12 +21,18 @@ export interface ContainerPort {
   protocol?: string | null;
 }
 
+interface Container {
+  ports?: ContainerPort[] | null;
+  restartPolicy?: string | null;
+}
+
 export interface RawPod {
   metadata: Metadata;
   spec?: {
     nodeName?: string | null;
     hostNetwork?: boolean | null;
-    containers?: { ports?: ContainerPort[] | null }[] | null;
+    containers?: Container[] | null;
+    initContainers?: Container[] | null;
   } | null;
   status?: {
     phase?: string | null;

@@ -377,13 +377,17 @@ function hasOwnAddress(pod: RawPod): boolean {
 }
 
 function readPod(pod: RawPod): TwinPod {
+  // "restartPolicy: Always … this init container will be restarted … until all regular containers
+  // have terminated … often referred to as a sidecar container" (core/v1 types.go, Container).
+  const sidecars = (pod.spec?.initContainers ?? [])
+    .filter(({ restartPolicy }) => restartPolicy === 'Always');
   return {
     key: podKey(pod),
     namespace: namespaceOf(pod),
     labels: pod.metadata.labels ?? {},
     nodeName: pod.spec?.nodeName ?? '',
     addresses: podAddresses(pod),
-    ports: (pod.spec?.containers ?? []).flatMap(({ ports }) => ports ?? []),
+    ports: [...pod.spec?.containers ?? [], ...sidecars].flatMap(({ ports }) => ports ?? []),
   };
 }
 

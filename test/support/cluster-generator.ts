@@ -49,7 +49,7 @@ const SMALL: ClusterShape = { nodes: 4, pods: 16, networkPolicies: 12, clusterPo
 
 /** The key of an object among all. */
 export function objectKey({ kind, metadata }: KubeObject): string {
-  return `${kind} ${metadata.namespace ?? ''}/${metadata.name}`;
+  return `${kind} ${metadata.namespace ?? 'default'}/${metadata.name}`;
 }
 
 export function isLive({ spec, status }: RawPod): boolean {
@@ -132,9 +132,13 @@ export class ClusterGenerator {
   makeNamespace(name: string): TypeMeta & RawNamespace {
     const labels = this.labels();
     const own = this.random.oneIn(2) ? { 'kubernetes.io/metadata.name': name } : {};
+    const isolation = this.random.pick(['{"ingress":{"isolation":"DefaultDeny"}}', '{}']);
+    const annotations = { 'net.beta.kubernetes.io/network-policy': isolation };
     return {
       apiVersion: KINDS.Namespace, kind: 'Namespace',
-      metadata: { name, labels: { ...labels, ...own } },
+      metadata: {
+        name, labels: { ...labels, ...own }, ...this.random.oneIn(4) && { annotations },
+      },
     };
   }
 
@@ -155,7 +159,12 @@ export class ClusterGenerator {
       ({ name: `c${index}`, ...random.oneIn(4) ? {} : { ports: this.containerPorts() } }));
     const pod: PodObject = {
       apiVersion: KINDS.Pod, kind: 'Pod', metadata,
-      spec: { nodeName: node.metadata.name, containers },
+      spec: {
+        nodeName: node.metadata.name, containers,
+        ...random.oneIn(6) && { initContainers: [{
+          ports: this.containerPorts(), ...random.oneIn(2) && { restartPolicy: 'Always' },
+        }] },
+      },
     };
     return this.settle(pod, node);
   }
@@ -347,6 +356,8 @@ export class ClusterGenerator {
           .filter((cidr, at, all) => all.indexOf(cidr) === at) }),
       );
     }
+    // What only a newer version of the API would know.
+    choices.push(() => (this.random.oneIn(3) ? { future: {} } as ClusterPeer : choices[0]?.() ?? {}));
     return this.random.pick(choices)();
   }
 

@@ -9,7 +9,7 @@ export interface CaseFlow extends TwinFlow {
 
 /** One state of a case's cluster. */
 export interface CaseStep {
-  objects: unknown[];
+  objects: object[];
   flows: CaseFlow[];
   expect: Map<string, 'allow' | 'deny'>;
 }
@@ -22,12 +22,12 @@ export interface PolicyCase {
 type Labels = Record<string, string>;
 
 interface RecordedStep {
-  cluster?: { items: unknown[] };
+  cluster?: { items: object[] };
   flows?: CaseFlow[];
   expect?: Record<string, 'allow' | 'deny'>;
   namespaces?: Record<string, Labels>;
   pods?: [namespace: string, name: string, ip: string, labels: Labels][];
-  policies?: unknown[];
+  policies?: object[];
   table?: Record<string, string[]>;
 }
 
@@ -73,7 +73,7 @@ function readTable(step: RecordedStep, table: Record<string, string[]>): CaseSte
   return { objects: tableObjects(step), flows, expect };
 }
 
-function tableObjects({ namespaces = {}, pods = [], policies = [] }: RecordedStep): unknown[] {
+function tableObjects({ namespaces = {}, pods = [], policies = [] }: RecordedStep): object[] {
   const ports = [80, 81].flatMap((port) => ['TCP', 'UDP', 'SCTP'].map((protocol) =>
     ({ name: `serve-${port}-${protocol.toLowerCase()}`, containerPort: port, protocol })));
   return [
