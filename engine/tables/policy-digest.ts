@@ -1,5 +1,6 @@
 // A digest of what the core would answer, whatever numbers it goes by: two states of policy with
-// one digest answer alike to every address, protocol and port of every pod, and call the rules alike.
+// one digest answer alike to every address, protocol and port of every pod, and call the rules
+// alike.
 //
 // An identity's class is what all rule sets in force have for it. A prefix whose class is that of
 // the prefix above it says nothing, and is left out.
