@@ -10,6 +10,7 @@ import { AGENT_PORT } from './demo/agent.ts';
 import { Bed, type Host, type LabNode } from './demo/bed.ts';
 import { readCluster, type DemoCluster } from './demo/cluster.ts';
 import { CulvertNode } from './demo/culvert-node.ts';
+import { expectedOf } from './demo/expect.ts';
 import { addKernelPod, setUpKernelNode } from './demo/kernel-node.ts';
 import { CommandError, EXIT_FAILED, EXIT_NO_PERMISSION, EXIT_OK } from './exit.ts';
 import { aborted } from './run.ts';
@@ -19,6 +20,8 @@ import { PACKAGE_FOLDER } from './version.ts';
 const CLUSTER_FILE = join(PACKAGE_FOLDER, 'deploy', 'demo', 'cluster.yaml');
 const PROTOCOLS = ['TCP', 'UDP', 'ICMP'] as const;
 const PAIR_TIMEOUT_MS = 4000;
+/** How long a pair that policy blocks is tried. */
+const BLOCKED_TIMEOUT_MS = 1000;
 const UDP_SIZE = 512;
 const PING_SIZE = 56;
 const THROUGHPUT_BYTES = 64 * 1024 * 1024;
@@ -70,6 +73,7 @@ interface Attempt {
   to: End;
   protocol: Pair['protocol'];
   address: string;
+  expected: Pair['expected'];
 }
 
 /** Runs the demo. Returns the exit code: 0 only if all is as expected. */
@@ -104,6 +108,7 @@ async function runDemo(
   const present = ends.filter(({ missing }) => missing === '');
   say(`trying every pair of ${present.length} pods and nodes`);
   await Promise.all(present.map(({ host }) => host.agent.ask({ verb: 'serve' })));
+  ask(cluster, possible);
   const pairs = await tryPairs(possible, stop);
   stop.throwIfAborted();
   say('measuring throughput');
@@ -170,12 +175,12 @@ async function build(bed: Bed, cluster: DemoCluster, options: DemoOptions): Prom
   say(`starting culvert on ${[...culvertNodes.keys()].join(', ')}`);
   await Promise.all([...culvertNodes.values()].map((node) => node.start()));
   for (const pod of cluster.pods) {
-    const { namespace, name, addresses, device } = pod;
+    const { namespace, name, uid, addresses, device } = pod;
     const culvert = culvertNodes.get(pod.node);
     const node = labNodes.get(pod.node);
     if (node === undefined) continue;
     const host = culvert !== undefined
-      ? await culvert.addPod({ namespace, name, addresses, device })
+      ? await culvert.addPod({ namespace, name, uid, addresses, device })
       : await addKernelPod(bed, node, name, addresses);
     const end = { name: `${namespace}/${name}`, host, addresses };
     ends.push({ ...end, missing: missing.get(pod.node) ?? '' });
@@ -216,13 +221,23 @@ function listPairs(ends: End[]): { possible: Attempt[]; skipped: SkippedPair[] }
       for (const address of to.addresses) {
         for (const protocol of PROTOCOLS) {
           const family = addressFamily(address);
-          if (reason === '') possible.push({ from, to, protocol, address });
+          if (reason === '') possible.push({ from, to, protocol, address, expected: 'reach' });
           else skipped.push({ from: from.name, to: to.name, protocol, family, reason });
         }
       }
     }
   }
   return { possible, skipped };
+}
+
+/** Has the objects' policy say what to expect of each attempt. */
+function ask({ entries }: DemoCluster, attempts: Attempt[]): void {
+  const questions = attempts.map(({ from, to, protocol, address }) =>
+    ({ from: from.name, to: to.name, protocol, family: addressFamily(address) }));
+  for (const [at, expected] of expectedOf(entries, questions, AGENT_PORT).entries()) {
+    const attempt = attempts[at];
+    if (attempt !== undefined) attempt.expected = expected;
+  }
 }
 
 async function tryPairs(attempts: Attempt[], stop: AbortSignal): Promise<Pair[]> {
@@ -234,10 +249,10 @@ async function tryPairs(attempts: Attempt[], stop: AbortSignal): Promise<Pair[]>
       next += 1;
       const attempt = attempts[at];
       if (attempt === undefined) return;
-      const { from, to, protocol, address } = attempt;
-      const seen = await reaches(from, protocol, address) ? 'reach' : 'blocked';
+      const { from, to, protocol, address, expected } = attempt;
+      const seen = await reaches(attempt) ? 'reach' : 'blocked';
       const family = addressFamily(address);
-      pairs[at] = { from: from.name, to: to.name, protocol, family, expected: 'reach', seen };
+      pairs[at] = { from: from.name, to: to.name, protocol, family, expected, seen };
       if (at % 50 === 49) say(`${at + 1} of ${attempts.length} tried`);
     }
   };
@@ -245,8 +260,8 @@ async function tryPairs(attempts: Attempt[], stop: AbortSignal): Promise<Pair[]>
   return pairs;
 }
 
-async function reaches(from: End, protocol: Pair['protocol'], address: string): Promise<boolean> {
-  const timeoutMs = PAIR_TIMEOUT_MS;
+async function reaches({ from, protocol, address, expected }: Attempt): Promise<boolean> {
+  const timeoutMs = expected === 'reach' ? PAIR_TIMEOUT_MS : BLOCKED_TIMEOUT_MS;
   const { agent } = from.host;
   const answer = protocol === 'TCP'
     ? await agent.ask({ verb: 'tcp', address, timeoutMs })
@@ -278,8 +293,9 @@ function show(report: DemoReport, output: OutputFormat): void {
     const enter = (pair: Omit<SkippedPair, 'reason'>, expected: string, seen: string): void => {
       const { from, to, family, protocol } = pair;
       const key = `${from} ${to} ${family}`;
-      const row = rows.get(key) ?? [from, to, family, '', '', '', expected];
+      const row = rows.get(key) ?? [from, to, family, '', '', '', ''];
       row[3 + PROTOCOLS.indexOf(protocol)] = seen;
+      row[6] += `${row[6] === '' ? '' : '/'}${expected}`;
       rows.set(key, row);
     };
     for (const pair of report.pairs) {

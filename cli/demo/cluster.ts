@@ -6,6 +6,7 @@ import { parseAllDocuments } from 'yaml';
 import { isAddress } from '../../engine/address.ts';
 import { parseShape } from '../../engine/shape.ts';
 import type { ClusterNode } from '../../engine/model.ts';
+import type { Entry } from '../../sync/objects.ts';
 import { readObjects } from '../../sync/read.ts';
 import { translate } from '../../sync/translate.ts';
 
@@ -17,6 +18,7 @@ const ObjectSchema = v.looseObject({
   metadata: v.looseObject({
     name: v.string(),
     namespace: v.optional(v.string(), 'default'),
+    uid: v.optional(v.string(), ''),
     labels: v.optional(v.record(v.string(), v.string()), {}),
     annotations: v.optional(v.record(v.string(), v.string()), {}),
   }),
@@ -31,6 +33,7 @@ const PodSchema = v.looseObject({
 export interface DemoPod {
   namespace: string;
   name: string;
+  uid: string;
   node: string;
   device: 'tun' | 'tap';
   addresses: string[];
@@ -41,6 +44,8 @@ export interface DemoCluster {
   /** Nodes that get the kernel's vxlan instead of Culvert. */
   kernelNodes: Set<string>;
   pods: DemoPod[];
+  /** The objects as the sidecar reads them. */
+  entries: Entry[];
 }
 
 /** Reads a file of Kubernetes objects. Throws with file, line and field where one is bad. */
@@ -50,7 +55,8 @@ export function readCluster(file: string): DemoCluster {
   const { content: { nodes }, problems } = translate(content.entries, '');
   const [problem] = [...content.problems, ...problems];
   if (problem !== undefined) throw new Error(problem);
-  const cluster: DemoCluster = { nodes, kernelNodes: new Set(), pods: [] };
+  const { entries } = content;
+  const cluster: DemoCluster = { nodes, kernelNodes: new Set(), pods: [], entries };
   for (const document of parseAllDocuments(text)) {
     const value: unknown = document.toJS();
     if (value === null) continue;
@@ -63,6 +69,7 @@ export function readCluster(file: string): DemoCluster {
     cluster.pods.push({
       namespace: metadata.namespace,
       name: metadata.name,
+      uid: metadata.uid,
       node: spec.nodeName,
       device: metadata.annotations[DEVICE_ANNOTATION] === 'tap' ? 'tap' : 'tun',
       addresses: status.podIPs.map(({ ip }) => ip),

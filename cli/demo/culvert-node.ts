@@ -84,12 +84,12 @@ export class CulvertNode {
 
   /** Attaches a new pod by a TUN or TAP. */
   async addPod(
-    pod: Pick<Endpoint, 'namespace' | 'name' | 'addresses' | 'device'>,
+    pod: Pick<Endpoint, 'namespace' | 'name' | 'addresses' | 'device'> & { uid?: string },
     mtu = 1430,
   ): Promise<Host> {
     const host = this.#bed.addHost(pod.name);
     await ask(this.runtimeDirectory, 'endpoint.add', {
-      ...pod, uid: `uid-${pod.name}`, interfaceName: 'eth0', mtu, netns: host.namespace.path,
+      uid: `uid-${pod.name}`, ...pod, interfaceName: 'eth0', mtu, netns: host.namespace.path,
     }, v.unknown());
     return host;
   }
