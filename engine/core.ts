@@ -21,6 +21,8 @@ export interface CoreExports {
   prefixGet(table: number, key: number, length: number): number;
   prefixAbove(table: number, key: number, length: number): number;
   prefixFind(table: number, key: number): number;
+  prefixFindMany4(table: number, addresses: number, count: number, values: number): void;
+  prefixFindMany6(table: number, keys: number, count: number, values: number): void;
   prefixCount(table: number): number;
   prefixStage(table: number, key: number, length: number, value: number): number;
   prefixPublish(table: number): number;

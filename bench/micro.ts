@@ -1,0 +1,51 @@
+// `culvert bench micro`: which benches there are, and a run of some of them.
+
+import { pipelineBench } from './pipeline.bench.ts';
+import { policyBench } from './policy.bench.ts';
+import { describeMachine, type Ratio, type Report } from './report.ts';
+import { routeBench } from './route.bench.ts';
+import { ROUNDS, type Effort, type Measured } from './rounds.ts';
+
+/** What benches are made smaller by in tests: every loop once, on tables of a few entries. */
+export interface MicroOptions {
+  /** Seconds of measuring for each subject. */
+  seconds: number;
+  /** Part of a bench's or a result's name; the others are left out. */
+  filter?: string;
+  rounds?: number;
+  small?: boolean;
+  say: (text: string) => void;
+}
+
+interface Bench {
+  name: string;
+  /** What its results' names begin with. */
+  results: string[];
+  run: (effort: Effort, small: boolean) => Measured | Promise<Measured>;
+}
+
+export const BENCHES: Bench[] = [
+  { name: 'route', results: ['lpm4', 'lpm6'], run: routeBench },
+  { name: 'pipeline', results: ['outbound/', 'inbound/'], run: pipelineBench },
+  { name: 'policy', results: ['policy/', 'policyMiss/'], run: policyBench },
+];
+
+/** Runs the benches one after the other. */
+export async function runMicro(options: MicroOptions): Promise<Report> {
+  const { seconds, say, small } = options;
+  const effort: Effort = { seconds, rounds: options.rounds ?? ROUNDS, say };
+  const report: Report = { machine: describeMachine(), results: [], ratios: {} };
+  for (const bench of selectBenches(options.filter ?? '')) {
+    say(`${bench.name}: setting up`);
+    const { results, ratios } = await bench.run(effort, small === true);
+    report.results.push(...results);
+    Object.assign<Record<string, Ratio>, Record<string, Ratio>>(report.ratios, ratios);
+  }
+  return report;
+}
+
+/** The benches that a filter names. */
+export function selectBenches(filter: string): Bench[] {
+  return BENCHES.filter(({ name, results }) =>
+    [name, ...results].some((text) => text.includes(filter) || filter.startsWith(text)));
+}
