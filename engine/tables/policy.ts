@@ -48,6 +48,9 @@ interface PolicyEndpoint {
   device: number;
 }
 
+/** Endpoints that a change adds or replaces, by name; null for those it removes. */
+type EndpointPatch = Map<string, PolicyEndpoint | null>;
+
 /** One word of a device's record and what it leads to, before and after a change. */
 interface WordChange extends RuleSetPair {
   word: number;
@@ -60,6 +63,8 @@ export class PolicyTables {
   #words: Int32Array;
   #ruleSets = new Map<number, number>();
   #endpoints = new Map<string, PolicyEndpoint>();
+  /** Names of the endpoints that have each rule set, so that no change looks at all endpoints. */
+  #holders = new Map<number, Set<string>>();
   #attached = new Map<number, { namespace: string; name: string; uid: string }>();
   #rules = new Map<number, RuleName>();
   /** Prefixes that have each identity. */
@@ -83,16 +88,20 @@ export class PolicyTables {
     this.#check(change);
     const added = this.#addRuleSets(change.ruleSets);
     const block = (number: number): number => added.get(number) ?? this.#ruleSets.get(number) ?? 0;
-    const endpoints = this.#nextEndpoints(change, deviceOf);
-    const words = this.#changeWords(endpoints, block);
+    const patch = this.#nextEndpoints(change, deviceOf);
+    const touched = this.#touchedEndpoints(patch, added);
     try {
-      this.#publish(change, words);
+      this.#publish(change, this.#changeWords(touched, block), () => {
+        const others = [...this.#endpoints.values()].filter((endpoint) =>
+          !patch.has(nameOf(endpoint)) && !touched.includes(endpoint));
+        return this.#changeWords(others, block);
+      });
     } catch (error) {
       for (const fresh of added.values()) this.blocks.cancel(fresh);
       throw error;
     }
-    this.#endpoints = endpoints;
-    this.#openAndClose(block);
+    this.#enterEndpoints(patch);
+    for (const endpoint of touched) this.#open(endpoint, block);
     this.#raiseEpoch();
     this.#giveBack(change, added);
     for (const rule of change.rules) this.#rules.set(rule.number, rule);
@@ -103,8 +112,10 @@ export class PolicyTables {
   attach(device: number, namespace: string, name: string, uid: string): boolean {
     this.#attached.set(device, { namespace, name, uid });
     const endpoint = this.#endpoints.get(`${namespace}/${name}`);
-    if (endpoint?.uid === uid) endpoint.device = device;
-    this.#openAndClose((number) => this.#ruleSets.get(number) ?? 0);
+    if (endpoint?.uid === uid) {
+      endpoint.device = device;
+      this.#open(endpoint, (number) => this.ruleSet(number));
+    } else this.#close(device);
     this.#raiseEpoch();
     return endpoint?.uid === uid;
   }
@@ -201,19 +212,26 @@ export class PolicyTables {
 
   /** Refuses a change that contradicts itself or what is in force. */
   #check(change: PolicyChange): void {
-    const there = new Set(this.#ruleSets.keys());
+    const added = new Set<number>();
     for (const ruleSet of change.ruleSets) {
       checkRuleSet(ruleSet);
-      there.add(ruleSet.number);
+      added.add(ruleSet.number);
     }
-    for (const number of change.removedRuleSets) there.delete(number);
-    const after = new Map<string, { ingress: number; egress: number }>(this.#endpoints);
-    for (const { namespace, name } of change.removedEndpoints) after.delete(`${namespace}/${name}`);
-    for (const next of change.endpoints) after.set(`${next.namespace}/${next.name}`, next);
-    for (const [name, { ingress, egress }] of after) {
-      for (const number of [ingress, egress]) {
-        if (number === 0 || there.has(number)) continue;
-        throw new Error(`apply policy: ${name} has rule set ${number}, which is not there`);
+    const removed = new Set(change.removedRuleSets);
+    const refuse = (name: string, number: number): never => {
+      throw new Error(`apply policy: ${name} has rule set ${number}, which is not there`);
+    };
+    for (const endpoint of change.endpoints) {
+      for (const number of [endpoint.ingress, endpoint.egress]) {
+        const isThere = !removed.has(number) && (added.has(number) || this.#ruleSets.has(number));
+        if (number !== 0 && !isThere) refuse(nameOf(endpoint), number);
+      }
+    }
+    if (removed.size === 0) return;
+    const changed = new Set([...change.endpoints, ...change.removedEndpoints].map(nameOf));
+    for (const number of removed) {
+      for (const name of this.#holders.get(number) ?? []) {
+        if (!changed.has(name)) refuse(name, number);
       }
     }
   }
@@ -236,16 +254,53 @@ export class PolicyTables {
     return added;
   }
 
-  #nextEndpoints(change: PolicyChange, deviceOf: DeviceOf): Map<string, PolicyEndpoint> {
-    const next = new Map(this.#endpoints);
-    for (const { namespace, name } of change.removedEndpoints) next.delete(`${namespace}/${name}`);
+  #nextEndpoints(change: PolicyChange, deviceOf: DeviceOf): EndpointPatch {
+    const patch: EndpointPatch = new Map();
+    for (const endpoint of change.removedEndpoints) patch.set(nameOf(endpoint), null);
     for (const endpoint of change.endpoints) {
       const { namespace, name, uid } = endpoint;
       const device = this.#attachedDevice(namespace, name, uid) ?? deviceOf(namespace, name, uid);
       if (device !== null) this.#attached.set(device, { namespace, name, uid });
-      next.set(`${namespace}/${name}`, { ...endpoint, device: device ?? -1 });
+      patch.set(nameOf(endpoint), { ...endpoint, device: device ?? -1 });
     }
-    return next;
+    return patch;
+  }
+
+  /** Endpoints as they will be, of those that change or whose rule sets do. */
+  #touchedEndpoints(patch: EndpointPatch, added: Map<number, number>): PolicyEndpoint[] {
+    const touched = new Set<PolicyEndpoint>();
+    for (const endpoint of patch.values()) if (endpoint !== null) touched.add(endpoint);
+    for (const number of added.keys()) {
+      for (const name of this.#holders.get(number) ?? []) {
+        const endpoint = this.#endpoints.get(name);
+        if (endpoint !== undefined && !patch.has(name)) touched.add(endpoint);
+      }
+    }
+    return [...touched];
+  }
+
+  /** Enters changed endpoints; closes devices that they leave. */
+  #enterEndpoints(patch: EndpointPatch): void {
+    for (const [name, next] of patch) {
+      const before = this.#endpoints.get(name);
+      if (before !== undefined) {
+        for (const number of [before.ingress, before.egress]) this.#forgetHolder(number, name);
+        if (before.device >= 0 && before.device !== next?.device) this.#close(before.device);
+        this.#endpoints.delete(name);
+      }
+      if (next === null) continue;
+      this.#endpoints.set(name, next);
+      for (const number of [next.ingress, next.egress]) {
+        const holders = this.#holders.get(number) ?? new Set();
+        this.#holders.set(number, holders.add(name));
+      }
+    }
+  }
+
+  #forgetHolder(number: number, name: string): void {
+    const holders = this.#holders.get(number);
+    holders?.delete(name);
+    if (holders?.size === 0) this.#holders.delete(number);
   }
 
   #attachedDevice(namespace: string, name: string, uid: string): number | null {
@@ -256,10 +311,9 @@ export class PolicyTables {
   }
 
   /** The words of devices that are open before and after, with what they lead to. */
-  #changeWords(endpoints: Map<string, PolicyEndpoint>, block: (number: number) => number):
-  WordChange[] {
+  #changeWords(endpoints: PolicyEndpoint[], block: (number: number) => number): WordChange[] {
     const words: WordChange[] = [];
-    for (const { device, ingress, egress } of endpoints.values()) {
+    for (const { device, ingress, egress } of endpoints) {
       if (device < 0 || this.#isClosed(device)) continue;
       for (const [field, number] of [[DEVICE_INGRESS, ingress], [DEVICE_EGRESS, egress]] as const) {
         const word = this.#wordOf(device, field);
@@ -269,13 +323,15 @@ export class PolicyTables {
     return words;
   }
 
-  /** Moves addresses and changes words. Undoes what it did when it throws. */
-  #publish(change: PolicyChange, words: WordChange[]): void {
+  /** Moves addresses and changes words. `others` are words that stay: where addresses make detours,
+   * their rule sets are copied, too. Undoes what it did when it throws. */
+  #publish(change: PolicyChange, changing: WordChange[], others: () => WordChange[]): void {
     const { moves, nested } = findMoves(this.identities, change.identities
       .map(([prefix, identity]) => ({ key: prefixKey(prefix), identity })));
-    const plan = planTransition(moves, nested, distinct(words),
+    const plan = planTransition(moves, nested, distinct(changing),
       (ruleSet, identity) => this.blocks.program(ruleSet, identity),
       (identity) => identity !== 0 && this.#uses[identity] === 0);
+    const words = plan.all ? [...changing, ...others()] : changing;
     const undo: (() => void)[] = [];
     const before = new Map<number, number>();
     const after = new Map<number, number>();
@@ -337,19 +393,12 @@ export class PolicyTables {
     };
   }
 
-  /** Opens devices whose rule sets are known, closes the others. */
-  #openAndClose(block: (number: number) => number): void {
-    const known = new Set<number>();
-    for (const { device, ingress, egress } of this.#endpoints.values()) {
-      if (device < 0) continue;
-      known.add(device);
-      this.#store(this.#wordOf(device, DEVICE_INGRESS), block(ingress));
-      this.#store(this.#wordOf(device, DEVICE_EGRESS), block(egress));
-      this.#store(this.#wordOf(device, DEVICE_CLOSED), 0);
-    }
-    for (const device of this.#attached.keys()) {
-      if (!known.has(device)) this.#close(device);
-    }
+  /** Opens the device of an endpoint, whose rule sets are known. */
+  #open({ device, ingress, egress }: PolicyEndpoint, block: (number: number) => number): void {
+    if (device < 0) return;
+    this.#store(this.#wordOf(device, DEVICE_INGRESS), block(ingress));
+    this.#store(this.#wordOf(device, DEVICE_EGRESS), block(egress));
+    this.#store(this.#wordOf(device, DEVICE_CLOSED), 0);
   }
 
   #close(device: number): void {
@@ -397,6 +446,10 @@ export class PolicyTables {
   #storeWords(words: WordChange[], value: (word: WordChange) => number): void {
     for (const word of words) this.#store(word.word, value(word));
   }
+}
+
+function nameOf({ namespace, name }: { namespace: string; name: string }): string {
+  return `${namespace}/${name}`;
 }
 
 /** Pairs of rule sets, each once. */
