@@ -21,6 +21,7 @@ import {
   FLOW_FLAG_FROM_B,
   FLOW_FLAG_REPLIED,
   FLOW_FLAG_USED,
+  FLOW_LIFETIME,
   FLOW_PACKETS,
   FLOW_PROTOCOL,
   FLOW_SIGNAL,
@@ -45,8 +46,40 @@ import { flowFind, flowInsert, flowRemove, flowTimeLeft } from "./table/flow";
 /** Looks up the flow that a packet would open, `candidate`, and judges what must be judged.
  * REASON_NONE lets the packet pass. */
 export function trackPacket(candidate: usize, worker: i32, nowMs: i32): i32 {
-  const flow = findLive(candidate, worker, nowMs);
+  const flow = flowFind(worker, candidate);
   if (flow == 0) return openFlow(candidate, worker, nowMs);
+  if (isQuiet(flow, candidate) && flowTimeLeft(flow, nowMs) > 0
+    && load<u32>(flow, FLOW_EPOCH) == policyEpoch()) {
+    refresh(flow, nowMs);
+    return REASON_NONE;
+  }
+  return trackChange(flow, candidate, worker, nowMs);
+}
+
+/** True for a packet that changes nothing but the time, as most do: TCP without flags that say
+ * something, or UDP, and no step nearer to an established flow. */
+// @ts-ignore: decorator
+@inline
+function isQuiet(flow: usize, seen: usize): bool {
+  const known = load<u32>(flow, FLOW_PROTOCOL); // protocol, flags, state, signal
+  const word = load<u32>(seen, FLOW_PROTOCOL);
+  const protocol = <i32>(word & 0xff);
+  if (protocol == PROTOCOL_TCP) {
+    if (((word >>> 24) & (TCP_FLAG_SYN | TCP_FLAG_FIN | TCP_FLAG_RST)) != 0) return false;
+  } else if (protocol != PROTOCOL_UDP) {
+    return false;
+  }
+  const isAnswered = ((known >>> 8) & FLOW_FLAG_REPLIED) != 0;
+  if ((((known ^ word) >>> 8) & FLOW_FLAG_FROM_B) != 0) return isAnswered;
+  return !isAnswered || ((known >>> 16) & 0xff) == FLOW_STATE_ESTABLISHED;
+}
+
+/** Takes note of any other packet of a flow. */
+function trackChange(flow: usize, candidate: usize, worker: i32, nowMs: i32): i32 {
+  if (flowTimeLeft(flow, nowMs) <= 0) {
+    flowRemove(worker, flow);
+    return openFlow(candidate, worker, nowMs);
+  }
   if (flowFromB(flow) != flowFromB(candidate) && flowOpens(candidate)) {
     return openOtherWay(flow, candidate, worker, nowMs);
   }
@@ -93,8 +126,15 @@ function openOtherWay(flow: usize, candidate: usize, worker: i32, nowMs: i32): i
 function begin(flow: usize, nowMs: i32): void {
   const closes = isTcp(flow) && (load<u8>(flow, FLOW_SIGNAL) & TCP_FLAG_RST) != 0;
   store<u8>(flow, closes ? FLOW_STATE_CLOSING : FLOW_STATE_NEW, FLOW_STATE);
-  store<u64>(flow, 1, FLOW_PACKETS);
-  store<i32>(flow, nowMs + timeoutOf(flow), FLOW_EXPIRES);
+  store<u32>(flow, 0, FLOW_PACKETS);
+  store<i32>(flow, timeoutOf(flow), FLOW_LIFETIME);
+  refresh(flow, nowMs);
+}
+
+/** Counts a packet, and lets the flow live on from now. */
+function refresh(flow: usize, nowMs: i32): void {
+  store<u32>(flow, load<u32>(flow, FLOW_PACKETS) + 1, FLOW_PACKETS);
+  store<i32>(flow, nowMs + load<i32>(flow, FLOW_LIFETIME), FLOW_EXPIRES);
 }
 
 /** Takes note of a packet of a known flow; `seen` is its key. */
@@ -105,8 +145,8 @@ function advance(flow: usize, seen: usize, nowMs: i32): void {
   } else {
     advanceStream(flow, byOpener);
   }
-  store<u64>(flow, load<u64>(flow, FLOW_PACKETS) + 1, FLOW_PACKETS);
-  store<i32>(flow, nowMs + timeoutOf(flow), FLOW_EXPIRES);
+  store<i32>(flow, timeoutOf(flow), FLOW_LIFETIME);
+  refresh(flow, nowMs);
 }
 
 /** Counts an answer, and the opener's answer to that. */

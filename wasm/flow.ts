@@ -46,23 +46,28 @@ export function enforce(
   if (isClosed(from) || isClosed(to)) return REASON_POLICY_PENDING;
   if (from == to || nextHopKind(source) == NEXT_HOP_KIND_NODE
     || nextHopKind(destination) == NEXT_HOP_KIND_NODE) return REASON_NONE;
-  const isPoliced = hasRuleSet(from) || hasRuleSet(to);
-  const reason = track(packet, worker, nowMs, from != 0, isPoliced);
-  return reason == REASON_FLOW_TABLE_FULL && !isPoliced ? REASON_NONE : reason;
+  const transport = ipTransport(packet);
+  const isPlain = !isFragment(transport) && !isHeaderless(transport);
+  const reason = isPlain
+    ? trackWhole(packet, transport, worker, nowMs, from != 0)
+    : trackPiece(packet, transport, worker, nowMs, hasRuleSet(from) || hasRuleSet(to));
+  if (reason != REASON_FLOW_TABLE_FULL || hasRuleSet(from) || hasRuleSet(to)) return reason;
+  return REASON_NONE;
+}
+
+function trackWhole(packet: usize, transport: i32, worker: i32, nowMs: i32, fromPod: bool): i32 {
+  const candidate = flowCandidate(worker);
+  const total = ipTotalLength(packet);
+  writeFlowKey(candidate, packet, transport, total);
+  if (!flowIsError(candidate)) return trackPacket(candidate, worker, nowMs);
+  return trackError(packet, transport, total, candidate, worker, nowMs, fromPod);
 }
 
 /** Where no rule set looks at either end, nothing depends on flows: what has none passes. */
-function track(packet: usize, worker: i32, nowMs: i32, fromLocal: bool, isPoliced: bool): i32 {
-  const transport = ipTransport(packet);
-  const total = ipTotalLength(packet);
-  if (isPoliced && (isFragment(transport) || isHeaderless(transport))) {
-    return trackFragment(packet, transport, total, worker, nowMs);
-  }
+function trackPiece(packet: usize, transport: i32, worker: i32, nowMs: i32, judged: bool): i32 {
+  if (judged) return trackFragment(packet, transport, ipTotalLength(packet), worker, nowMs);
   if (isHeaderless(transport)) return REASON_NONE;
-  const candidate = flowCandidate(worker);
-  writeFlowKey(candidate, packet, transport, total);
-  if (!flowIsError(candidate)) return trackPacket(candidate, worker, nowMs);
-  return trackError(packet, transport, total, candidate, worker, nowMs, fromLocal);
+  return trackWhole(packet, transport, worker, nowMs, false);
 }
 
 function isClosed(device: usize): bool {
