@@ -2,6 +2,7 @@
 
 import type { PolicyChange } from '../../engine/model.ts';
 import type { Entry } from '../../sync/objects.ts';
+import { emptyChange } from '../../sync/policy/change.ts';
 import { PolicyCompiler } from '../../sync/policy/compiler.ts';
 import { CommandError, EXIT_FAILED } from '../exit.ts';
 
@@ -17,9 +18,9 @@ export function compileCluster(
 ): PolicyChange {
   const compiler = new PolicyCompiler({ local: null, legacyAnnotation });
   compiler.replace(entries);
-  compiler.commit();
+  const change = compiler.commit();
   if (compiler.problems.length > 0) {
     throw new CommandError(EXIT_FAILED, compiler.problems.join('\n'));
   }
-  return compiler.snapshot();
+  return change ?? emptyChange();
 }

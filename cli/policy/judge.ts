@@ -1,6 +1,7 @@
 // Verdicts on flows: each flow's first packet goes through the cores of the nodes where its ends
 // are, one node after the other, and what the two say is put together.
 
+import { hostPrefix } from '../../engine/address.ts';
 import type { PolicyChange, RuleName } from '../../engine/model.ts';
 import { PolicyTables } from '../../engine/tables/policy.ts';
 import type { Entry } from '../../sync/objects.ts';
@@ -133,7 +134,9 @@ function makeNode(
   flows: readonly PlacedFlow[], change: PolicyChange,
 ): { bed: NodeBed; tables: PolicyTables } {
   const plan = book.planFor(nodeName, flows);
-  const policy = ofPods(change, plan);
+  const addresses = new Set(flows.flatMap(({ source, destination }) =>
+    [source.address, destination.address]));
+  const policy = whatCounts(change, plan, [...addresses]);
   const limits = limitsFor({
     pods: plan.pods.length, peers: plan.others.length, change: policy,
     addresses: [plan, ...plan.others, ...plan.pods].flatMap(({ addresses }) => addresses),
@@ -147,14 +150,26 @@ function makeNode(
   return { bed, tables };
 }
 
-/** The part of a change that is about these pods. */
-function ofPods(change: PolicyChange, { pods }: BedPlan): PolicyChange {
+/** The part of a change that packets between these addresses can meet: the pods' rule sets, without
+ * the prefixes and identities of single addresses that no packet carries. */
+function whatCounts(
+  change: PolicyChange, { pods }: BedPlan, addresses: readonly string[],
+): PolicyChange {
+  const hosts = new Set(addresses.map(hostPrefix));
+  const identities = change.identities.filter(([prefix]) =>
+    !isHostPrefix(prefix) || hosts.has(prefix));
+  const met = new Set(identities.map(([, identity]) => identity));
   const keys = new Set(pods.map(({ key }) => key));
   const endpoints = change.endpoints.filter(({ namespace, name }) =>
     keys.has(`${namespace}/${name}`));
   const used = new Set(endpoints.flatMap(({ ingress, egress }) => [ingress, egress]));
-  return { ...change, endpoints, ruleSets: change.ruleSets.filter(({ number }) =>
-    used.has(number)) };
+  const ruleSets = change.ruleSets.filter(({ number }) => used.has(number)).map((ruleSet) =>
+    ({ ...ruleSet, entries: ruleSet.entries.filter(([identity]) => met.has(identity)) }));
+  return { ...change, identities, endpoints, ruleSets };
+}
+
+function isHostPrefix(prefix: string): boolean {
+  return prefix.endsWith('/128') || (prefix.endsWith('/32') && !prefix.includes(':'));
 }
 
 /** Adds what a node's core said about a flow. */

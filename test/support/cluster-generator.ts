@@ -73,8 +73,11 @@ export class ClusterGenerator {
       this.add(this.makeNamespace(name));
     }
     this.#times(random.between(2, shape.pods), () => this.makePod());
-    this.#times(random.between(0, shape.networkPolicies), () => this.makeNetworkPolicy());
-    this.#times(random.oneIn(4) ? 0 : random.between(1, shape.clusterPolicies), () =>
+    // One cluster in three has hardly any of the one kind, so that the other decides.
+    const [few, none] = [random.oneIn(3), random.oneIn(3)];
+    this.#times(random.between(0, few ? 2 : shape.networkPolicies), () =>
+      this.makeNetworkPolicy());
+    this.#times(none ? 0 : random.between(1, shape.clusterPolicies), () =>
       this.makeClusterPolicy());
   }
 
@@ -394,7 +397,7 @@ export class ClusterGenerator {
     return {
       apiVersion: KINDS.ClusterNetworkPolicy, kind: 'ClusterNetworkPolicy', metadata: { name },
       spec: {
-        tier: random.pick(['Admin', 'Baseline']), priority: random.pick([0, 1, 1, 50, 1000]),
+        tier: random.pick(['Admin', 'Baseline']), priority: random.pick([0, 1, 1, 1000]),
         subject,
         ...random.oneIn(4) ? {} : { ingress: this.few(4, () => this.clusterRule('from')) },
         ...random.oneIn(4) ? {} : { egress: this.few(4, () => this.clusterRule('to')) },

@@ -59,7 +59,7 @@ export class FlowGenerator {
     const { random } = this.#cluster;
     const choice = random.below(10);
     if (choice < 7 && this.#pods.length > 0) return random.pick(this.#pods);
-    if (choice < 8) return random.pick(this.#others);
+    if (choice < 9) return random.pick(this.#others);
     const ip = this.#cluster.anyAddress();
     return { end: { ip }, families: [familyOf(ip)] };
   }
