@@ -1,18 +1,26 @@
 // One Kubernetes object at a time: checks the few fields we read and keeps nothing else.
 //
-// Node, Pod and Namespace of apiVersion v1 are read, every other kind is ignored. As for the API
-// server, null means absent. What flannel's other nodes must know about a node stands in its
-// annotations (prefix flannel.alpha.coreos.com/): backend-type, backend-data and public-ip for
-// IPv4, backend-v6-data and public-ipv6 for IPv6, all void unless kube-subnet-manager is "true".
+// Node, Pod and Namespace of apiVersion v1, NetworkPolicy and ClusterNetworkPolicy are read, every
+// other kind is ignored. As for the API server, null means absent. What flannel's other nodes must
+// know about a node stands in its annotations (prefix flannel.alpha.coreos.com/): backend-type,
+// backend-data and public-ip for IPv4, backend-v6-data and public-ipv6 for IPv6, all void unless
+// kube-subnet-manager is "true".
 
 import * as v from 'valibot';
 import {
-  addressBytes, addressFamily, addressText, isAddress, isMac, isPrefix, macBytes, macText,
-  prefixKey, prefixText,
+  addressBytes, addressFamily, addressText, isAddress, isMac, macBytes, macText,
 } from '../engine/address.ts';
 import type { Family } from '../engine/address.ts';
 import type { ClusterNode, Pod, Tunnel } from '../engine/model.ts';
 import { fieldPath, issuePath, issueReason } from '../engine/shape.ts';
+import {
+  Address, LabelsSchema, Metadata, Name, PROTOCOL_NUMBERS, Port, Prefix, Protocol, compareText,
+  isPortName, maybe,
+} from './fields.ts';
+import type { Labels, Path, Refuse } from './fields.ts';
+import { ClusterPolicySchema, readClusterPolicy } from './policy/cluster-policy.ts';
+import { NetworkPolicySchema, readNetworkPolicy } from './policy/network-policy.ts';
+import type { Policy } from './policy/rules.ts';
 
 /** flannel's VXLAN port: what the kernel takes when none is given. */
 export const FLANNEL_VXLAN_PORT = 8472;
@@ -20,8 +28,6 @@ export const FLANNEL_VXLAN_PORT = 8472;
 const PREFIX = 'flannel.alpha.coreos.com/';
 const MANAGED = `${PREFIX}kube-subnet-manager`;
 const BACKEND_TYPE = `${PREFIX}backend-type`;
-
-type Path = readonly (string | number)[];
 
 /** Where a field stands, as `FILE:LINE`. */
 export type Locate = (path: Path) => string;
@@ -32,7 +38,17 @@ interface NodeEntry {
   place: string;
   created: string;
   node: ClusterNode;
+  labels: Labels;
+  /** Every address of it, those of type InternalIP and the others. */
+  addresses: string[];
   warnings: string[];
+}
+
+/** A port of a container that has a name. */
+export interface NamedPort {
+  name: string;
+  protocol: number;
+  port: number;
 }
 
 interface PodEntry {
@@ -42,6 +58,13 @@ interface PodEntry {
   nodeName: string;
   /** It has an address of its own that is in use: not the node's, and not given up. */
   hasNetwork: boolean;
+  isRunning: boolean;
+  /** It has given its address up. */
+  isFinished: boolean;
+  created: string;
+  labels: Labels;
+  /** Sorted. */
+  ports: readonly NamedPort[];
   pod: Pod;
 }
 
@@ -49,10 +72,20 @@ interface NamespaceEntry {
   kind: 'Namespace';
   key: string;
   place: string;
+  labels: Labels;
+  /** The annotation that was NetworkPolicy before Kubernetes 1.7 isolates its pods. */
+  isIsolated: boolean;
+}
+
+interface PolicyEntry {
+  kind: 'NetworkPolicy' | 'ClusterNetworkPolicy';
+  key: string;
+  place: string;
+  policy: Policy;
 }
 
 /** What is kept of an object. `key` is unique within its kind, `place` is where it begins. */
-export type Entry = NodeEntry | PodEntry | NamespaceEntry;
+export type Entry = NodeEntry | PodEntry | NamespaceEntry | PolicyEntry;
 
 /** An object read: what is kept of it, if anything, and what is wrong with it, field by field. */
 export interface Projection {
@@ -60,29 +93,7 @@ export interface Projection {
   problems: string[];
 }
 
-/** A field that may be missing, or null, which is the same. */
-function maybe<S extends v.GenericSchema>(schema: S) {
-  return v.pipe(v.nullish(schema), v.transform((value) => value ?? undefined));
-}
-
-const NAME = /^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$/;
-const Name = v.pipe(v.string(), v.maxLength(253), v.regex(NAME, 'not a Kubernetes name'));
-const Address = v.pipe(
-  v.string(),
-  v.check(isAddress, 'not an IP address'),
-  v.transform((text) => addressText(addressBytes(text))),
-);
-const Prefix = v.pipe(
-  v.string(),
-  v.check(isPrefix, 'not a prefix in CIDR form'),
-  v.transform((text) => prefixText(prefixKey(text))),
-);
 const Header = v.object({ apiVersion: v.string(), kind: v.string() });
-const Metadata = {
-  name: Name,
-  uid: maybe(v.pipe(v.string(), v.maxLength(128))),
-  creationTimestamp: maybe(v.pipe(v.string(), v.isoTimestamp('not a time'))),
-};
 
 const ANNOTATIONS = {
   managed: MANAGED,
@@ -97,7 +108,9 @@ const Annotations = v.object(
 );
 
 const NodeSchema = v.object({
-  metadata: v.object({ ...Metadata, annotations: maybe(Annotations) }),
+  metadata: v.object({
+    ...Metadata, labels: maybe(LabelsSchema), annotations: maybe(Annotations),
+  }),
   spec: maybe(v.object({
     podCIDR: maybe(v.union([v.literal(''), Prefix], 'not a prefix in CIDR form')),
     podCIDRs: maybe(v.pipe(v.array(Prefix), v.maxLength(16))),
@@ -110,9 +123,24 @@ const NodeSchema = v.object({
   })),
 });
 
+const ContainerSchema = v.object({
+  restartPolicy: maybe(v.string()),
+  ports: maybe(v.array(v.object({
+    name: maybe(v.union([v.literal(''), v.pipe(v.string(), v.check(isPortName))],
+      'not the name of a port')),
+    containerPort: Port,
+    protocol: maybe(Protocol),
+  }))),
+});
+
 const PodObjectSchema = v.object({
-  metadata: v.object({ ...Metadata, namespace: maybe(Name) }),
-  spec: maybe(v.object({ nodeName: maybe(v.string()), hostNetwork: maybe(v.boolean()) })),
+  metadata: v.object({ ...Metadata, namespace: maybe(Name), labels: maybe(LabelsSchema) }),
+  spec: maybe(v.object({
+    nodeName: maybe(v.string()),
+    hostNetwork: maybe(v.boolean()),
+    containers: maybe(v.array(ContainerSchema)),
+    initContainers: maybe(v.array(ContainerSchema)),
+  })),
   status: maybe(v.object({
     phase: maybe(v.string()),
     podIP: maybe(v.union([v.literal(''), Address], 'not an IP address')),
@@ -120,7 +148,14 @@ const PodObjectSchema = v.object({
   })),
 });
 
-const NamespaceSchema = v.object({ metadata: v.object(Metadata) });
+const ISOLATION = 'net.beta.kubernetes.io/network-policy';
+const NamespaceSchema = v.object({
+  metadata: v.object({
+    ...Metadata,
+    labels: maybe(LabelsSchema),
+    annotations: maybe(v.object({ [ISOLATION]: maybe(v.string()) })),
+  }),
+});
 
 const BackendData = v.nullable(v.object({
   VNI: v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(0xffffff)),
@@ -135,22 +170,23 @@ const BackendData = v.nullable(v.object({
 export function project(object: unknown, locate: Locate): Projection {
   const header = v.safeParse(Header, object);
   if (!header.success) return { entry: null, problems: describe('object', header.issues, locate) };
-  if (header.output.apiVersion !== 'v1') return { entry: null, problems: [] };
-  switch (header.output.kind) {
-    case 'Node': return read(NodeSchema, 'Node', object, locate, nodeEntry);
-    case 'Pod': return read(PodObjectSchema, 'Pod', object, locate, podEntry);
-    case 'Namespace': return read(NamespaceSchema, 'Namespace', object, locate, namespaceEntry);
+  switch (`${header.output.apiVersion} ${header.output.kind}`) {
+    case 'v1 Node': return read(NodeSchema, 'Node', object, locate, nodeEntry);
+    case 'v1 Pod': return read(PodObjectSchema, 'Pod', object, locate, podEntry);
+    case 'v1 Namespace': return read(NamespaceSchema, 'Namespace', object, locate, namespaceEntry);
+    case 'networking.k8s.io/v1 NetworkPolicy':
+      return read(NetworkPolicySchema, 'NetworkPolicy', object, locate, networkPolicyEntry);
+    case 'policy.networking.k8s.io/v1alpha2 ClusterNetworkPolicy':
+      return read(ClusterPolicySchema, 'ClusterNetworkPolicy', object, locate, clusterPolicyEntry);
     default: return { entry: null, problems: [] };
   }
 }
-
-type Refuse = (path: Path, reason: string) => void;
 
 function read<S extends v.GenericSchema>(
   schema: S, kind: string, object: unknown, locate: Locate,
   make: (object: v.InferOutput<S>, place: string, refuse: Refuse) => Entry,
 ): Projection {
-  const title = `${kind} ${nameOf(object)}`;
+  const title = `${kind} ${nameOf(object, kind === 'NetworkPolicy')}`;
   const parsed = v.safeParse(schema, object);
   if (!parsed.success) return { entry: null, problems: describe(title, parsed.issues, locate) };
   const problems: string[] = [];
@@ -174,10 +210,15 @@ function problemText(place: string, title: string, path: Path, reason: string): 
 }
 
 /** The name for messages, where there is one that can be shown. */
-function nameOf(object: unknown): string {
-  const Named = v.object({ metadata: v.object({ name: v.string() }) });
+function nameOf(object: unknown, hasNamespace: boolean): string {
+  const Named = v.object({
+    metadata: v.object({ name: v.string(), namespace: v.optional(v.unknown()) }),
+  });
   const parsed = v.safeParse(Named, object);
-  return parsed.success ? parsed.output.metadata.name.slice(0, 253) : '(without a name)';
+  if (!parsed.success) return '(without a name)';
+  const { name, namespace } = parsed.output.metadata;
+  const prefix = typeof namespace === 'string' ? namespace : 'default';
+  return (hasNamespace ? `${prefix}/${name}` : name).slice(0, 253);
 }
 
 function nodeEntry(object: v.InferOutput<typeof NodeSchema>, place: string, refuse: Refuse): Entry {
@@ -192,7 +233,12 @@ function nodeEntry(object: v.InferOutput<typeof NodeSchema>, place: string, refu
   });
   const node = { name: metadata.name, podCidrs, addresses, tunnels };
   const created = metadata.creationTimestamp ?? '';
-  return { kind: 'Node', key: metadata.name, place, created, node, warnings };
+  const all = (status?.addresses ?? []).map(({ address }) => address).filter(isAddress);
+  return {
+    kind: 'Node', key: metadata.name, place, created, node, warnings,
+    labels: metadata.labels ?? [],
+    addresses: unique(all.map((address) => addressText(addressBytes(address)))),
+  };
 }
 
 type AnnotationValues = Readonly<Record<string, string | undefined>>;
@@ -263,19 +309,73 @@ function podEntry(object: v.InferOutput<typeof PodObjectSchema>, place: string):
   const { namespace = 'default', name, uid = '' } = metadata;
   const single = status?.podIP ? [status.podIP] : [];
   const listed = (status?.podIPs ?? []).map(({ ip }) => ip);
-  const finished = status?.phase === 'Succeeded' || status?.phase === 'Failed';
+  const phase = status?.phase ?? '';
+  const isFinished = phase === 'Succeeded' || phase === 'Failed';
   return {
     kind: 'Pod',
     key: `${namespace}/${name}`,
     place,
     nodeName: spec?.nodeName ?? '',
-    hasNetwork: !finished && spec?.hostNetwork !== true,
+    hasNetwork: !isFinished && spec?.hostNetwork !== true,
+    isRunning: phase === 'Running',
+    isFinished,
+    created: metadata.creationTimestamp ?? '',
+    labels: metadata.labels ?? [],
+    ports: namedPorts(spec ?? {}),
     pod: { namespace, name, uid, addresses: unique(listed.length > 0 ? listed : single) },
   };
 }
 
-function namespaceEntry(object: v.InferOutput<typeof NamespaceSchema>, place: string): Entry {
-  return { kind: 'Namespace', key: object.metadata.name, place };
+type Containers = Pick<
+  NonNullable<v.InferOutput<typeof PodObjectSchema>['spec']>, 'containers' | 'initContainers'>;
+
+/** The named ports of all containers that run beside each other: init containers that are
+ * restarted always do, too. */
+function namedPorts({ containers = [], initContainers = [] }: Containers): NamedPort[] {
+  const sidecars = initContainers.filter(({ restartPolicy }) => restartPolicy === 'Always');
+  const ports = new Map<string, NamedPort>();
+  for (const item of [...containers, ...sidecars].flatMap((container) => container.ports ?? [])) {
+    if (!item.name) continue;
+    const protocol = PROTOCOL_NUMBERS[item.protocol ?? 'TCP'];
+    const port = { name: item.name, protocol, port: item.containerPort };
+    ports.set(`${port.name} ${protocol} ${port.port}`, port);
+  }
+  return [...ports].sort(([a], [b]) => compareText(a, b)).map(([, port]) => port);
+}
+
+function namespaceEntry(
+  { metadata }: v.InferOutput<typeof NamespaceSchema>, place: string,
+): Entry {
+  const { name, labels = [], annotations } = metadata;
+  const isIsolated = isIsolation(annotations?.[ISOLATION]);
+  return { kind: 'Namespace', key: name, place, labels, isIsolated };
+}
+
+/** `{"ingress": {"isolation": "DefaultDeny"}}`; what cannot be read isolates too. */
+function isIsolation(text: string | undefined): boolean {
+  if (text === undefined) return false;
+  const Isolation = v.object({ ingress: maybe(v.object({ isolation: maybe(v.string()) })) });
+  try {
+    const parsed = v.safeParse(Isolation, JSON.parse(text));
+    return !parsed.success || parsed.output.ingress?.isolation === 'DefaultDeny';
+  } catch {
+    return true;
+  }
+}
+
+function networkPolicyEntry(
+  object: v.InferOutput<typeof NetworkPolicySchema>, place: string, refuse: Refuse,
+): Entry {
+  const { namespace = 'default', name } = object.metadata;
+  const policy = readNetworkPolicy(object, refuse);
+  return { kind: 'NetworkPolicy', key: `${namespace}/${name}`, place, policy };
+}
+
+function clusterPolicyEntry(
+  object: v.InferOutput<typeof ClusterPolicySchema>, place: string, refuse: Refuse,
+): Entry {
+  const policy = readClusterPolicy(object, refuse);
+  return { kind: 'ClusterNetworkPolicy', key: object.metadata.name, place, policy };
 }
 
 function unique(values: readonly string[]): string[] {

@@ -1,0 +1,214 @@
+// Addresses and blocks: who has an address, which blocks it lies in, and what the host is told
+// about it. Blocks and their exceptions are prefixes among the addresses, so that the longest one
+// that matches an address leads to its identity. A prefix whose identity is that of the one around
+// it is not told.
+
+import { addressBytes, addressText } from '../../engine/address.ts';
+import type { PolicyChange } from '../../engine/model.ts';
+import { compareText } from '../fields.ts';
+import { NOBODY } from './identities.ts';
+import type { Identity, Plan } from './identities.ts';
+import type { NodeFacts, PodFacts } from './inventory.ts';
+import { PrefixTree, maskPrefix } from './prefix-tree.ts';
+import { NO_TRAITS } from './traits.ts';
+import type { Trait, TraitSet, TraitSets } from './traits.ts';
+
+export interface AddressRecord {
+  readonly bytes: string;
+  readonly length: number;
+  /** The pods and nodes that have this address. */
+  pods: readonly PodFacts[];
+  nodes: readonly NodeFacts[];
+  /** The blocks that are this prefix, and those that leave it out. */
+  starts: readonly Trait[];
+  ends: readonly Trait[];
+  identity: Identity | null;
+  /** The identity that the host was told; 0 for none. */
+  told: number;
+}
+
+const NONE: readonly never[] = [];
+const IPV4_SIZE = 4;
+
+export class Addresses {
+  /** Records whose traits, or whose surroundings, may have changed. */
+  readonly touched = new Set<AddressRecord>();
+  readonly #sets: TraitSets;
+  readonly #ipv4 = new PrefixTree<AddressRecord>();
+  readonly #ipv6 = new PrefixTree<AddressRecord>();
+  #blocks = 0;
+
+  constructor(sets: TraitSets) {
+    this.#sets = sets;
+  }
+
+  claim(address: string, pod: PodFacts): AddressRecord {
+    const record = this.#at(hostKey(address));
+    record.pods = [...record.pods, pod];
+    this.touched.add(record);
+    return record;
+  }
+
+  giveUp(record: AddressRecord, pod: PodFacts): void {
+    record.pods = record.pods.length === 1 ? NONE : record.pods.filter((other) => other !== pod);
+    this.touched.add(record);
+  }
+
+  claimForNode(address: string, node: NodeFacts): AddressRecord {
+    const record = this.#at(hostKey(address));
+    record.nodes = [...record.nodes, node];
+    this.touched.add(record);
+    return record;
+  }
+
+  giveUpForNode(record: AddressRecord, node: NodeFacts): void {
+    record.nodes = record.nodes.filter((other) => other !== node);
+    this.touched.add(record);
+  }
+
+  /** Enters a block whose addresses have this trait. */
+  addBlock(trait: Trait, cidr: string, except: readonly string[]): void {
+    this.#blocks += 1;
+    const whole = this.#at(prefixBytes(cidr));
+    whole.starts = [...whole.starts, trait];
+    for (const text of except) {
+      const hole = this.#at(prefixBytes(text));
+      hole.ends = [...hole.ends, trait];
+    }
+    this.#touchInside(whole);
+  }
+
+  removeBlock(trait: Trait, cidr: string, except: readonly string[]): void {
+    this.#blocks -= 1;
+    const whole = this.#at(prefixBytes(cidr));
+    whole.starts = whole.starts.filter((other) => other !== trait);
+    for (const text of except) {
+      const hole = this.#at(prefixBytes(text));
+      hole.ends = hole.ends.filter((other) => other !== trait);
+    }
+    this.#touchInside(whole);
+  }
+
+  /** The touched records that have other traits than before. */
+  plan(): Plan[] {
+    const plans: Plan[] = [];
+    for (const record of this.touched) {
+      const isGone = isEmpty(record);
+      const traits = isGone ? NO_TRAITS : this.#traitsOf(record);
+      const { identity } = record;
+      if (traits.key === (identity?.traits.key ?? '') && !identity?.guests) continue;
+      plans.push({ record, traits, from: this.#numberTold(record), isGone });
+    }
+    return plans;
+  }
+
+  /** Writes what the host must be told about the touched records, and forgets empty ones. */
+  tell(change: PolicyChange): void {
+    for (const record of this.touched) {
+      const number = this.#numberToTell(record);
+      if (number !== record.told) change.identities.push([recordPrefix(record), number]);
+      record.told = number;
+      if (isEmpty(record)) this.#treeOf(record.bytes).delete(record.bytes, record.length);
+    }
+    this.touched.clear();
+  }
+
+  /** Everything that the host was told. */
+  tellAll(change: PolicyChange): void {
+    for (const tree of [this.#ipv4, this.#ipv6]) {
+      tree.forEach((record) => {
+        if (record.told !== 0) change.identities.push([recordPrefix(record), record.told]);
+      });
+    }
+  }
+
+  #at({ bytes, length }: { bytes: string; length: number }): AddressRecord {
+    const tree = this.#treeOf(bytes);
+    const known = tree.get(bytes, length);
+    if (known !== null) return known;
+    const record: AddressRecord = {
+      bytes, length, pods: NONE, nodes: NONE, starts: NONE, ends: NONE, identity: null, told: 0,
+    };
+    tree.set(bytes, length, record);
+    return record;
+  }
+
+  #treeOf(bytes: string): PrefixTree<AddressRecord> {
+    return bytes.length === IPV4_SIZE ? this.#ipv4 : this.#ipv6;
+  }
+
+  #touchInside({ bytes, length }: AddressRecord): void {
+    this.#treeOf(bytes).forEachInside(bytes, length, (record) => this.touched.add(record));
+  }
+
+  #around(record: AddressRecord): AddressRecord[] {
+    const around: AddressRecord[] = [];
+    if (this.#blocks === 0) return around;
+    this.#treeOf(record.bytes).collectAround(record.bytes, record.length, around);
+    return around;
+  }
+
+  #traitsOf(record: AddressRecord): TraitSet {
+    const blocks = new Set<Trait>();
+    for (const { starts, ends } of this.#around(record)) {
+      for (const trait of starts) blocks.add(trait);
+      for (const trait of ends) blocks.delete(trait);
+    }
+    const traits = ownerOf(record)?.group.traits ?? NO_TRAITS;
+    if (blocks.size === 0 && record.nodes.length === 0) return traits;
+    return this.#sets.with(traits, [
+      ...blocks, ...record.nodes.flatMap((node) => node.traits.traits),
+    ]);
+  }
+
+  /** The identity that the host finds for an address. */
+  #numberTold(record: AddressRecord): number {
+    if (record.told !== 0) return record.told;
+    return this.#around(record).findLast(({ told }) => told !== 0)?.told ?? NOBODY;
+  }
+
+  #numberToTell(record: AddressRecord): number {
+    if (isEmpty(record)) return 0;
+    const own = record.identity?.number ?? NOBODY;
+    const outer = this.#around(record).findLast((other) => other !== record && isBlock(other));
+    return own === (outer?.identity?.number ?? NOBODY) ? 0 : own;
+  }
+}
+
+function isBlock({ starts, ends }: AddressRecord): boolean {
+  return starts.length > 0 || ends.length > 0;
+}
+
+function isEmpty(record: AddressRecord): boolean {
+  return record.pods.length === 0 && record.nodes.length === 0 && !isBlock(record);
+}
+
+/** Of several pods that claim an address: one that runs, then the newest. */
+function ownerOf({ pods }: AddressRecord): PodFacts | undefined {
+  return pods.length < 2 ? pods[0] : [...pods].sort(compareClaims)[0];
+}
+
+function compareClaims(a: PodFacts, b: PodFacts): number {
+  return Number(b.isRunning) - Number(a.isRunning)
+    || compareText(b.created, a.created)
+    || compareText(b.uid, a.uid)
+    || compareText(a.key, b.key);
+}
+
+function hostKey(address: string): { bytes: string; length: number } {
+  const bytes = addressBytes(address);
+  return { bytes: String.fromCharCode(...bytes), length: bytes.length * 8 };
+}
+
+function prefixBytes(prefix: string): { bytes: string; length: number } {
+  const [address = '', text] = prefix.split('/');
+  const length = Number(text);
+  return { bytes: maskPrefix(hostKey(address).bytes, length), length };
+}
+
+function recordPrefix({ bytes, length }: AddressRecord): string {
+  const values = Array.from(bytes, (character) => character.charCodeAt(0));
+  const text = values.length === IPV4_SIZE ? values.join('.')
+    : addressText(Uint8Array.from(values));
+  return `${text}/${length}`;
+}

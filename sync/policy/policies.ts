@@ -1,0 +1,94 @@
+// The policies, each in parts of one direction. A part that is the same after an update keeps its
+// version, and with it the rule sets it is in.
+
+import { compareText } from '../fields.ts';
+import type { Group } from './inventory.ts';
+import type { VersionedPart } from './rule-set.ts';
+import { TIER_NETWORK_POLICY } from './rules.ts';
+import type { Direction, Part, Policy } from './rules.ts';
+import { SelectorIndex } from './selector-index.ts';
+import type { PodSelector } from './selector-index.ts';
+import { labelHandles } from './selector.ts';
+
+interface Known extends PodSelector {
+  ingress: VersionedPart | null;
+  egress: VersionedPart | null;
+}
+
+export class Policies {
+  readonly #byTitle = new Map<string, Known>();
+  readonly #index = new SelectorIndex<Known>();
+  readonly #isolated = new Map<string, VersionedPart>();
+  #versions = 0;
+
+  titles(): IterableIterator<string> {
+    return this.#byTitle.keys();
+  }
+
+  /** Enters a policy, or takes it out for null. Returns selectors of the pods that this touches. */
+  set(title: string, policy: Policy | null): PodSelector[] {
+    const before = this.#byTitle.get(title);
+    if (before === undefined && policy === null) return [];
+    const next = policy === null ? null : {
+      namespaces: policy.namespaces,
+      pods: policy.pods,
+      ingress: this.#version(policy, policy.ingress, before?.ingress),
+      egress: this.#version(policy, policy.egress, before?.egress),
+    };
+    if (before !== undefined && next !== null && isSame(before, next)) return [];
+    if (before !== undefined) this.#index.delete(before);
+    if (next === null) this.#byTitle.delete(title);
+    else {
+      this.#byTitle.set(title, next);
+      this.#index.add(next);
+    }
+    return [before, next].filter((item) => item !== undefined && item !== null);
+  }
+
+  /** The parts that are about a group of pods, in the order in which they count. */
+  about({ namespace, labels }: Group, isLegacy: boolean): Record<Direction, VersionedPart[]> {
+    const found = this.#index.find(namespace, { labels, handles: labelHandles(labels) });
+    const ingress = found.flatMap((policy) => policy.ingress ?? []).sort(compareParts);
+    const egress = found.flatMap((policy) => policy.egress ?? []).sort(compareParts);
+    if (isLegacy && namespace.isIsolated) {
+      const at = ingress.findIndex(({ tier }) => tier > TIER_NETWORK_POLICY);
+      ingress.splice(at < 0 ? ingress.length : at, 0, this.#isolation(namespace.name));
+    }
+    return { ingress, egress };
+  }
+
+  #version(
+    { title, tier, priority }: Policy, part: Part | null, before: VersionedPart | null | undefined,
+  ): VersionedPart | null {
+    if (part === null) return null;
+    const { isolates, rules } = part;
+    const next = { isolates, rules, title, tier, priority, version: before?.version ?? 0 };
+    if (before && JSON.stringify(before) === JSON.stringify(next)) return before;
+    this.#versions += 1;
+    return { ...next, version: this.#versions };
+  }
+
+  /** What the annotation of old says about the pods of a namespace. */
+  #isolation(namespace: string): VersionedPart {
+    const title = `Namespace ${namespace}`;
+    const known = this.#isolated.get(namespace);
+    if (known !== undefined) return known;
+    this.#versions += 1;
+    const part = {
+      title, tier: TIER_NETWORK_POLICY, priority: 0, isolates: true, rules: [],
+      version: this.#versions,
+    };
+    this.#isolated.set(namespace, part);
+    return part;
+  }
+}
+
+function isSame(a: Known, b: Known): boolean {
+  return a.ingress === b.ingress && a.egress === b.egress
+    && JSON.stringify([a.namespaces, a.pods]) === JSON.stringify([b.namespaces, b.pods]);
+}
+
+/** Tiers in their order, then by priority, then by name. */
+function compareParts(a: VersionedPart, b: VersionedPart): number {
+  return a.tier - b.tier || a.priority - b.priority || compareText(a.title, b.title);
+}
