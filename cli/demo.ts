@@ -107,7 +107,8 @@ async function runDemo(
   const { possible, skipped } = listPairs(ends);
   const present = ends.filter(({ missing }) => missing === '');
   say(`trying every pair of ${present.length} pods and nodes`);
-  await Promise.all(present.map(({ host }) => host.agent.ask({ verb: 'serve' })));
+  await Promise.all(present.map(({ host, addresses }) =>
+    host.agent.ask({ verb: 'serve', addresses })));
   ask(cluster, possible);
   const pairs = await tryPairs(possible, stop);
   stop.throwIfAborted();

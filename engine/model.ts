@@ -158,6 +158,7 @@ export type SnapshotBegin = v.InferOutput<typeof SnapshotBeginSchema>;
 export const SnapshotPartSchema = v.strictObject({
   nodes: v.exactOptional(v.pipe(v.array(ClusterNodeSchema), v.maxLength(PART_LIMIT))),
   pods: v.exactOptional(v.pipe(v.array(PodSchema), v.maxLength(PART_LIMIT))),
+  policy: v.exactOptional(PolicyChangeSchema),
 });
 export type SnapshotPart = v.InferOutput<typeof SnapshotPartSchema>;
 

@@ -15,12 +15,14 @@ import {
   DeltaSchema, SnapshotBeginSchema, SnapshotCommitSchema, SnapshotPartSchema,
 } from '../engine/model.ts';
 import type {
-  ClusterNode, Delta, Pod, RevisionAnswer, Snapshot, SnapshotBegin, SnapshotPart,
+  ClusterNode, Delta, Pod, PolicyChange, RevisionAnswer, Snapshot, SnapshotBegin, SnapshotPart,
 } from '../engine/model.ts';
 
 /** Most nodes of a cluster, and most pods of this node, that a snapshot may announce. */
 export const NODE_LIMIT = 16384;
 export const POD_LIMIT = 4096;
+/** Most entries of any one kind in a snapshot's policy. */
+export const POLICY_LIMIT = 2_000_000;
 
 export interface IntakeOptions {
   /** The name of the node this host runs on. */
@@ -38,6 +40,8 @@ interface Assembly {
   begin: SnapshotBegin;
   nodes: Map<string, ClusterNode>;
   pods: Map<string, Pod>;
+  /** All parts' policy behind one another; null while none had any. */
+  policy: PolicyChange | null;
 }
 
 export class Intake {
@@ -115,16 +119,17 @@ export class Intake {
     }
     checkRoom('nodes', begin.counts.nodes, nodeLimit);
     checkRoom('pods', begin.counts.pods, podLimit);
-    this.#assembly = { begin, nodes: new Map(), pods: new Map() };
+    this.#assembly = { begin, nodes: new Map(), pods: new Map(), policy: null };
     return null;
   }
 
-  #part({ nodes = [], pods = [] }: SnapshotPart): null {
+  #part({ nodes = [], pods = [], policy }: SnapshotPart): null {
     const assembly = this.#assembly;
     if (assembly === null) throw new RequestError('out-of-order', 'no snapshot has begun');
     try {
       for (const node of nodes) addNew(assembly.nodes, node.name, node, 'node');
       for (const pod of pods) addNew(assembly.pods, `${pod.namespace}/${pod.name}`, pod, 'pod');
+      if (policy !== undefined) assembly.policy = appended(assembly.policy, policy);
       checkRoom('nodes of this snapshot', assembly.nodes.size, assembly.begin.counts.nodes);
       checkRoom('pods of this snapshot', assembly.pods.size, assembly.begin.counts.pods);
     } catch (error) {
@@ -140,13 +145,15 @@ export class Intake {
     if (assembly === null || assembly.begin.revision !== revision) {
       throw new RequestError('out-of-order', `snapshot ${revision} has not begun`);
     }
-    const { begin, nodes, pods } = assembly;
+    const { begin, nodes, pods, policy } = assembly;
     if (nodes.size !== begin.counts.nodes || pods.size !== begin.counts.pods) {
       const found = `${nodes.size} nodes and ${pods.size} pods`;
       const expected = `${begin.counts.nodes} and ${begin.counts.pods}`;
       throw new RequestError('incomplete', `snapshot ${revision} has ${found}, not ${expected}`);
     }
-    const content = { nodes: [...nodes.values()], pods: [...pods.values()] };
+    const content = {
+      nodes: [...nodes.values()], pods: [...pods.values()], ...(policy === null ? {} : { policy }),
+    };
     await this.#options.onSnapshot({ revision, local: begin.local, ...content });
     return this.#advance(from, revision);
   }
@@ -167,6 +174,17 @@ export class Intake {
     if (this.#sidecar === from) this.#revision = revision;
     return { status: 'applied', revision };
   }
+}
+
+function appended(before: PolicyChange | null, part: PolicyChange): PolicyChange {
+  if (before === null) return part;
+  const lists = Object.entries(part) as [keyof PolicyChange, unknown[]][];
+  for (const [kind, items] of lists) {
+    const list = before[kind] as unknown[];
+    checkRoom(`${kind} of this snapshot`, list.length + items.length, POLICY_LIMIT);
+    for (const item of items) list.push(item);
+  }
+  return before;
 }
 
 function checkRoom(what: string, count: number, limit: number): void {

@@ -12,8 +12,9 @@ import { connectionOver, method } from '../engine/connection.ts';
 import type { Connection } from '../engine/connection.ts';
 import type { Log } from '../engine/log.ts';
 import { PART_LIMIT, RevisionAnswerSchema } from '../engine/model.ts';
-import type { RevisionAnswer } from '../engine/model.ts';
+import type { PolicyChange, RevisionAnswer } from '../engine/model.ts';
 import { Bell, pause } from './bell.ts';
+import { emptyChange, isSmallChange, joinChanges, partsOf } from './policy/change.ts';
 import { difference } from './translate.ts';
 import type { Change, Content } from './translate.ts';
 
@@ -32,12 +33,27 @@ export interface SenderOptions {
   random?(): number;
 }
 
-interface Numbered { revision: number; content: Content }
+/** Policy beside the content: what has changed since the update before, and all of it. */
+export interface PolicyState {
+  change: PolicyChange | null;
+  whole(): PolicyChange;
+}
+
+/** A state and its number. `change` is what its policy changed in the one before, null for nothing;
+ * `whole` gives the policy as it is now, and is only called for the newest state. */
+interface Numbered {
+  revision: number;
+  content: Content;
+  change: PolicyChange | null;
+  whole: (() => PolicyChange) | null;
+}
 
 export class Sender {
   readonly #options: SenderOptions;
   readonly #bell = new Bell();
   #wanted: Numbered | null = null;
+  /** Changes of policy that the host has not confirmed, oldest first. */
+  #changes: { revision: number; change: PolicyChange }[] = [];
   #confirmed: Numbered | null = null;
   #failures = 0;
   #reported = '';
@@ -52,11 +68,14 @@ export class Sender {
   }
 
   /** Sets the state the host shall have. False where that is what was wanted already. */
-  update(content: Content): boolean {
+  update(content: Content, policy?: PolicyState): boolean {
     const previous = this.#wanted;
-    if (previous?.content.local === content.local
+    const change = policy?.change ?? null;
+    if (change === null && previous?.content.local === content.local
       && difference(previous.content, content) === null) return false;
-    this.#wanted = { revision: (previous?.revision ?? 0) + 1, content };
+    const revision = (previous?.revision ?? 0) + 1;
+    this.#wanted = { revision, content, change, whole: policy?.whole ?? null };
+    if (change !== null) this.#changes.push({ revision, change });
     this.#bell.ring();
     return true;
   }
@@ -114,11 +133,15 @@ export class Sender {
     const wanted = this.#wanted;
     if (wanted === null) return;
     const from = this.#confirmed;
-    const change = from === null ? null : difference(from.content, wanted.content);
-    if (from === null || change === null || !isSmall(change)) {
+    if (from === null) return this.#sendSnapshot(connection, wanted);
+    const change = difference(from.content, wanted.content) ?? NOTHING;
+    const policy = this.#policySince(from.revision);
+    if (!isSmall(change) || (policy !== null && !isSmallChange(policy))) {
       return this.#sendSnapshot(connection, wanted);
     }
-    const delta = { from: from.revision, to: wanted.revision, ...change };
+    const delta = {
+      from: from.revision, to: wanted.revision, ...change, ...(policy === null ? {} : { policy }),
+    };
     const answer = await this.#ask(connection, 'delta', delta, RevisionAnswerSchema);
     if (answer.status === 'resync') {
       this.#options.log.info({ host: answer.revision, from: from.revision }, 'host asks for all');
@@ -128,8 +151,16 @@ export class Sender {
     this.#confirm(wanted, answer);
   }
 
+  /** What policy has changed after a revision, all in one; null for nothing. */
+  #policySince(revision: number): PolicyChange | null {
+    this.#changes = this.#changes.filter((item) => item.revision > revision);
+    const [first, ...later] = this.#changes.map(({ change }) => change);
+    return first === undefined ? null : later.reduce(joinChanges, first);
+  }
+
   async #sendSnapshot(connection: Connection, wanted: Numbered): Promise<void> {
     const { revision, content: { local, nodes, pods } } = wanted;
+    const policy = wanted.whole?.() ?? null;
     const counts = { nodes: nodes.length, pods: pods.length };
     await this.#ask(connection, 'snapshot.begin', { revision, local, counts }, v.null());
     for (const part of pieces(nodes)) {
@@ -137,6 +168,9 @@ export class Sender {
     }
     for (const part of pieces(pods)) {
       await this.#ask(connection, 'snapshot.part', { pods: part }, v.null());
+    }
+    for (const part of policy === null ? [] : [...partsOf(policy), emptyChange()]) {
+      await this.#ask(connection, 'snapshot.part', { policy: part }, v.null());
     }
     const commit = { revision };
     const answer = await this.#ask(connection, 'snapshot.commit', commit, RevisionAnswerSchema);
@@ -148,6 +182,7 @@ export class Sender {
       throw new Error(`the host has revision ${revision} after it was sent ${sent.revision}`);
     }
     this.#confirmed = sent;
+    this.#policySince(sent.revision);
     this.#failures = 0;
     this.#reported = '';
     const { nodes, pods } = sent.content;
@@ -206,6 +241,9 @@ function connectionSignal(connection: Connection, outer: AbortSignal): AbortSign
 }
 
 /** Whether a change fits one frame whatever its names and addresses are. */
+/** A change of policy alone. */
+const NOTHING: Change = { nodes: [], removedNodes: [], pods: [], removedPods: [] };
+
 function isSmall({ nodes, pods, removedNodes, removedPods }: Change): boolean {
   const changes = [nodes, pods, removedNodes, removedPods];
   return changes.reduce((sum, { length }) => sum + length, 0) <= PART_LIMIT;

@@ -14,7 +14,7 @@ export const AGENT_PORT = 8080;
 
 /** What an agent can be asked. Times are milliseconds, sizes bytes. */
 export type AgentRequest =
-  | { verb: 'serve' }
+  | { verb: 'serve'; addresses?: string[] }
   | { verb: 'tcp'; address: string; timeoutMs: number }
   | { verb: 'udp'; address: string; size: number; timeoutMs: number }
   | { verb: 'sizes'; address: string; sizes: number[]; timeoutMs: number }
@@ -40,20 +40,21 @@ const SOCKET_BUFFER_BYTES = 1 << 20;
 
 /** Echoes datagrams. A TCP client's first line is `echo`, answered with the client's address, or
  * `upload`, after which the rest is hashed and the digest answered. */
-async function serve(): Promise<void> {
+async function serve(addresses: string[]): Promise<void> {
   const server = createServer({ allowHalfOpen: true }, handle);
   await new Promise<void>((resolve, reject) => {
     server.once('error', reject);
     server.listen({ port: AGENT_PORT, host: '::', ipv6Only: false }, resolve);
   });
-  for (const type of ['udp4', 'udp6'] as const) {
+  for (const address of addresses) {
+    const isIpv6 = address.includes(':');
     const socket = createSocket({
-      type, ipv6Only: type === 'udp6', recvBufferSize: SOCKET_BUFFER_BYTES,
+      type: isIpv6 ? 'udp6' : 'udp4', ipv6Only: isIpv6, recvBufferSize: SOCKET_BUFFER_BYTES,
     });
-    socket.on('message', (message, { port, address }) => socket.send(message, port, address));
+    socket.on('message', (message, remote) => socket.send(message, remote.port, remote.address));
     socket.on('error', () => {});
     await new Promise<void>((resolve) => {
-      socket.bind(AGENT_PORT, type === 'udp4' ? '0.0.0.0' : '::', resolve);
+      socket.bind(AGENT_PORT, address, resolve);
     });
   }
 }
@@ -282,7 +283,7 @@ async function answer(request: AgentRequest): Promise<AgentAnswer> {
   const started = performance.now();
   const result = { ok: true, from: '', detail: '', elapsedMs: 0 };
   try {
-    if (request.verb === 'serve') await serve();
+    if (request.verb === 'serve') await serve(request.addresses ?? ['0.0.0.0', '::']);
     else if (request.verb === 'end') process.exit();
     else if (request.verb === 'tcp') result.from = await tcp(request.address, request.timeoutMs);
     else if (request.verb === 'udp') {
