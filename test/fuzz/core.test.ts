@@ -6,9 +6,11 @@ import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import * as layout from '../../wasm/abi/layout.ts';
 import { REASON_NAMES } from '../../engine/counters.ts';
-import { placePacket, readRemote, readVerdict } from '../support/core.ts';
+import { PolicyTables } from '../../engine/tables/policy.ts';
+import { placePacket, readRemote, readVerdict, TEST_LIMITS } from '../support/core.ts';
 import { makeHome } from '../support/home.ts';
 import { toHex } from '../support/packets.ts';
+import { ALLOW_ALL, change, DENY_ALL, program, ruleSet } from '../support/policy-core.ts';
 import { readCorpus } from './corpus.ts';
 import { Fuzzer } from './fuzzer.ts';
 import { Mutator } from './mutate.ts';
@@ -37,6 +39,28 @@ test('damaged packets neither trap nor write astray nor get lost', () => {
   assert.ok(report.packets > 500_000, 'the run was long enough to mean something');
   assert.ok(report.sent > report.packets / 20, 'many packets got through');
   assert.ok(report.dropped > report.packets / 20, 'many packets did not');
+});
+
+test('nor do they where policy looks at every pod', () => {
+  const fuzzer = new Fuzzer(SEED, (scene) => {
+    const http = program([{ protocol: 6, first: 0, last: 1023 }, { protocol: 17 }]);
+    const policy = new PolicyTables(scene.core, TEST_LIMITS.policy);
+    policy.apply(change({
+      ruleSets: [ruleSet(1, DENY_ALL, [[1, http]]), ruleSet(2, http), ruleSet(3, ALLOW_ALL)],
+      identities: [['10.0.0.0/8', 1], ['fd00::/8', 1]],
+      endpoints: [...scene.endpoints].map(([name, { owner }], index) => ({
+        namespace: 'fuzz', name, uid: owner, ingress: 1 + (index % 2), egress: 1 + (index % 3),
+      })),
+    }), (_namespace, name) => scene.endpoints.get(name)?.device ?? null);
+    scene.core.setDirectory(layout.DIRECTORY_DENY_WITH_ICMP, 1);
+  });
+  const report = fuzzer.run(PACKETS, LIMIT_MS / 3);
+  console.log(`fuzz with policy: ${report.packets} packets; ${report.sent} sent`);
+  for (const reason of ['policyEgress', 'policyIngress', 'fragmentUnknown', 'fragmentTableFull']) {
+    const count = report.drops[`outbound ${reason}`] ?? 0;
+    assert.ok(count > 1000, `${count} ${reason}`);
+  }
+  assert.ok(report.sent > report.packets / 20, 'many packets got through');
 });
 
 test('core and twin agree on damaged packets', () => {

@@ -1,8 +1,9 @@
 // Sends damaged packets through the core by the million and watches what it must never do: trap,
-// write anywhere but into the batch's slots and descriptors and its own counters, lose a packet
-// uncounted, or hand on one that does not lie in its slot.
+// write anywhere but into the batch's slots and descriptors, its own counters, flows, fragments and
+// verdicts, lose a packet uncounted, or hand on one that does not lie in its slot.
 
 import * as layout from '../../wasm/abi/layout.ts';
+import { VERDICTS_RECORDS, VERDICT_SIZE } from '../../wasm/abi/policy.ts';
 import * as verdict from '../../wasm/abi/verdict.ts';
 import { readDrops, readEvents } from '../../engine/counters.ts';
 import type { Core } from '../../engine/core.ts';
@@ -51,11 +52,13 @@ export class Fuzzer {
   /** Where the peers' remotes are. */
   readonly #remotes: number[] = [];
 
-  constructor(seed: number) {
+  /** `prepare` changes the scene before the memory is looked at. */
+  constructor(seed: number, prepare: (scene: Scene) => void = () => {}) {
     this.#seed = seed;
     const slots = BATCH * 2;
     this.scene = makeHome({ icmpRate: 100_000, icmpBurst: 1000 }, { ...TEST_LIMITS, slots });
     this.#core = this.scene.core;
+    prepare(this.scene);
     this.#firstSlot = BATCH;
     this.entries = readCorpus(this.scene);
     if (this.entries.length > BATCH) throw new Error('the corpus has more files than slots');
@@ -107,7 +110,8 @@ export class Fuzzer {
     const descriptor = this.#core.descriptorAddress(slot);
     const decided = view.getUint8(descriptor + layout.DESCRIPTOR_VERDICT);
     const reason = view.getUint8(descriptor + layout.DESCRIPTOR_REASON);
-    if (reason >= verdict.REASON_DEVICE_FULL) return `reason ${reason}`;
+    const isHosts = reason >= verdict.REASON_DEVICE_FULL && reason <= verdict.REASON_FAULT;
+    if (isHosts || reason >= verdict.REASON_COUNT) return `reason ${reason}`;
     if (decided === verdict.VERDICT_DROP) return reason === 0 ? 'dropped for no reason' : '';
     if (decided !== verdict.VERDICT_SEND) return `verdict ${decided}`;
     this.#sent += 1;
@@ -157,6 +161,9 @@ export class Fuzzer {
     const statistics = core.directory(layout.DIRECTORY_STATISTICS);
     const descriptors = core.directory(layout.DIRECTORY_DESCRIPTORS);
     const records = core.directory(layout.DIRECTORY_NEXT_HOP_LIMIT) * layout.STATISTICS_STRIDE;
+    const verdicts = core.directory(layout.DIRECTORY_VERDICTS);
+    const ring = VERDICTS_RECORDS
+      + (core.directory(layout.DIRECTORY_VERDICT_LIMIT) * VERDICT_SIZE);
     const slots = Array.from({ length: BATCH }, (_, slot) => ({
       start: slotStart(core, slot) + HEADROOM_GUARD,
       end: core.packetAddress(slot) + PACKET_REACH,
@@ -164,6 +171,7 @@ export class Fuzzer {
     return [
       { start: layout.WORKERS_START, end: layout.WORKERS_START + layout.WORKER_STRIDE },
       { start: statistics, end: statistics + records },
+      { start: core.directory(layout.DIRECTORY_FLOWS), end: verdicts + ring },
       { start: descriptors, end: descriptors + (BATCH * layout.DESCRIPTOR_STRIDE) },
       ...slots,
     ];
