@@ -73,8 +73,9 @@ export class Loop {
   /** One turn: a batch in, once through the core, the results out. Returns the packets read. */
   turn(nowMs: number): number {
     const read = this.#readBatch();
-    if (read === 0) return 0;
+    // Also a turn without packets: the core sweeps flows that have expired.
     this.#slots.core.exports.processBatch(this.#slots.first, read, nowMs);
+    if (read === 0) return 0;
     this.#writeBatch(read);
     return read;
   }

@@ -1,7 +1,7 @@
 // The node daemon: puts devices, tables, data worker and control sockets together, and takes them
 // apart again in the opposite order.
 
-import { createHash } from 'node:crypto';
+import { createHash, randomBytes } from 'node:crypto';
 import { mkdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import {
@@ -106,7 +106,7 @@ export class Host {
     this.underlay = underlay;
     const module = new WebAssembly.Module(readFileSync(options.corePath));
     const limits = PROFILES[config.memory];
-    this.core = Core.create(module, limits);
+    this.core = Core.create(module, limits, randomBytes(4).readUInt32LE());
     this.core.setDirectory(DIRECTORY_ICMP_RATE, config.icmp.rate);
     this.core.setDirectory(DIRECTORY_ICMP_BURST, config.icmp.burst);
     this.core.setDirectory(DIRECTORY_DENY_WITH_ICMP, config.policy.denyWithIcmp ? 1 : 0);
@@ -120,6 +120,7 @@ export class Host {
         IPv4: defaultMac(config.nodeName, 'IPv4'), IPv6: defaultMac(config.nodeName, 'IPv6'),
       },
     });
+    this.forwarding.devices.closedAtStart = config.policy.unknownPods === 'closed';
     this.dataPlane = new DataPlane({
       core: this.core, module, log, onLost: (index, errno) => this.#lost(index, errno),
     });
