@@ -82,12 +82,12 @@ export class CulvertNode {
     }
   }
 
-  /** Attaches a new pod by a TUN or TAP. */
+  /** Attaches a pod by a TUN or TAP; a new one unless its host is given. */
   async addPod(
     pod: Pick<Endpoint, 'namespace' | 'name' | 'addresses' | 'device'> & { uid?: string },
     mtu = 1430,
+    host = this.#bed.addHost(pod.name),
   ): Promise<Host> {
-    const host = this.#bed.addHost(pod.name);
     await ask(this.runtimeDirectory, 'endpoint.add', {
       uid: `uid-${pod.name}`, ...pod, interfaceName: 'eth0', mtu, netns: host.namespace.path,
     }, v.unknown());

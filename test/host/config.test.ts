@@ -52,6 +52,7 @@ function otherValue({ path, example }: SettingPath): { value: unknown; text: str
     'underlay.mtu': 1400,
     memory: 'small',
     logLevel: 'debug',
+    'policy.unknownPods': 'open',
     'debug.fault.seed': 77,
   };
   const name = path.join('.');

@@ -25,7 +25,7 @@ import {
   Forge, Tap, echoRequest, encapsulate, spoilHeaderChecksum, type Forgery, type Side,
 } from './support/forge.ts';
 import {
-  POD_NETWORKS, clusterNode, nodeAddress, podAddress, podAddresses, vtepMac, writeCluster,
+  POD_NETWORKS, clusterNode, nodeAddress, podAddress, podAddresses, podName, vtepMac, writeCluster,
 } from './support/forge-cluster.ts';
 import { CLI, openBed } from './support/forge-scene.ts';
 
@@ -74,8 +74,11 @@ async function theLab(): Promise<Lab> {
     });
     await node.start();
     const add = (name: string, device: 'tun' | 'tap', pod: number): Promise<Host> =>
-      node.addPod({ namespace: 'forged', name, device, addresses: podAddresses(1, pod) });
-    const pods = { tun: await add('tun', 'tun', POD), tap: await add('tap', 'tap', POD + 1) };
+      node.addPod({ namespace: 'test', name, device, addresses: podAddresses(1, pod) });
+    const pods = {
+      tun: await add(podName(1, POD), 'tun', POD),
+      tap: await add(podName(1, POD + 1), 'tap', POD + 1),
+    };
     lab = {
       bed, node, pods,
       taps: { tun: new Tap(pods.tun, 'eth0', 0), tap: new Tap(pods.tap, 'eth0', 14) },

@@ -67,15 +67,37 @@ export function nodeObject({ name, podCidrs, addresses, tunnels }: ClusterNode):
   };
 }
 
+/** Numbers of the pods that each written node has. */
+const POD_NUMBERS = [10, 11, 12, 13];
+
+/** Name of a pod of node `n`. */
+export function podName(n: number, pod: number): string {
+  return `pod-${n}-${pod}`;
+}
+
+function podObject(nodeName: string, pod: number): object {
+  const n = Number(nodeName.replace('node-', ''));
+  const name = podName(n, pod);
+  return {
+    apiVersion: 'v1',
+    kind: 'Pod',
+    metadata: { namespace: 'test', name, uid: `uid-${name}` },
+    spec: { nodeName },
+    status: { phase: 'Running', podIPs: podAddresses(n, pod).map((ip) => ({ ip })) },
+  };
+}
+
 /** Puts a text in the place of a file in one step, as a ConfigMap's mount does. */
 export function replaceFile(file: string, text: string): void {
   writeFileSync(`${file}.new`, text);
   renameSync(`${file}.new`, file);
 }
 
-/** Writes the nodes' objects to a file. Returns the text. */
+/** Writes the objects of nodes and of their pods to a file. Returns the text. */
 export function writeCluster(file: string, nodes: ClusterNode[]): string {
-  const text = nodes.map((node) => `${JSON.stringify(nodeObject(node), null, 2)}\n`).join('---\n');
+  const objects = nodes.flatMap((node) =>
+    [nodeObject(node), ...POD_NUMBERS.map((pod) => podObject(node.name, pod))]);
+  const text = objects.map((object) => `${JSON.stringify(object, null, 2)}\n`).join('---\n');
   replaceFile(file, text);
   return text;
 }

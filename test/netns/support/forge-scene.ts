@@ -7,9 +7,9 @@ import { join } from 'node:path';
 import { Bed, type Daemon, type Host } from '../../../cli/demo/bed.ts';
 import { CulvertNode } from '../../../cli/demo/culvert-node.ts';
 import { PACKAGE_FOLDER } from '../../../cli/version.ts';
-import type { ClusterNode } from '../../../engine/model.ts';
+import type { ClusterNode, StatusReport } from '../../../engine/model.ts';
 import {
-  POD_NETWORKS, clusterNode, nodeAddress, podAddresses, writeCluster,
+  POD_NETWORKS, clusterNode, nodeAddress, podAddresses, podName, writeCluster,
 } from './forge-cluster.ts';
 import { until } from './forge.ts';
 
@@ -84,11 +84,12 @@ export class Place {
     return writeCluster(this.source, nodes);
   }
 
-  async addPod(pod: number, mtu?: number): Promise<Pod> {
-    const name = `pod-${this.n}-${pod}`;
+  /** Attaches pod number `pod`, in a namespace of its own unless one is given. */
+  async addPod(pod: number, mtu?: number, host?: Host): Promise<Pod> {
+    const name = podName(this.n, pod);
     const addresses = podAddresses(this.n, pod);
     const endpoint = { namespace: 'test', name, device: 'tun', addresses } as const;
-    return { host: await this.culvert.addPod(endpoint, mtu), name, addresses };
+    return { host: await this.culvert.addPod(endpoint, mtu, host), name, addresses };
   }
 }
 
@@ -152,6 +153,11 @@ export function processorTicks(daemon: Daemon): number {
 export function residentKib(daemon: Daemon): number {
   const status = readFileSync(`/proc/${daemon.process.pid}/status`, 'utf8');
   return Number(/^VmRSS:\s+(\d+) kB$/m.exec(status)?.[1]);
+}
+
+/** The tables that packets do not change. */
+export function settledTables({ tables }: StatusReport): StatusReport['tables'] {
+  return tables.filter(({ name }) => name !== 'flows');
 }
 
 /** Lines of a log that came after `from` characters, and hold the text. */

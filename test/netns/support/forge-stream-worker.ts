@@ -125,6 +125,7 @@ if (parent !== null) {
     const talker = new Talker(address, port);
     parent.on('message', ({ id, verb, count }: StreamCommand) => {
       if (verb === 'more') talker.more(count, () => parent.postMessage({ id, report: null }));
+      else if (verb === 'report') parent.postMessage({ id, report: talker.report });
       else talker.stop((report) => parent.postMessage({ id, report }));
     });
     talker.more(1, () => parent.postMessage({ id: 0, report: null }));

@@ -3,6 +3,7 @@
 
 import { Worker } from 'node:worker_threads';
 import type { Host } from '../../../cli/demo/bed.ts';
+import { until } from './forge.ts';
 
 const FIRST_PORT = 9000;
 const WAIT_MS = 30_000;
@@ -16,7 +17,7 @@ export interface StreamData {
 
 export interface StreamCommand {
   id: number;
-  verb: 'more' | 'stop';
+  verb: 'more' | 'report' | 'stop';
   count: number;
 }
 
@@ -74,10 +75,13 @@ class End {
 
 export class Stream {
   static #nextPort = FIRST_PORT;
+  /** Of TCP and UDP alike. */
+  readonly port: number;
   readonly #server: End;
   readonly #client: End;
 
-  private constructor(server: End, client: End) {
+  private constructor(port: number, server: End, client: End) {
+    this.port = port;
     this.#server = server;
     this.#client = client;
   }
@@ -89,7 +93,7 @@ export class Stream {
     const server = new End({ namespaceFd: to.namespace.fd, address: null, port });
     await server.ready;
     const client = new End({ namespaceFd: from.namespace.fd, address, port });
-    const stream = new Stream(server, client);
+    const stream = new Stream(port, server, client);
     try {
       await client.ready;
       return stream;
@@ -102,6 +106,19 @@ export class Stream {
   /** Resolves when so many more datagrams, and records not yet sent, have come back. */
   async goesOn(count = 20): Promise<void> {
     await this.#client.ask('more', count);
+  }
+
+  /** What has become of the stream so far. */
+  async report(): Promise<StreamReport> {
+    const { report } = await this.#client.ask('report', 0);
+    if (report === null) throw new Error('stream: no report');
+    return report;
+  }
+
+  /** Waits until so many more datagrams have been sent, whether they come back or not. */
+  async speaks(count = 20): Promise<void> {
+    const wanted = (await this.report()).datagrams + count;
+    await until(`datagram ${wanted}`, async () => (await this.report()).datagrams >= wanted);
   }
 
   /** Ends the stream and says what became of it. */

@@ -150,6 +150,7 @@ export class Lab {
   ): Promise<Place> {
     const culvert = new CulvertNode(this.bed, node, {
       name: self.name, source: '', podNetworks: POD_NETWORKS,
+      extra: ['--policy-unknown-pods', 'open'],
     });
     await culvert.startDaemon();
     const sender = new Sender({
