@@ -199,11 +199,13 @@ function addPolicy(program: Command): void {
     .addHelpText('after', '\nExamples:\n'
       + '  culvert policy explain --objects cluster/ --from shop/web --to shop/db --port 5432/TCP\n'
       + '  culvert policy explain --objects cluster/ --from 192.0.2.7 --to shop/web --port ICMP\n')
-    .action(async (options: ExplainOptions) => (await import('./policy.ts')).explainPolicy(options));
+    .action(async (options: ExplainOptions) =>
+      (await import('./policy.ts')).explainPolicy(options));
   policy.command('list').description('policies, in the order in which they count')
     .addOption(objectsOption()).addOption(outputOption())
     .addHelpText('after', '\nExample:\n  culvert policy list --objects cluster/\n')
-    .action(async (options: PolicyOptions) => (await import('./policy.ts')).listPolicies(options));
+    .action(async (options: PolicyOptions) =>
+      (await import('./policy.ts')).listPolicies(options));
 }
 
 async function main(): Promise<void> {

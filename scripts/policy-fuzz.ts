@@ -3,8 +3,8 @@
 //
 // usage: node dist/scripts/policy-fuzz.js [--seed N] [--seconds N] [--kind clusters|histories]
 //
-// A difference names its seed; `--seed N --seconds 0` runs just that one of each kind. Exit status 1
-// if there was any.
+// A difference names its seed; `--seed N --seconds 0` runs just that one of each kind. Exit status
+// 1 if there was any.
 
 import { once } from 'node:events';
 import { parseArgs } from 'node:util';

@@ -11,8 +11,8 @@ export interface CompileOptions {
   legacyAnnotation: boolean;
 }
 
-/** Compiles objects to the change from nothing. Throws a CommandError where the core cannot hold what
- * they say: a verdict that is stricter than the policies is none. */
+/** Compiles objects to the change from nothing. Throws a CommandError where the core cannot hold
+ * what they say: a verdict that is stricter than the policies is none. */
 export function compileCluster(
   entries: readonly Entry[], { legacyAnnotation }: CompileOptions,
 ): PolicyChange {

@@ -218,7 +218,8 @@ test('flows that have no first packet are refused by name', async () => {
   const base = { id: 'x', src: { pod: 'ops/probe' }, dst: { pod: 'shop/db' }, protocol: 'TCP',
     port: 80 };
   const cases: [object, RegExp][] = [
-    [{ src: { pod: 'ops/nobody' } }, /flows\[0\]\.src\.pod: there is no pod ops\/nobody \(flow "x"\)/],
+    [{ src: { pod: 'ops/nobody' } },
+      /flows\[0\]\.src\.pod: there is no pod ops\/nobody \(flow "x"\)/],
     [{ dst: { pod: 'shop/done' } }, /flows\[0\]\.dst\.pod: pod shop\/done has finished/],
     [{ dst: { pod: 'ops/late' } }, /flows\[0\]\.dst\.pod: pod ops\/late has no address/],
     [{ dst: { node: 'n9' } }, /flows\[0\]\.dst\.node: there is no node n9/],

@@ -1,5 +1,6 @@
-// Kubernetes objects as the slow policy twin reads them: the fields it looks at, all optional, since
-// nothing was checked. Selectors, addresses and CIDR blocks, each as the API documentation puts it.
+// Kubernetes objects as the slow policy twin reads them: the fields it looks at, all optional,
+// since nothing was checked. Selectors, addresses and CIDR blocks, each as the API documentation
+// puts it.
 
 /** metav1.LabelSelector. */
 export interface LabelSelector {

@@ -1,6 +1,6 @@
-// The slow twin of policy: who may talk to whom, read off Kubernetes objects by going through all of
-// them for each flow, rule by rule, as the API documentation puts it. It shares no code with what it
-// checks. Sources:
+// The slow twin of policy: who may talk to whom, read off Kubernetes objects by going through all
+// of them for each flow, rule by rule, as the API documentation puts it. It shares no code with
+// what it checks. Sources:
 //
 //   NP    k8s.io/api/networking/v1 types.go, comments of NetworkPolicy
 //   doc   kubernetes.io/docs/concepts/services-networking/network-policies
@@ -221,7 +221,8 @@ export class PolicyTwin {
     if (peer.pods) return pod !== undefined && this.#selectsPod(peer.pods, pod);
     // "It selects the nodeIPs … present in the node.Status.Addresses field" (CNP, Nodes).
     if (peer.nodes) return node !== undefined && selects(peer.nodes, node.labels);
-    // "Note that cluster-internal traffic will be checked against the rule as well" (CNP, Networks).
+    // "Note that cluster-internal traffic will be checked against the rule as well" (CNP,
+    // Networks).
     return (peer.networks ?? []).some((cidr) => blockHolds(cidr, address));
   }
 
@@ -232,8 +233,8 @@ export class PolicyTwin {
       && selects(podSelector ?? {}, pod.labels);
   }
 
-  /** "v1.NetworkPolicy always makes a final decision for selected pods" (CNP, Tier): allowed "if the
-   * traffic matches at least one ingress rule across all of the NetworkPolicy objects whose
+  /** "v1.NetworkPolicy always makes a final decision for selected pods" (CNP, Tier): allowed "if
+   * the traffic matches at least one ingress rule across all of the NetworkPolicy objects whose
    * podSelector matches the pod" (NP, Ingress). */
   #decideNetworkPolicies(question: Question): Answer | null {
     const { pod, direction } = question;
@@ -311,8 +312,8 @@ function policyTypes({ spec }: RawNetworkPolicy): string[] {
   return (spec?.egress ?? []).length > 0 ? ['Ingress', 'Egress'] : ['Ingress'];
 }
 
-/** NP, NetworkPolicyPort. ICMP has no port and is none of the protocols: ours, it matches only rules
- * without `ports`. */
+/** NP, NetworkPolicyPort. ICMP has no port and is none of the protocols: ours, it matches only
+ * rules without `ports`. */
 function portMatches(item: PolicyPort, question: Question): boolean {
   // "If not specified, this field defaults to TCP."
   if ((item.protocol ?? 'TCP') !== question.protocol) return false;

@@ -2,7 +2,6 @@
 // plain ones: pods that finish, get their address late or give it to another, pods replaced under
 // their name, relabelled namespaces, nodes with new addresses.
 
-import type { RawNamespace, RawNetworkPolicy } from '../reference/policy-objects.ts';
 import {
   ClusterGenerator, isLive, objectKey, podStatus, type KubeObject, type PodObject,
 } from './cluster-generator.ts';
@@ -145,7 +144,7 @@ export class HistoryGenerator {
     if (candidates.length === 0) return;
     const { name, namespace } = this.#random.pick(candidates).metadata;
     this.#set(kind === 'NetworkPolicy'
-      ? this.cluster.makeNetworkPolicy(name, namespace ?? 'default') as RawNetworkPolicy & KubeObject
+      ? this.cluster.makeNetworkPolicy(name, namespace ?? 'default')
       : this.cluster.makeClusterPolicy(name));
   }
 
@@ -153,7 +152,7 @@ export class HistoryGenerator {
     const namespaces = this.#ofKind('Namespace');
     if (namespaces.length === 0) return;
     const { name } = this.#random.pick(namespaces).metadata;
-    this.#set(this.cluster.makeNamespace(name) as RawNamespace & KubeObject);
+    this.#set(this.cluster.makeNamespace(name));
   }
 
   #changeNode(): void {

@@ -4,7 +4,7 @@ import { parentPort, workerData } from 'node:worker_threads';
 import { compareCluster, emptyComparison, type Comparison } from './policy-compare.ts';
 import { playHistory } from './policy-history.ts';
 
-/** What a worker does: seeds `first`, `first + stride`, … up to `last`, and none after `seconds`. */
+/** What a worker does: seeds `first`, `first + stride`, … up to `last`, none after `seconds`. */
 export interface CompareTask {
   kind: 'clusters' | 'histories';
   first: number;

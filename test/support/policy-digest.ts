@@ -1,5 +1,5 @@
-// What a policy means, whatever numbers it uses: for each endpoint and direction the program of each
-// address that could matter, rules by name. Equal digests answer alike.
+// What a policy means, whatever numbers it uses: for each endpoint and direction the program of
+// each address that could matter, rules by name. Equal digests answer alike.
 
 import { createHash } from 'node:crypto';
 import { ANSWER_RULE_SHIFT } from '../../wasm/abi/policy.ts';
@@ -14,9 +14,9 @@ export function policyDigest(policy: PolicyChange, objects: readonly unknown[]):
     [number, `${title} ${rule}`]));
   const ruleSets = new Map(policy.ruleSets.map((ruleSet) =>
     [ruleSet.number, meaningOf(ruleSet, identities, rules)]));
+  const meaning = (number: number): string => ruleSets.get(number) ?? String(number);
   const lines = policy.endpoints.map(({ namespace, name, uid, ingress, egress }) =>
-    [namespace, name, uid, ruleSets.get(ingress) ?? `${ingress}`, ruleSets.get(egress) ?? `${egress}`]
-      .join('\n'));
+    [namespace, name, uid, meaning(ingress), meaning(egress)].join('\n'));
   return createHash('sha256').update(lines.sort().join('\n')).digest('hex');
 }
 

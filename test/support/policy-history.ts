@@ -1,5 +1,5 @@
-// A random history, step by step, through a compiler and a core that are told of changes only, beside
-// a twin and a compiler that see each state afresh.
+// A random history, step by step, through a compiler and a core that are told of changes only,
+// beside a twin and a compiler that see each state afresh.
 
 import { addressBook } from '../../cli/policy/objects.ts';
 import { BATCH, FLOW_ENTRIES, NodeBed, RING_RECORDS } from '../../cli/policy/bed.ts';
