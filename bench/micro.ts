@@ -1,5 +1,7 @@
 // `culvert bench micro`: which benches there are, and a run of some of them.
 
+import { deltaBench } from './delta.bench.ts';
+import { nftBench } from './nft.bench.ts';
 import { pipelineBench } from './pipeline.bench.ts';
 import { policyBench } from './policy.bench.ts';
 import { describeMachine, type Ratio, type Report } from './report.ts';
@@ -28,6 +30,8 @@ export const BENCHES: Bench[] = [
   { name: 'route', results: ['lpm4', 'lpm6'], run: routeBench },
   { name: 'pipeline', results: ['outbound/', 'inbound/'], run: pipelineBench },
   { name: 'policy', results: ['policy/', 'policyMiss/'], run: policyBench },
+  { name: 'delta', results: ['policyDelta/'], run: deltaBench },
+  { name: 'nft', results: ['nft/'], run: nftBench },
 ];
 
 /** Runs the benches one after the other. */
@@ -47,5 +51,6 @@ export async function runMicro(options: MicroOptions): Promise<Report> {
 /** The benches that a filter names. */
 export function selectBenches(filter: string): Bench[] {
   return BENCHES.filter(({ name, results }) =>
-    [name, ...results].some((text) => text.includes(filter) || filter.startsWith(text)));
+    [name, ...results].some((text) => text.includes(filter))
+    || results.some((text) => filter.startsWith(text)));
 }

@@ -68,7 +68,8 @@ export function servicePort(pod: number, policies: number): number {
   return 1024 + (((pod % (policies / 2)) * 13) % 40_000);
 }
 
-function enterIdentities(tables: PolicyTables, pods: number, groups: number): void {
+/** Gives local and remote pods the identity of their group. */
+export function enterIdentities(tables: PolicyTables, pods: number, groups: number): void {
   for (let first = 0; first < pods; first += PART / 2) {
     const last = Math.min(first + (PART / 2), pods);
     const identities: PolicyChange['identities'] = [];
@@ -81,12 +82,12 @@ function enterIdentities(tables: PolicyTables, pods: number, groups: number): vo
   }
 }
 
-function identityOf(group: number): number {
+export function identityOf(group: number): number {
   return group + 1;
 }
 
 /** The rule set that a policy makes: one identity, three ranges of ports. */
-function ruleSet(policy: number, groups: number): RuleSet {
+export function ruleSet(policy: number, groups: number): RuleSet {
   const group = policy >>> 1;
   const isEgress = (policy & 1) === 1;
   const shift = SHIFT % groups;
@@ -108,7 +109,7 @@ function ruleSet(policy: number, groups: number): RuleSet {
   };
 }
 
-function numberOf(policy: number): number {
+export function numberOf(policy: number): number {
   return policy + 1;
 }
 

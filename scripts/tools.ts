@@ -1,7 +1,8 @@
-// Programs that some tests use as the other side: Debian's traceroute, iperf3 and tcpdump. One that
-// is on PATH is used as it is. One that is missing is unpacked from its Debian package into
-// .tools/debian/, with the libraries it lacks; nothing is installed on the machine, so no privilege
-// is needed. A tool that cannot be had is no error: tests that need it are skipped with the reason.
+// Programs that some tests and benches use as the other side: Debian's traceroute, iperf3, tcpdump
+// and nft. One that is on PATH is used as it is. One that is missing is unpacked from its Debian
+// package into .tools/debian/, with the libraries it lacks; nothing is installed on the machine, so
+// no privilege is needed. A tool that cannot be had is no error: tests that need it are skipped with
+// the reason.
 
 import { spawn } from 'node:child_process';
 import { accessSync, chmodSync, constants, existsSync, mkdirSync, mkdtempSync, readFileSync,
@@ -23,6 +24,7 @@ export const TOOLS: readonly Tool[] = [
   { name: 'iperf3', package: 'iperf3', program: 'usr/bin/iperf3', always: '' },
   // As root, tcpdump becomes the user that its package would have made, unless told another.
   { name: 'tcpdump', package: 'tcpdump', program: 'usr/bin/tcpdump', always: '-Z root' },
+  { name: 'nft', package: 'nftables', program: 'usr/sbin/nft', always: '' },
 ];
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
