@@ -126,8 +126,8 @@ const NodeSchema = v.object({
 const ContainerSchema = v.object({
   restartPolicy: maybe(v.string()),
   ports: maybe(v.array(v.object({
-    name: maybe(v.union([v.literal(''), v.pipe(v.string(), v.check(isPortName))],
-      'not the name of a port')),
+    name: maybe(v.pipe(v.string(),
+      v.check((name) => name === '' || isPortName(name), 'not the name of a port'))),
     containerPort: Port,
     protocol: maybe(Protocol),
   }))),

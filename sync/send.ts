@@ -3,8 +3,9 @@
 //   connect --> hello --> whole snapshot --> delta, delta, ... --> (anything wrong) --> back off
 //
 // There is one wanted state and one the host has confirmed on this connection. Changes that come
-// while the host is busy merge into the next delta. Whatever goes wrong ends the connection: a new
-// one begins with a whole snapshot, so that no doubt about the host's state outlives it.
+// while the host is busy merge into the next delta, but for those of policy, which go one by one
+// while they are few. Whatever goes wrong ends the connection: a new one begins with a whole
+// snapshot, so that no doubt about the host's state outlives it.
 
 import { connect } from 'node:net';
 import * as v from 'valibot';
@@ -21,6 +22,10 @@ import type { Change, Content } from './translate.ts';
 export const BACKOFF_FIRST_MS = 200;
 export const BACKOFF_CAP_MS = 10_000;
 export const REQUEST_TIMEOUT_MS = 30_000;
+/** So many changes of policy may wait to be sent one by one; of more all go in one. */
+const SINGLE_CHANGES = 16;
+/** So many may wait at all; then the host gets everything anew. */
+const WAITING_CHANGES = 1000;
 
 export interface SenderOptions {
   socket: string;
@@ -48,12 +53,20 @@ interface Numbered {
   whole: (() => PolicyChange) | null;
 }
 
+/** A change of policy on the way; the state that it leads to where it may travel alone. */
+interface PolicyStep {
+  revision: number;
+  change: PolicyChange;
+  state: Numbered | null;
+}
+
 export class Sender {
   readonly #options: SenderOptions;
   readonly #bell = new Bell();
   #wanted: Numbered | null = null;
-  /** Changes of policy that the host has not confirmed, oldest first. */
-  #changes: { revision: number; change: PolicyChange }[] = [];
+  /** Changes of policy since the last snapshot that the host has not confirmed, oldest first; null
+   * where nothing but a snapshot will do. */
+  #changes: PolicyStep[] | null = null;
   #confirmed: Numbered | null = null;
   #failures = 0;
   #reported = '';
@@ -75,7 +88,11 @@ export class Sender {
       && difference(previous.content, content) === null) return false;
     const revision = (previous?.revision ?? 0) + 1;
     this.#wanted = { revision, content, change, whole: policy?.whole ?? null };
-    if (change !== null) this.#changes.push({ revision, change });
+    if (change !== null && this.#changes !== null) {
+      const state = this.#changes.length < SINGLE_CHANGES ? this.#wanted : null;
+      this.#changes.push({ revision, change, state });
+      if (this.#changes.length > WAITING_CHANGES) this.#changes = null;
+    }
     this.#bell.ring();
     return true;
   }
@@ -116,6 +133,7 @@ export class Sender {
       connection.close();
       socket.destroySoon();
       this.#confirmed = null;
+      this.#changes = null;
     }
   }
 
@@ -133,14 +151,17 @@ export class Sender {
     const wanted = this.#wanted;
     if (wanted === null) return;
     const from = this.#confirmed;
-    if (from === null) return this.#sendSnapshot(connection, wanted);
-    const change = difference(from.content, wanted.content) ?? NOTHING;
-    const policy = this.#policySince(from.revision);
+    const changes = this.#changes?.filter((item) => item.revision > (from?.revision ?? 0)) ?? null;
+    if (from === null || changes === null) return this.#sendSnapshot(connection, wanted);
+    this.#changes = changes;
+    const next = nextState(changes, wanted);
+    const { revision, change: policy } = next;
+    const change = difference(from.content, next.content) ?? NOTHING;
     if (!isSmall(change) || (policy !== null && !isSmallChange(policy))) {
       return this.#sendSnapshot(connection, wanted);
     }
     const delta = {
-      from: from.revision, to: wanted.revision, ...change, ...(policy === null ? {} : { policy }),
+      from: from.revision, to: revision, ...change, ...(policy === null ? {} : { policy }),
     };
     const answer = await this.#ask(connection, 'delta', delta, RevisionAnswerSchema);
     if (answer.status === 'resync') {
@@ -148,19 +169,13 @@ export class Sender {
       this.#confirmed = null;
       return;
     }
-    this.#confirm(wanted, answer);
-  }
-
-  /** What policy has changed after a revision, all in one; null for nothing. */
-  #policySince(revision: number): PolicyChange | null {
-    this.#changes = this.#changes.filter((item) => item.revision > revision);
-    const [first, ...later] = this.#changes.map(({ change }) => change);
-    return first === undefined ? null : later.reduce(joinChanges, first);
+    this.#confirm(next, answer);
   }
 
   async #sendSnapshot(connection: Connection, wanted: Numbered): Promise<void> {
     const { revision, content: { local, nodes, pods } } = wanted;
     const policy = wanted.whole?.() ?? null;
+    this.#changes = [];
     const counts = { nodes: nodes.length, pods: pods.length };
     await this.#ask(connection, 'snapshot.begin', { revision, local, counts }, v.null());
     for (const part of pieces(nodes)) {
@@ -182,7 +197,6 @@ export class Sender {
       throw new Error(`the host has revision ${revision} after it was sent ${sent.revision}`);
     }
     this.#confirmed = sent;
-    this.#policySince(sent.revision);
     this.#failures = 0;
     this.#reported = '';
     const { nodes, pods } = sent.content;
@@ -240,10 +254,21 @@ function connectionSignal(connection: Connection, outer: AbortSignal): AbortSign
   return inner.signal;
 }
 
-/** Whether a change fits one frame whatever its names and addresses are. */
+/** The state to bring the host to next, with the change of policy that leads to it. While changes
+ * of policy are few each goes alone: one object's change is safe at every moment of its
+ * application, several in one only at its end. */
+function nextState(changes: readonly PolicyStep[], wanted: Numbered): Numbered {
+  const [first, ...later] = changes;
+  if (first === undefined) return { ...wanted, change: null };
+  if (first.state !== null && later.length < SINGLE_CHANGES) return first.state;
+  const change = later.reduce((sum, item) => joinChanges(sum, item.change), first.change);
+  return { ...wanted, change };
+}
+
 /** A change of policy alone. */
 const NOTHING: Change = { nodes: [], removedNodes: [], pods: [], removedPods: [] };
 
+/** Whether a change fits one frame whatever its names and addresses are. */
 function isSmall({ nodes, pods, removedNodes, removedPods }: Change): boolean {
   const changes = [nodes, pods, removedNodes, removedPods];
   return changes.reduce((sum, { length }) => sum + length, 0) <= PART_LIMIT;

@@ -21,7 +21,8 @@ export function joinChanges(first: PolicyChange, second: PolicyChange): PolicyCh
   const own = (item: number): number => item;
   return {
     identities: later(first.identities, second.identities, ([prefix]) => prefix),
-    ruleSets: kept(first.ruleSets, second.ruleSets, number, second.removedRuleSets.map(own)),
+    // Those that go with the second are in force until it is applied.
+    ruleSets: later(first.ruleSets, second.ruleSets, number),
     removedRuleSets: kept(first.removedRuleSets, second.removedRuleSets, own,
       second.ruleSets.map(number)),
     endpoints: kept(first.endpoints, second.endpoints, pod, second.removedEndpoints.map(pod)),

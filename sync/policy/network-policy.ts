@@ -14,10 +14,11 @@ import { TIER_NETWORK_POLICY, portRange } from './rules.ts';
 import type { Part, Peer, Policy, PortName, Ports, Rule } from './rules.ts';
 import { SelectorSchema, EVERYTHING, isForeign, namespaceNamed, readSelector } from './selector.ts';
 
+const NO_PORT = 'not a port number or the name of a port';
+
 const PortSchema = v.looseObject({
   protocol: maybe(Protocol),
-  port: maybe(v.union([v.pipe(v.number(), v.integer()), v.string()],
-    'not a port number or the name of a port')),
+  port: maybe(v.union([v.pipe(v.number(), v.integer(NO_PORT)), v.string()], NO_PORT)),
   endPort: maybe(v.pipe(v.number(), v.integer())),
 });
 type PortObject = v.InferOutput<typeof PortSchema>;

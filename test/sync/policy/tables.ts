@@ -28,6 +28,22 @@ export class Tables {
   readonly rules = new Map<number, { policy: string; rule: string }>();
   #found = new Map<string, number>();
 
+  /** Applies several changes that were joined: they may remove what came and went among them. */
+  applyJoined(change: PolicyChange): void {
+    const { removedRuleSets, removedRules, removedEndpoints, identities } = change;
+    const added = new Set(change.ruleSets.map(({ number }) => number));
+    this.apply({
+      ...change,
+      identities: identities.filter(([prefix, number]) =>
+        number !== 0 || this.identities.has(prefix)),
+      removedRuleSets: removedRuleSets.filter((number) =>
+        added.has(number) || this.ruleSets.has(number)),
+      removedRules: removedRules.filter((number) => this.rules.has(number)),
+      removedEndpoints: removedEndpoints.filter(({ namespace, name }) =>
+        this.endpoints.has(`${namespace}/${name}`)),
+    });
+  }
+
   /** Applies a change, as docs/POLICY.md orders it. Between its steps `between` is called. */
   apply(change: PolicyChange, between: (step: string) => void = () => {}): void {
     for (const { number, policy, rule } of change.rules) this.rules.set(number, { policy, rule });
