@@ -290,21 +290,21 @@ async function measure(ends: End[], cluster: DemoCluster): Promise<number> {
 function show(report: DemoReport, output: OutputFormat): void {
   const headers = ['FROM', 'TO', 'FAMILY', ...PROTOCOLS, 'EXPECTED'];
   print(output, report, headers, () => {
-    const rows = new Map<string, string[]>();
+    const rows = new Map<string, { ends: string[]; seen: string[]; expected: string[] }>();
     const enter = (pair: Omit<SkippedPair, 'reason'>, expected: string, seen: string): void => {
-      const { from, to, family, protocol } = pair;
-      const key = `${from} ${to} ${family}`;
-      const row = rows.get(key) ?? [from, to, family, '', '', '', ''];
-      row[3 + PROTOCOLS.indexOf(protocol)] = seen;
-      row[6] += `${row[6] === '' ? '' : '/'}${expected}`;
-      rows.set(key, row);
+      const ends = [pair.from, pair.to, pair.family];
+      const row = rows.get(ends.join()) ?? { ends, seen: [], expected: [] };
+      row.seen[PROTOCOLS.indexOf(pair.protocol)] = seen;
+      row.expected[PROTOCOLS.indexOf(pair.protocol)] = expected;
+      rows.set(ends.join(), row);
     };
     for (const pair of report.pairs) {
       const { expected, seen } = pair;
       enter(pair, expected, seen === expected ? seen : seen.toUpperCase());
     }
     for (const pair of report.skipped) enter(pair, '-', 'skipped');
-    return [...rows.values()];
+    return [...rows.values()].map(({ ends, seen, expected }) =>
+      [...ends, ...seen, new Set(expected).size === 1 ? expected[0] ?? '' : expected.join('/')]);
   });
   if (output === 'json') return;
   const wrong = report.pairs.filter(({ expected, seen }) => expected !== seen).length;

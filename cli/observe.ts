@@ -4,7 +4,9 @@ import * as v from 'valibot';
 import { method } from '../engine/connection.ts';
 import { pageOf, VerdictReportSchema, VerdictsSchema } from '../engine/model.ts';
 import type { VerdictReport } from '../engine/model.ts';
+import { addressBytes, addressText, isAddress } from '../engine/address.ts';
 import { withDaemon } from './client.ts';
+import { CommandError, EXIT_USAGE } from './exit.ts';
 import { aborted } from './run.ts';
 import type { OutputFormat } from './table.ts';
 
@@ -24,8 +26,11 @@ export interface ObserveOptions {
   direction?: 'ingress' | 'egress';
 }
 
-/** Prints the last verdicts, or with `follow` those from now on until told to stop. */
-export async function observe(options: ObserveOptions, stop: AbortSignal): Promise<void> {
+/** Prints the last verdicts, or with `follow` those from now on until told to stop, or until nobody
+ * reads them any more. */
+export async function observe(given: ObserveOptions, stop: AbortSignal): Promise<void> {
+  const options = checkOptions(given);
+  const unread = new Promise<void>((resolve) => process.stdout.once('error', () => resolve()));
   const show = (verdicts: VerdictReport[]): void => {
     for (const verdict of verdicts.filter((candidate) => isWanted(candidate, options))) {
       const text = options.output === 'json' ? JSON.stringify(verdict) : line(verdict);
@@ -40,7 +45,7 @@ export async function observe(options: ObserveOptions, stop: AbortSignal): Promi
     if (options.follow) {
       await connection.request('verdict.follow', null, v.unknown());
       const ended = connection.closed.then((error) => Promise.reject(error ?? new Error('closed')));
-      await Promise.race([aborted(stop), ended]);
+      await Promise.race([aborted(stop), unread, ended]);
       return;
     }
     const wanted: VerdictReport[] = [];
@@ -52,6 +57,23 @@ export async function observe(options: ObserveOptions, stop: AbortSignal): Promi
     }
     show(wanted.slice(-options.last));
   }, { methods: { verdicts }, isLong: options.follow });
+}
+
+/** Refuses what could match nothing. Returns the options with the address in canonical form. */
+function checkOptions(options: ObserveOptions): ObserveOptions {
+  const refuse = (flag: string, value: unknown, why: string): never => {
+    throw new CommandError(EXIT_USAGE, `observe: ${flag} ${value}: ${why}`);
+  };
+  const { last, pod, fromPod, toPod, ip } = options;
+  if (!Number.isSafeInteger(last) || last < 1) refuse('--last', last, 'not a count from 1 on');
+  for (const [flag, name] of [['--pod', pod], ['--from-pod', fromPod], ['--to-pod', toPod]]) {
+    if (name !== undefined && !/^[^/]+\/[^/]+$/.test(name)) {
+      refuse(flag ?? '', name, 'not namespace/name');
+    }
+  }
+  if (ip === undefined) return options;
+  if (!isAddress(ip)) refuse('--ip', ip, 'not an IP address');
+  return { ...options, ip: addressText(addressBytes(ip)) };
 }
 
 function isWanted(verdict: VerdictReport, options: ObserveOptions): boolean {

@@ -72,7 +72,7 @@ export async function showEndpoints({ runtimeDirectory, output }: ShowOptions): 
 }
 
 function statusRows(status: StatusReport): string[][] {
-  const { device, underlay, dataPlane, sync } = status;
+  const { device, underlay, dataPlane, sync, policy } = status;
   const revision = sync.revision === null ? 'no snapshot yet' : `revision ${sync.revision}`;
   const cluster = `${revision}, ${status.nodes} nodes, ${status.pods} pods here`;
   const state = (isGood: boolean): string => (isGood ? 'Ok' : 'Degraded');
@@ -85,6 +85,9 @@ function statusRows(status: StatusReport): string[][] {
       `mtu ${underlay.mtu}`].filter(Boolean).join(', ')],
     ['Sync:', state(sync.connected && sync.problems.length === 0),
       sync.connected ? cluster : `no sidecar connected; ${cluster}`],
+    ['Policy:', policy.known ? 'Ok' : 'Note', policy.known
+      ? `known for ${policy.endpoints} pods, ${policy.ruleSets} rule sets`
+      : 'not known yet'],
     ['Engine:', state(dataPlane.running), `tier ${dataPlane.tier}, ${status.endpoints} endpoints, `
       + `${bytesText(dataPlane.memoryBytes)} memory, ${dataPlane.crashes} worker crashes`],
     ...sync.problems.map((problem) => ['Problem:', '', problem]),

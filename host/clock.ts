@@ -7,7 +7,24 @@ export function monotonicClock(): () => number {
   return () => Math.trunc(performance.now() + offset) | 0;
 }
 
-/** The wall clock's time, in milliseconds, of a moment `nowMs` of the data plane's clock. */
-export function wallClockOf(momentMs: number, nowMs: number): number {
-  return Date.now() - ((nowMs - momentMs) | 0);
+/** How far the wall clock may drift away before it counts as having been set. */
+const STEP_MS = 250;
+
+/** Gives moments of the data plane's clock as times of the wall clock: to the same moment always the
+ * same, until the wall clock is set. */
+export class WallClock {
+  readonly #clock = monotonicClock();
+  #moment = this.#clock();
+  #time = Date.now();
+
+  /** Milliseconds since 1970. The moment must be within three weeks of now. */
+  timeOf(moment: number): number {
+    const now = this.#clock();
+    const expected = this.#time + ((now - this.#moment) | 0);
+    if (Math.abs(Date.now() - expected) > STEP_MS) {
+      this.#moment = now;
+      this.#time = Date.now();
+    }
+    return this.#time + ((moment - this.#moment) | 0);
+  }
 }

@@ -5,7 +5,7 @@ import type { Core } from '../engine/core.ts';
 import type { VerdictReport } from '../engine/model.ts';
 import type { PolicyTables } from '../engine/tables/policy.ts';
 import { VerdictReader, type Verdict } from '../engine/verdicts.ts';
-import { monotonicClock, wallClockOf } from './clock.ts';
+import { WallClock } from './clock.ts';
 
 /** How often the rings are read. */
 const READ_MS = 50;
@@ -22,7 +22,7 @@ export interface ObserverOptions {
 export class Observer {
   readonly #options: ObserverOptions;
   readonly #watchers = new Set<Connection>();
-  readonly #clock = monotonicClock();
+  readonly #clock = new WallClock();
   #reader: VerdictReader | null = null;
   #timer: NodeJS.Timeout | null = null;
 
@@ -71,13 +71,12 @@ export class Observer {
   }
 
   #report(verdicts: Verdict[]): VerdictReport[] {
-    const now = this.#clock();
     const { policy, podOf } = this.#options;
     return verdicts.map(({ moment, device: _, answer, ...verdict }) => {
       const rule = policy.explain(answer);
       return {
         ...verdict,
-        time: new Date(wallClockOf(moment, now)).toISOString(),
+        time: new Date(this.#clock.timeOf(moment)).toISOString(),
         sourcePod: podOf(verdict.source),
         destinationPod: podOf(verdict.destination),
         policy: rule?.policy ?? null,

@@ -26,9 +26,13 @@ const test = suite('cli');
 const folder = mkdtempSync(join(tmpdir(), `culvert-cli-${process.pid}-`));
 const CLUSTER = join(ROOT, 'deploy', 'demo', 'cluster.yaml');
 const VERBS = [
-  'run', 'sync', 'status', 'peer list', 'route list', 'route get', 'endpoint list', 'doctor',
-  'demo',
+  'run', 'sync', 'status', 'peer list', 'route list', 'route get', 'endpoint list', 'observe',
+  'doctor', 'demo', 'policy test', 'policy explain', 'policy list',
 ];
+/** Of the cluster's pods. */
+const UIDS = {
+  web: '5b1c7a52-0001-4000-8000-000000000001', legacy: '5b1c7a52-0001-4000-8000-000000000002',
+};
 const nobody = await unprivileged();
 
 test.after(() => rmSync(folder, { recursive: true, force: true }));
@@ -86,6 +90,7 @@ test('a command that is not one ends with 2 and says what there is', async () =>
     [['status', 'extra'], /too many arguments/],
     [['route', 'get'], /missing required argument 'address'/],
     [['route', 'get', 'somewhere'], /route get: somewhere is not an IP address/],
+    [['observe', '--last', '0'], /observe: --last 0: not a count from 1 on/],
     [['sync', '--node-name', 'a'], /required option '--source <source>'/],
     [['sync', '--source', 'file:x'], /required option '--node-name <name>'/],
   ];
@@ -216,9 +221,10 @@ daemon.before(async (context) => {
     });
     await context.node.start();
     const pod = { namespace: 'demo', device: 'tun' as const };
-    await context.node.addPod({ ...pod, name: 'web', addresses: ['10.244.1.10'] });
+    await context.node.addPod({ ...pod, name: 'web', uid: UIDS.web, addresses: ['10.244.1.10'] });
     await context.node.addPod({
-      ...pod, name: 'legacy', device: 'tap', addresses: ['10.244.1.11', 'fd00:10:244:1::b'],
+      ...pod, name: 'legacy', uid: UIDS.legacy, device: 'tap',
+      addresses: ['10.244.1.11', 'fd00:10:244:1::b'],
     });
   } catch (error) {
     await context.bed.close();
@@ -251,12 +257,14 @@ testNeeding('tun', daemon, 'status shows the node and its parts', async (context
   assert.equal(status.device.addresses, ['10.244.1.0', 'fd00:10:244:1::']);
   assert.is(status.dataPlane.running, true);
   assert.equal(status.sync.problems, []);
+  assert.equal(status.policy, { known: true, endpoints: 2, ruleSets: 2 });
   const { code, stdout } = await show(context, 'status');
   assert.is(code, 0);
   assert.match(stdout, /^Node: +Ok +edge-1, culvert [\d.]+, pid \d+, up \d+ s$/m);
   assert.match(stdout, /^Device: +Ok +culvert0, mtu 1430, 10\.244\.1\.0, fd00:10:244:1::$/m);
   assert.match(stdout, /^Underlay: +Ok +eth0, 192\.0\.2\.1, 2001:db8::1, vxlan udp\/8472/m);
   assert.match(stdout, /^Sync: +Ok +revision \d+, 3 nodes, 2 pods here$/m);
+  assert.match(stdout, /^Policy: +Ok +known for 2 pods, 2 rule sets$/m);
   assert.match(stdout, /^Engine: +Ok +tier T0, 2 endpoints, /m);
 });
 

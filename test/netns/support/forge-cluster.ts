@@ -81,7 +81,7 @@ function podObject(nodeName: string, pod: number): object {
   return {
     apiVersion: 'v1',
     kind: 'Pod',
-    metadata: { namespace: 'test', name, uid: `uid-${name}` },
+    metadata: { namespace: 'test', name, uid: `uid-${name}`, labels: { name } },
     spec: { nodeName },
     status: { phase: 'Running', podIPs: podAddresses(n, pod).map((ip) => ({ ip })) },
   };
@@ -93,10 +93,11 @@ export function replaceFile(file: string, text: string): void {
   renameSync(`${file}.new`, file);
 }
 
-/** Writes the objects of nodes and of their pods to a file. Returns the text. */
-export function writeCluster(file: string, nodes: ClusterNode[]): string {
-  const objects = nodes.flatMap((node) =>
-    [nodeObject(node), ...POD_NUMBERS.map((pod) => podObject(node.name, pod))]);
+/** Writes the objects of nodes and of their pods, and further ones, to a file. Returns the text.
+ * Each pod has its name as a label. */
+export function writeCluster(file: string, nodes: ClusterNode[], others: object[] = []): string {
+  const objects = [...nodes.flatMap((node) =>
+    [nodeObject(node), ...POD_NUMBERS.map((pod) => podObject(node.name, pod))]), ...others];
   const text = objects.map((object) => `${JSON.stringify(object, null, 2)}\n`).join('---\n');
   replaceFile(file, text);
   return text;

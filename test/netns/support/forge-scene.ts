@@ -80,8 +80,8 @@ export class Place {
   }
 
   /** Writes what the sidecar reads. Returns the text. */
-  write(nodes: ClusterNode[]): string {
-    return writeCluster(this.source, nodes);
+  write(nodes: ClusterNode[], others: object[] = []): string {
+    return writeCluster(this.source, nodes, others);
   }
 
   /** Attaches pod number `pod`, in a namespace of its own unless one is given. */
