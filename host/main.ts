@@ -261,7 +261,10 @@ export class Host {
   }
 
   async #take(snapshot: Snapshot): Promise<void> {
-    if (snapshot.policy !== undefined) this.policy.replace(snapshot.policy);
+    if (snapshot.policy !== undefined) {
+      this.policy.replace(snapshot.policy);
+      this.forwarding.devices.closedAtStart = true;
+    }
     this.forwarding.applySnapshot(snapshot);
     this.#pods.clear();
     for (const pod of snapshot.pods) this.#pods.add(podKey(pod));
