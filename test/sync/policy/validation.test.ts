@@ -127,7 +127,8 @@ const CLUSTER_POLICIES: [string, ...string[]][] = [
     'spec.ingress[0].protocols[0]: needs exactly one field, has 0',
     'spec.ingress[0].protocols[1].tcp: is empty'],
   [`{${SUBJECT}, ingress: [{action: Deny, from: [${PEER}], protocols: [`
-    + '{tcp: {destinationPort: {}}}, {udp: {destinationPort: {number: 1, range: {start: 1, end: 2}}}}]}]}',
+    + '{tcp: {destinationPort: {}}},'
+    + ' {udp: {destinationPort: {number: 1, range: {start: 1, end: 2}}}}]}]}',
     'spec.ingress[0].protocols[0].tcp.destinationPort: needs one of number and range, '
       + 'has 0 fields',
     'spec.ingress[0].protocols[1].udp.destinationPort: needs one of number and range, '
