@@ -4,8 +4,10 @@
 // States. A flow is NEW until its opener has sent again after an answer: no third party's spoofed
 // packets get it further, and only then is it safe from being given up when the table is full. TCP
 // closes by RST or by a FIN from each end; data after a mere RST shows that the RST was not heeded.
+// A flow that policy cuts is NEW again, of an epoch that is none, so each packet of it is judged.
 
 import {
+  PROTOCOL_SCTP,
   PROTOCOL_TCP,
   PROTOCOL_UDP,
   TCP_FLAG_FIN,
@@ -31,6 +33,7 @@ import {
   FLOW_STATE_ESTABLISHED,
   FLOW_STATE_NEW,
   FLOW_TIMEOUT_CLOSING,
+  FLOW_TIMEOUT_CUT,
   FLOW_TIMEOUT_HALF_CLOSED,
   FLOW_TIMEOUT_ICMP,
   FLOW_TIMEOUT_NEW,
@@ -107,8 +110,19 @@ function openFlow(candidate: usize, worker: i32, nowMs: i32): i32 {
 export function confirmFlow(flow: usize, worker: i32, nowMs: i32): i32 {
   if (load<u32>(flow, FLOW_EPOCH) == policyEpoch()) return REASON_NONE;
   const reason = judgeFlow(flow, worker, nowMs);
-  if (reason != REASON_NONE) flowRemove(worker, flow);
+  if (reason != REASON_NONE) cutFlow(flow, worker, nowMs);
   return reason;
+}
+
+/** Forgets a flow, unless its protocol shows who opens a connection. Then it stays, unconfirmed,
+ * while either end still tries: a packet from its other end opens no flow of that end's own, in
+ * which the opener's packets would pass as replies. */
+function cutFlow(flow: usize, worker: i32, nowMs: i32): void {
+  const protocol = <i32>load<u8>(flow, FLOW_PROTOCOL);
+  if (protocol != PROTOCOL_TCP && protocol != PROTOCOL_SCTP) return flowRemove(worker, flow);
+  store<u32>(flow, load<u32>(flow, FLOW_EPOCH) - 1, FLOW_EPOCH);
+  setState(flow, FLOW_STATE_NEW);
+  store<i32>(flow, nowMs + FLOW_TIMEOUT_CUT, FLOW_EXPIRES);
 }
 
 /** A connection the other way, between the same ports. It takes the place of one that is not

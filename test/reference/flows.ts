@@ -48,13 +48,21 @@ export class FlowTwin {
       flow.epoch = epoch;
       const reason = judge(flow.opener);
       if (reason !== null) {
-        this.flows.delete(name);
+        this.#cut(name, flow, now);
         return reason;
       }
     }
     note(flow, packet, byOpener);
     flow.expires = now + lifetime(flow);
     return null;
+  }
+
+  /** A connection that is cut stays one of its opener, until both ends have given up. */
+  #cut(name: string, flow: TwinFlow, now: number): void {
+    if (![6, 132].includes(flow.opener.protocol)) return void this.flows.delete(name);
+    flow.epoch = NaN;
+    flow.state = 'new';
+    flow.expires = now + (240 * SECOND);
   }
 
   #open(

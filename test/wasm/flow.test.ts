@@ -205,12 +205,35 @@ test('a new epoch judges a flow anew, in its own direction, and cuts it', () => 
   assert.is(reply(bed, TCP.ack), 'pass');
   assert.ok(epoch() > first);
   bed.apply({ ruleSets: [ruleSet(2, DENY_ALL)] });
-  assert.is(reply(bed, TCP.ack), 'policyEgress');
-  assert.is(bed.flowCount(), 0);
-  assert.is(reply(bed, TCP.ack), 'policyIngress');
-  assert.is(out(bed, TCP.ack), 'policyEgress');
+  for (let round = 0; round < 2; round += 1) {
+    assert.is(reply(bed, TCP.ack), 'policyEgress');
+    assert.is(out(bed, TCP.ack), 'policyEgress');
+  }
+  assert.is(stateOf(bed), abi.FLOW_STATE_NEW);
   bed.apply({ ruleSets: [ruleSet(2, ALLOW_ALL)] });
   assert.is(out(bed, TCP.ack), 'pass');
+  assert.is(stateOf(bed), abi.FLOW_STATE_ESTABLISHED);
+});
+
+test('what is cut is not picked up from its other end, until both have given up', () => {
+  const bed = bedWithClient();
+  handshake(bed);
+  bed.apply({ ruleSets: [ruleSet(1, ALLOW_ALL), ruleSet(2, DENY_ALL)] });
+  for (let round = 0; round < 5; round += 1) {
+    assert.is(reply(bed, TCP.ack), 'policyEgress');
+    assert.is(out(bed, TCP.ack), 'policyEgress');
+    bed.nowMs += abi.FLOW_TIMEOUT_CUT - 1;
+  }
+  assert.is(reply(bed, TCP.syn), 'pass', 'a connection of its own');
+  assert.is(out(bed, TCP.syn | TCP.ack), 'pass');
+  assert.is(out(bed, TCP.syn), 'policyEgress');
+  const other = { ...FLOW, sourcePort: 40001 };
+  bed.apply({ ruleSets: [ruleSet(2, ALLOW_ALL)] });
+  handshake(bed, other);
+  bed.apply({ ruleSets: [ruleSet(2, DENY_ALL)] });
+  assert.is(out(bed, TCP.ack, other), 'policyEgress');
+  bed.nowMs += abi.FLOW_TIMEOUT_CUT;
+  assert.is(reply(bed, TCP.ack, other), 'pass', 'forgotten');
 });
 
 test('flows from before a policy keep their replies', () => {
@@ -395,7 +418,7 @@ test('ICMP errors about a known flow pass, others are judged', () => {
   assert.is(bed.flowCount(), 1);
   bed.apply({ ruleSets: [ruleSet(2, DENY_ALL)] });
   assert.is(error(packet), 'policyIngress');
-  assert.is(bed.flowCount(), 0);
+  assert.is(stateOf(bed), abi.FLOW_STATE_NEW, 'cut');
 });
 
 test('a pod answers with errors for itself only', () => {

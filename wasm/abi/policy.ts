@@ -59,6 +59,7 @@ export const FLOW_TIMEOUT_NEW = 30000;
 export const FLOW_TIMEOUT_TCP = 7440000;      // RFC 5382 REQ-5: 2 hours 4 minutes
 export const FLOW_TIMEOUT_HALF_CLOSED = 240000; // RFC 5382 REQ-5: 4 minutes; FIN from one end
 export const FLOW_TIMEOUT_CLOSING = 10000;
+export const FLOW_TIMEOUT_CUT = 240000;       // TCP tries again within 120 s: RFC 6298 section 2.5
 export const FLOW_TIMEOUT_UDP = 300000;       // RFC 4787 REQ-5: 5 minutes recommended
 export const FLOW_TIMEOUT_ICMP = 60000;       // RFC 5508 REQ-1: 60 seconds
 export const FLOW_TIMEOUT_OTHER = 600000;
