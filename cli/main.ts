@@ -224,6 +224,7 @@ async function main(): Promise<void> {
 }
 
 main().catch((error: unknown) => {
+  stop.abort(); // lets go of standard input, which would keep us here
   const isCommander = error instanceof Error && 'code' in error && 'exitCode' in error;
   if (isCommander) {
     process.exitCode = (error as { exitCode: number }).exitCode === EXIT_OK ? EXIT_OK : EXIT_USAGE;

@@ -18,7 +18,7 @@ import {
   EndpointReportSchema, PeerReportSchema, RouteReportSchema, StatusReportSchema,
 } from '../../engine/model.ts';
 import { flagName, settingPaths } from '../../host/config.ts';
-import { CLI, culvert, unprivileged, until, type Outcome } from '../support/command.ts';
+import { CLI, Command, culvert, unprivileged, until, type Outcome } from '../support/command.ts';
 import { needs, printSkip, testNeeding } from '../support/needs.ts';
 import { ROOT } from '../support/source.ts';
 
@@ -126,6 +126,9 @@ test('bad configuration ends with 78 and names the place', async () => {
   assertRefused(await run('', [], { CULVERT_MEMORY: 'tiny' }), 78, /^culvert: CULVERT_MEMORY: /);
   rmSync(file);
   assertRefused(await culvert(['run', '--config', file]), 78, /^culvert: read .*: ENOENT/);
+  const words = ['run', '--stop-on-stdin-end', '--config', file];
+  const withOpenInput = new Command([process.execPath, CLI, ...words]);
+  assertRefused(await withOpenInput.ended, 78, /^culvert: read .*: ENOENT/);
 });
 
 test('what sync cannot follow is an error that names it', async () => {
