@@ -86,7 +86,7 @@ function isWanted(verdict: VerdictReport, options: ObserveOptions): boolean {
   return ip === undefined || [verdict.source, verdict.destination].includes(ip);
 }
 
-/** `Nov 21 10:31:07.218: shop/web:43210 (ID:17) -> data/db:5432 (ID:4) ... INGRESS DENIED (...)`. */
+/** `Nov 21 10:31:07.218: shop/web:4321 (ID:17) -> data/db:5432 (ID:4) ... INGRESS DENIED (...)` */
 function line(verdict: VerdictReport): string {
   const from = end(verdict.sourcePod ?? verdict.source, verdict.sourcePort, verdict.sourceIdentity);
   const to = end(verdict.destinationPod ?? verdict.destination, verdict.destinationPort,

@@ -10,8 +10,8 @@ export function monotonicClock(): () => number {
 /** How far the wall clock may drift away before it counts as having been set. */
 const STEP_MS = 250;
 
-/** Gives moments of the data plane's clock as times of the wall clock: to the same moment always the
- * same, until the wall clock is set. */
+/** Gives moments of the data plane's clock as times of the wall clock: the same moment always as
+ * the same time, until the wall clock is set. */
 export class WallClock {
   readonly #clock = monotonicClock();
   #moment = this.#clock();
