@@ -1,7 +1,9 @@
 // The verbs about policy: test, explain and list, offline, through the core that forwards.
 
 import { readFileSync } from 'node:fs';
+import { RuleNameSchema } from '../engine/model.ts';
 import type { Entry } from '../sync/objects.ts';
+import { askAll } from './client.ts';
 import { CommandError, EXIT_FAILED, EXIT_OK, EXIT_USAGE } from './exit.ts';
 import { explanationOf, explanationText } from './policy/explain.ts';
 import { fault, parseEnd, parsePort, readExpected, readFlows, type Flow } from './policy/flows.ts';
@@ -10,6 +12,7 @@ import { FlowProblem, judgeFlows, resultOf, type Judgement, type Progress } from
 import { describePolicies } from './policy/list.ts';
 import { compareResults } from './policy/expect.ts';
 import { loadObjects, readText } from './policy/objects.ts';
+import type { ShowOptions } from './show.ts';
 import { print, type OutputFormat } from './table.ts';
 import { CORE_PATH } from './version.ts';
 
@@ -68,6 +71,17 @@ export async function explainPolicy(options: ExplainOptions): Promise<void> {
   const explanation = explanationOf(judgement);
   if (options.output === 'json') process.stdout.write(`${JSON.stringify(explanation)}\n`);
   else process.stdout.write(explanationText(explanation));
+}
+
+/** The rules that the running daemon judges the pods of its node by, policy by policy. */
+export async function listRules({ runtimeDirectory, output }: ShowOptions): Promise<void> {
+  const rules = await askAll(runtimeDirectory, 'policy.list', RuleNameSchema);
+  const policies = new Map<string, string[]>();
+  for (const { policy, rule } of rules) policies.set(policy, [...policies.get(policy) ?? [], rule]);
+  const list = [...policies].map(([policy, own]) => ({ policy, rules: own.sort() }))
+    .sort((a, b) => (a.policy < b.policy ? -1 : 1));
+  print(output, list, ['POLICY', 'RULES HERE'], () =>
+    list.map(({ policy, rules: own }) => [policy, own.join(', ')]));
 }
 
 /** The policies among objects, and how many pods each is about. */

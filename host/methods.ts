@@ -27,6 +27,7 @@ export function controlMethods(host: Host): Methods {
     'route.list': method(PageQuerySchema, ({ from }) => page(host.forwarding.routes(), from)),
     'route.get': method(RouteQuerySchema, ({ address }) => host.forwarding.lookUp(address)),
     'endpoint.list': method(PageQuerySchema, ({ from }) => page(host.endpoints.list(), from)),
+    'policy.list': method(PageQuerySchema, ({ from }) => page(host.policy.tables.rules(), from)),
     'verdict.recent': method(PageQuerySchema, ({ from }) => page(host.observer.recent(), from)),
     'verdict.follow': method(Nothing, (_, connection) => host.observer.follow(connection)),
     'endpoint.add': method(EndpointSchema, (endpoint) =>

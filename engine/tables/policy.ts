@@ -160,6 +160,11 @@ export class PolicyTables {
     return this.#rules.get(answer >>> ANSWER_RULE_SHIFT) ?? null;
   }
 
+  /** The names of all rules in force, by number. */
+  rules(): RuleName[] {
+    return [...this.#rules.values()].sort((a, b) => a.number - b.number);
+  }
+
   /** What the core answers to a pod's packet from or to an address; undefined if no such pod. */
   answer(
     endpoint: { namespace: string; name: string },
