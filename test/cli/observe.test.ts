@@ -240,6 +240,16 @@ testNeeding('tun', test, 'status and endpoint list say what is closed', async (c
   assert.match(context.one.daemon.log(), /"name":"pod-1-99".*pod is closed/);
 });
 
+testNeeding('tun', test, 'policy list says what the daemon enforces', async (context) => {
+  const [json = ''] = await linesOf(context, 'policy list -o json');
+  const policies: unknown = JSON.parse(json);
+  assert.equal(policies, [
+    { policy: 'NetworkPolicy test/friends', rules: ['ingress[0]', 'isolates ingress'] },
+  ]);
+  const [header = ''] = await linesOf(context, 'policy list');
+  assert.match(header, /^POLICY +RULES HERE$/);
+});
+
 testNeeding('tun', test, '-f ends with the daemon, and says so', async (context) => {
   const { code, stderr } = await following(context, '', async ({ child }, output) => {
     await until('a verdict', async () => {
