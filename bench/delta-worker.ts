@@ -1,4 +1,4 @@
-// The data side of delta.bench.ts: forwards the mix and one packet of each probe's flow, batch after
+// The data side of delta.bench.ts: forwards the mix and one packet of each probe's flow, batch by
 // batch, and notes when a probe's verdict has changed.
 
 import { parentPort, workerData } from 'node:worker_threads';

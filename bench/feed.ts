@@ -44,7 +44,8 @@ export class Feed {
     this.#tunnel = { 4: tunnelWords(0x0800), 6: tunnelWords(0x86dd) };
   }
 
-  /** An IPv4 packet into the worker's slot number `slot`; `local` says for each end whether it is a pod of this node. */
+  /** An IPv4 packet into the worker's slot number `slot`. `fromLocal` and `toLocal` say which ends
+   * are pods of this node. */
   putIpv4(
     slot: number, from: number, fromLocal: boolean, to: number, toLocal: boolean,
     sourcePort: number, destinationPort: number, flags: number,

@@ -3,6 +3,7 @@
 import { writeFileSync } from 'node:fs';
 import { Command, InvalidArgumentError, Option } from 'commander';
 import { BENCHES, runMicro, selectBenches } from './micro.ts';
+import { policyPlot } from './plot.ts';
 import { reportText } from './report.ts';
 
 const EXIT_FAILED = 1;
@@ -40,7 +41,10 @@ async function micro(options: MicroArguments): Promise<void> {
   process.stdout.write(options.output === 'json'
     ? `${JSON.stringify(report)}\n`
     : reportText(report));
-  if (options.plot !== undefined) writeFileSync(options.plot, '');
+  if (options.plot === undefined) return;
+  const plot = policyPlot(report);
+  if (plot === null) throw new Error(`--plot ${options.plot}: no bench of policies was run`);
+  writeFileSync(options.plot, plot);
 }
 
 async function main(): Promise<void> {

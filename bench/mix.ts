@@ -147,8 +147,8 @@ export class Mix {
     this.#core.view.setUint32(this.#flowCounter(), 0, true);
   }
 
-  /** Sends first packets until each pod has sent one of each kind, and counts the rules that decided
-   * about them. */
+  /** Sends first packets until each pod has sent one of each kind, and counts the rules that have
+   * decided about them. */
   countRules(): number {
     const rules = new Set<number>();
     let read = this.#verdictHead();

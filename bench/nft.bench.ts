@@ -112,7 +112,7 @@ async function makeBed(nft: string, rules: number): Promise<Bed> {
 /** Rules that look at address and port and match nothing that is sent. */
 function makeRuleset(rules: number): string {
   const lines = Array.from({ length: rules }, (_, rule) =>
-    `ip saddr 10.${100 + (rule >>> 16)}.${(rule >>> 8) & 255}.${rule & 255} udp dport ${PORT} drop`);
+    `ip saddr 10.100.${(rule >>> 8) & 255}.${rule & 255} udp dport ${PORT} drop`);
   return `table ip bench {\n chain input {\n  type filter hook input priority 0;\n${
     lines.join('\n')}\n }\n}\n`;
 }
@@ -124,7 +124,9 @@ function loadRules(nft: string, namespace: Namespace, ruleset: string): void {
   if (done.status !== 0) throw new Error(`nft: ${done.stderr.split('\n')[0] ?? ''}`);
 }
 
-function openEnds(a: Namespace, b: Namespace, closeAll: () => void): Omit<Bed, 'rules' | 'ruleset'> {
+function openEnds(
+  a: Namespace, b: Namespace, closeAll: () => void,
+): Omit<Bed, 'rules' | 'ruleset'> {
   const open = (namespace: Namespace, host: number, port: number): number =>
     namespace.run(() => openUdpSocket({
       family: 'IPv4', address: `10.99.0.${host}`, port,

@@ -1,5 +1,5 @@
-// The whole walk of a packet, without policy: from a pod to a peer and from a peer to a pod, packets
-// of established flows of the mix, whole batches through processBatch().
+// The whole walk of a packet, without policy: from a pod to a peer and from a peer to a pod. All
+// packets are of the mix's established flows, whole batches through processBatch().
 
 import { FLOW_TABLE, Mix, type Way } from './mix.ts';
 import { measure, type Effort, type Measured, type Subject } from './rounds.ts';

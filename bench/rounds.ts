@@ -1,7 +1,7 @@
 // Interleaved rounds: all subjects of a family take short turns, many in every round, so that what
-// disturbs the machine disturbs all of them. A subject's cost in a round is the lower quartile of its
-// samples, because what else runs only ever adds. A ratio is taken within each round; its median,
-// least and greatest over the rounds are reported. benchmark.js takes the samples.
+// disturbs the machine disturbs all of them. A subject's cost in a round is the lower quartile of
+// its samples, because what else runs only ever adds. A ratio is taken within each round; its
+// median, least and greatest over the rounds are reported. benchmark.js takes the samples.
 
 import Benchmark from 'benchmark';
 import { median, quantile, round, summarise, type Measurement, type Ratio } from './report.ts';
@@ -19,7 +19,7 @@ export interface Subject {
   /** Operations in one call of run(). */
   opsPerRun: number;
   run: () => void;
-  /** What it is known by to have done: a fixed piece of its work. Called before anything is timed. */
+  /** Does a fixed piece of its work and says what came out. Called before anything is timed. */
   hash: () => string;
   /** Throws where run() did not do, `runs` times, what it should. Called after everything. */
   check?: (runs: number) => void;

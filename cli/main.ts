@@ -201,11 +201,26 @@ function addPolicy(program: Command): void {
       + '  culvert policy explain --objects cluster/ --from 192.0.2.7 --to shop/web --port ICMP\n')
     .action(async (options: ExplainOptions) =>
       (await import('./policy.ts')).explainPolicy(options));
-  policy.command('list').description('policies, in the order in which they count')
-    .addOption(objectsOption()).addOption(outputOption())
-    .addHelpText('after', '\nExample:\n  culvert policy list --objects cluster/\n')
-    .action(async (options: PolicyOptions) =>
-      (await import('./policy.ts')).listPolicies(options));
+  policy.command('list')
+    .description('policies of objects in the order in which they count, or of the running daemon')
+    .addOption(objectsOption().makeOptionMandatory(false))
+    .addOption(outputOption()).addOption(runtimeOption())
+    .addHelpText('after', '\nExamples:\n  culvert policy list --objects cluster/\n'
+      + '  culvert policy list                       # what this node enforces now\n')
+    .action(async (options: PolicyOptions & ShowOptions) => {
+      const { listPolicies, listRules } = await import('./policy.ts');
+      await ((options.objects as string[] | undefined) === undefined
+        ? listRules(options) : listPolicies(options));
+    });
+}
+
+function addBench(program: Command): void {
+  program.command('bench').description('what packets cost on this machine, as ratios')
+    .usage('micro [options]').argument('[arguments...]').allowUnknownOption().helpOption(false)
+    .action(async (given: string[]) => {
+      const { runBench } = await import('./bench.ts');
+      process.exitCode = await runBench(given, stopOnSignals());
+    });
 }
 
 async function main(): Promise<void> {
@@ -219,6 +234,7 @@ async function main(): Promise<void> {
   addDoctor(program);
   addDemo(program);
   addPolicy(program);
+  addBench(program);
   for (const command of program.commands) command.exitOverride();
   await program.parseAsync();
 }
