@@ -6,7 +6,8 @@ import type { Entry } from '../sync/objects.ts';
 import { askAll } from './client.ts';
 import { CommandError, EXIT_FAILED, EXIT_OK, EXIT_USAGE } from './exit.ts';
 import { explanationOf, explanationText } from './policy/explain.ts';
-import { fault, parseEnd, parsePort, readExpected, readFlows, type Flow } from './policy/flows.ts';
+import { fault, parseEnd, parsePort, Places, readExpected, readFlows } from './policy/flows.ts';
+import type { Flow } from './policy/flows.ts';
 import { FlowProblem, judgeFlows, resultOf, type Judgement, type Progress } from
   './policy/judge.ts';
 import { describePolicies } from './policy/list.ts';
@@ -54,7 +55,8 @@ export async function testPolicy(options: TestOptions): Promise<number> {
   if (expected === null) return EXIT_OK;
   const { differences, unknown, compared } = compareResults(results, expected);
   if (unknown.length > 0) {
-    throw fault(options.expect ?? '', unknown.map((id) => `${JSON.stringify(id)}: no such flow`));
+    const file = options.expect ?? '';
+    throw fault(unknown.map((id) => `${file}: ${JSON.stringify(id)}: no such flow`));
   }
   for (const difference of differences) process.stderr.write(`${difference}\n`);
   const sum = `${differences.length} of ${compared} flows are not as expected`;
@@ -127,7 +129,10 @@ function judge(
     return judgeFlows(module, entries, flows, { legacyAnnotation, progress: showProgress() });
   } catch (error) {
     if (!(error instanceof FlowProblem)) throw error;
-    if (file !== '') throw fault(file, [error.message]);
+    if (file !== '') {
+      const place = new Places(file, readFileSync(file, 'utf8')).of(error.path);
+      throw fault([`${place}: ${error.message}`]);
+    }
     throw new CommandError(EXIT_USAGE, `policy explain: ${error.reason}`);
   }
 }

@@ -1,9 +1,10 @@
-// Flows and expectations as files: JSON (or YAML), each fault with its file, index and field.
+// Flows and expectations as files: JSON (or YAML), each fault with its file, line and field.
 
 import * as v from 'valibot';
-import { LineCounter, parseAllDocuments } from 'yaml';
+import { LineCounter, parseAllDocuments, parseDocument } from 'yaml';
 import { isAddress } from '../../engine/address.ts';
 import { fieldPath, issuePath, issueReason } from '../../engine/shape.ts';
+import { documentLine } from '../../sync/json-lines.ts';
 import { CommandError, EXIT_USAGE } from '../exit.ts';
 
 /** `namespace/name`; the namespace may be left out for `default`. */
@@ -59,23 +60,27 @@ const ResultsSchema = v.object({
 export function readFlows(file: string, text: string): Flow[] {
   const value = parseText(file, text);
   const header = v.safeParse(v.object({ flows: v.array(v.unknown()) }), value);
-  if (!header.success) throw fault(file, describe(header.issues, []));
+  const places = new Places(file, text);
+  if (!header.success) throw fault(describe(places, header.issues, []));
   const problems: string[] = [];
   const flows: Flow[] = [];
   const ids = new Map<string, number>();
   for (const [index, item] of header.output.flows.entries()) {
     const parsed = v.safeParse(FlowSchema, item);
     if (!parsed.success) {
-      problems.push(...describe(parsed.issues, ['flows', index]));
+      problems.push(...describe(places, parsed.issues, ['flows', index]));
       continue;
     }
     const { id } = parsed.output;
     const first = ids.get(id);
     if (first === undefined) ids.set(id, index);
-    else problems.push(`flows[${index}].id: ${JSON.stringify(id)} is flows[${first}]'s`);
+    else {
+      const place = places.of(['flows', index, 'id']);
+      problems.push(`${place}: flows[${index}].id: ${JSON.stringify(id)} is flows[${first}]'s`);
+    }
     flows.push(parsed.output);
   }
-  if (problems.length > 0) throw fault(file, problems);
+  if (problems.length > 0) throw fault(problems);
   return flows;
 }
 
@@ -83,14 +88,15 @@ export function readFlows(file: string, text: string): Flow[] {
  * test` prints them. */
 export function readExpected(file: string, text: string): Map<string, Expected> {
   const value = parseText(file, text);
+  const places = new Places(file, text);
   const results = v.safeParse(ResultsSchema, value);
   if (results.success) {
     return new Map(results.output.results.map(({ id, ...expected }) => [id, expected]));
   }
-  if (isRecord(value) && 'results' in value) throw fault(file, describe(results.issues, []));
+  if (isRecord(value) && 'results' in value) throw fault(describe(places, results.issues, []));
   const inner = isRecord(value) && isRecord(value['expect']);
   const verdicts = v.safeParse(VerdictsSchema, inner ? value['expect'] : value);
-  if (!verdicts.success) throw fault(file, describe(verdicts.issues, inner ? ['expect'] : []));
+  if (!verdicts.success) throw fault(describe(places, verdicts.issues, inner ? ['expect'] : []));
   return new Map(Object.entries(verdicts.output).map(([id, expected]) =>
     [id, typeof expected === 'string' ? { verdict: expected } : expected]));
 }
@@ -139,18 +145,38 @@ function isRecord(value: unknown): value is Record<string, unknown> {
   return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
 
+/** Where the fields of a file stand. The text is parsed for it only when first asked. */
+export class Places {
+  readonly #file: string;
+  readonly #text: string;
+  readonly #lines = new LineCounter();
+  #document: ReturnType<typeof parseDocument> | null = null;
+
+  constructor(file: string, text: string) {
+    this.#file = file;
+    this.#text = text;
+  }
+
+  /** `FILE:LINE` of a field, or of what should hold it. */
+  of(path: readonly (string | number)[]): string {
+    this.#document ??= parseDocument(this.#text, { lineCounter: this.#lines });
+    return `${this.#file}:${documentLine(this.#document, this.#lines, path)}`;
+  }
+}
+
 function describe(
-  issues: readonly v.BaseIssue<unknown>[], above: readonly (string | number)[],
+  places: Places, issues: readonly v.BaseIssue<unknown>[], above: readonly (string | number)[],
 ): string[] {
   return issues.map((issue) => {
-    const path = fieldPath([...above, ...issuePath(issue)]);
-    return [path, issueReason(issue)].filter((part) => part !== '').join(': ');
+    const path = [...above, ...issuePath(issue)];
+    const parts = [places.of(path), fieldPath(path), issueReason(issue)];
+    return parts.filter((part) => part !== '').join(': ');
   });
 }
 
 /** One error for all faults of a file; the first ones are what somebody mends. */
-export function fault(file: string, problems: readonly string[]): CommandError {
-  const shown = problems.slice(0, PROBLEM_LIMIT).map((problem) => `${file}: ${problem}`);
+export function fault(problems: readonly string[]): CommandError {
+  const shown = problems.slice(0, PROBLEM_LIMIT);
   const rest = problems.length - shown.length;
   if (rest > 0) shown.push(`and ${rest} more`);
   return new CommandError(EXIT_USAGE, shown.join('\n'));

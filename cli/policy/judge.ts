@@ -43,10 +43,13 @@ export interface Judgement {
 /** A flow that cannot be answered; the message names its place in the list and the field. */
 export class FlowProblem extends Error {
   readonly reason: string;
+  /** Where the field is in the file of flows. */
+  readonly path: (string | number)[];
 
   constructor(index: number, flow: Flow, field: string, reason: string) {
     super(`flows[${index}].${field}: ${reason} (flow ${JSON.stringify(flow.id)})`);
     this.reason = reason;
+    this.path = ['flows', index, ...field.split('.')];
   }
 }
 

@@ -190,14 +190,16 @@ test('expectations that cannot be read, or are of no flow, end with 2', async ()
   assert.is(outcome.code, 2);
   assert.match(outcome.stderr, /unknown\.json: "zz": no such flow/);
   assertRefused(await policyTest('--flows', flows, '--expect', write('bad.json', { a: 'maybe' })),
-    /bad\.json: a: not allow or deny/);
+    /bad\.json:1: a: not allow or deny/);
 });
 
-test('malformed flows are refused with file, index and field', async () => {
+test('malformed flows are refused with file, line and field', async () => {
   const good = FLOWS[1];
   const cases: [unknown, RegExp][] = [
     ['{"flows": [\n{"id": "a",}\n]', /flows-bad\.json:[23]: /],
-    [{}, /flows-bad\.json: flows: missing/],
+    [{}, /flows-bad\.json:1: flows: missing/],
+    [`{"flows": [\n${JSON.stringify(good)},\n${JSON.stringify({ ...good, id: 'x', port: 0 })}]}`,
+      /flows-bad\.json:3: flows\[1\]\.port: not a port/],
     [{ flows: [good, { ...good, id: 'x', protocol: 'GRE' }] },
       /flows\[1\]\.protocol: not TCP, UDP, SCTP or ICMP/],
     [{ flows: [{ ...good, port: undefined }] }, /flows\[0\]\.port: not a port from 1 to 65535/],
