@@ -10,7 +10,7 @@ import { layMemory, writeDirectory, type Limits, type PrefixLimits } from './mem
 /** Exports of wasm/index.ts. Addresses are byte offsets in linear memory. */
 export interface CoreExports {
   readonly ABI_VERSION: { readonly value: number };
-  processBatch(first: number, count: number, nowMs: number): void;
+  processBatch(first: number, count: number, nowMs: number): number;
   policyAnswer(ruleSet: number, identity: number, key: number): number;
   policyProgram(ruleSet: number, identity: number): number;
   prefixTableSize(prefixes: number, nodes: number, leaves: number, leafSize: number): number;

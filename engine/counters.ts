@@ -100,18 +100,20 @@ export function readTraffic(core: Core, nextHop: number): Traffic {
   return traffic;
 }
 
-/** Adds to a drop counter of a worker, for drops at the devices. Call it on that worker only. */
+/** Adds packets and their bytes to a drop counter of a worker, for drops at the devices. Call it on
+ * that worker only. */
 export function countDrop(
   core: Core,
   worker: number,
   direction: number,
   reason: number,
   length: number,
+  packets: number,
 ): void {
   const index = (direction * WORKER_DROP_REASONS) + reason;
   const counter = WORKERS_START + (worker * WORKER_STRIDE) + WORKER_DROPS
     + (index * WORKER_DROP_STRIDE);
-  core.view.setBigUint64(counter, core.view.getBigUint64(counter, true) + 1n, true);
+  core.view.setBigUint64(counter, core.view.getBigUint64(counter, true) + BigInt(packets), true);
   const bytes = counter + 8;
   core.view.setBigUint64(bytes, core.view.getBigUint64(bytes, true) + BigInt(length), true);
 }

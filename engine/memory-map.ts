@@ -105,6 +105,10 @@ export interface MemoryMap {
   fragments: number;
   verdicts: number;
   descriptors: number;
+  sends: number;
+  pieces: number;
+  headers: number;
+  senderPorts: number;
   slots: number;
   size: number;
 }
@@ -141,6 +145,10 @@ export function layMemory(
     fragments: perWorker(policy.fragments * FRAGMENT_SIZE),
     verdicts: perWorker(VERDICTS_RECORDS + (policy.verdicts * VERDICT_SIZE)),
     descriptors: perWorker(limits.slots * layout.DESCRIPTOR_STRIDE),
+    sends: perWorker(layout.SEND_LIMIT * layout.SEND_STRIDE),
+    pieces: perWorker(layout.PIECE_LIMIT * layout.PIECE_SIZE),
+    headers: perWorker(layout.HEADER_LIMIT * layout.HEADER_STRIDE),
+    senderPorts: place(2 * layout.SENDER_LIMIT * 2),
     slots: perWorker(limits.slots * layout.SLOT_STRIDE),
     size: 0,
   };
@@ -180,6 +188,12 @@ export function writeDirectory(
     [layout.DIRECTORY_VERDICT_LIMIT, limits.policy.verdicts],
     [layout.DIRECTORY_FRAGMENTS, map.fragments],
     [layout.DIRECTORY_FRAGMENT_LIMIT, limits.policy.fragments],
+    [layout.DIRECTORY_SENDS, map.sends],
+    [layout.DIRECTORY_PIECES, map.pieces],
+    [layout.DIRECTORY_HEADERS, map.headers],
+    [layout.DIRECTORY_SENDER_PORTS, map.senderPorts],
+    [layout.DIRECTORY_POINTER_SIZE, 8],
+    [layout.DIRECTORY_SEGMENT_LIMIT, 1],
     [layout.DIRECTORY_POLICY_ARENA, map.arena],
     [layout.DIRECTORY_POLICY_ARENA_SIZE, limits.policy.arenaBytes],
     [layout.DIRECTORY_MAGIC_FIELD, layout.DIRECTORY_MAGIC],

@@ -73,10 +73,13 @@ export class Loop {
   /** One turn: a batch in, once through the core, the results out. Returns the packets read. */
   turn(nowMs: number): number {
     const read = this.#readBatch();
+    let done = 0;
     // Also a turn without packets: the core sweeps flows that have expired.
-    this.#slots.core.exports.processBatch(this.#slots.first, read, nowMs);
-    if (read === 0) return 0;
-    this.#writeBatch(read);
+    do {
+      const first = this.#slots.first + done;
+      done += this.#slots.core.exports.processBatch(first, read - done, nowMs);
+      this.#writeBatch();
+    } while (done < read);
     return read;
   }
 
@@ -105,15 +108,16 @@ export class Loop {
     return read;
   }
 
-  #writeBatch(count: number): void {
-    for (let slot = this.#slots.first; slot < this.#slots.first + count; slot += 1) {
-      if (!this.#slots.isSent(slot)) continue;
-      const attached = this.#devices.get(this.#slots.output(slot));
+  #writeBatch(): void {
+    const { sends } = this.#slots;
+    if (sends.count === 0) return;
+    for (let send = 0; send < sends.count; send += 1) {
+      const attached = this.#devices.get(sends.device(send));
       if (attached === undefined) {
-        const length = this.#slots.length(slot);
-        this.#slots.countDrop(DIRECTION_OUTBOUND, REASON_DEVICE_UNKNOWN, length);
+        const [length, packets] = [sends.length(send), sends.packets(send)];
+        this.#slots.countDrop(DIRECTION_OUTBOUND, REASON_DEVICE_UNKNOWN, length, packets);
       } else {
-        attached.device.write(slot);
+        attached.device.write(send);
       }
     }
     for (const attached of this.#devices.values()) {

@@ -2,25 +2,25 @@
 // objects. The bytes of packets are the core's business and the devices'.
 
 import {
-  DESCRIPTOR_FLOW_HASH,
   DESCRIPTOR_INPUT,
   DESCRIPTOR_LENGTH,
   DESCRIPTOR_OUTPUT,
-  DESCRIPTOR_REMOTE,
   DESCRIPTOR_SOURCE,
   DESCRIPTOR_START,
   DESCRIPTOR_STRIDE,
+  DESCRIPTOR_SEGMENT_SIZE,
+  DESCRIPTOR_OUTER_TOS,
   DESCRIPTOR_VERDICT,
+  DIRECTORY_BASE,
   DIRECTORY_DESCRIPTORS,
+  DIRECTORY_POINTER_SIZE,
   DIRECTORY_SLOT_COUNT,
-  FAMILY_IPV4,
-  REMOTE_IPV4_SIZE,
-  REMOTE_IPV6_SIZE,
 } from '../wasm/abi/layout.ts';
 import { VERDICT_SEND } from '../wasm/abi/verdict.ts';
 import { countDrop } from '../engine/counters.ts';
 import type { Core } from '../engine/core.ts';
-import { addressOf } from '../ffi/memory.ts';
+import { addressOf, POINTER_SIZE } from '../ffi/memory.ts';
+import { Sends } from './sends.ts';
 
 /** The slots of one worker; slot numbers are the core's. */
 export class Slots {
@@ -31,6 +31,7 @@ export class Slots {
   readonly count: number;
   /** Absolute address of linear memory. */
   readonly base: number;
+  readonly sends: Sends;
   readonly #words: Uint32Array;
   readonly #halves: Uint16Array;
   readonly #descriptors: number;
@@ -41,6 +42,8 @@ export class Slots {
     this.count = core.directory(DIRECTORY_SLOT_COUNT);
     this.first = worker * this.count;
     this.base = addressOf(core.bytes);
+    setBase(core, this.base);
+    this.sends = new Sends(core, worker, this.base);
     this.#words = new Uint32Array(core.memory.buffer);
     this.#halves = new Uint16Array(core.memory.buffer);
     this.#descriptors = core.directory(DIRECTORY_DESCRIPTORS);
@@ -51,12 +54,15 @@ export class Slots {
     return this.base + this.core.packetAddress(slot);
   }
 
-  /** Enters a packet that was read to room(). */
-  fill(slot: number, device: number, length: number): void {
+  /** Enters a packet that was read to room(). Of an underlay device: `segmentSize` is the size of
+   * each datagram but the last where the kernel joined several, else 0; `outerTos` is theirs. */
+  fill(slot: number, device: number, length: number, segmentSize = 0, outerTos = 0): void {
     const at = this.#at(slot);
     this.#words[(at + DESCRIPTOR_START) >>> 2] = this.core.packetAddress(slot);
     this.#words[(at + DESCRIPTOR_LENGTH) >>> 2] = length;
     this.#halves[(at + DESCRIPTOR_INPUT) >>> 1] = device;
+    this.#halves[(at + DESCRIPTOR_SEGMENT_SIZE) >>> 1] = segmentSize;
+    this.core.bytes[at + DESCRIPTOR_OUTER_TOS] = outerTos;
   }
 
   /** Absolute address where a datagram's outer source goes. */
@@ -83,27 +89,20 @@ export class Slots {
     return this.#words[(this.#at(slot) + DESCRIPTOR_LENGTH) >>> 2] ?? 0;
   }
 
-  flowHash(slot: number): number {
-    return this.#words[(this.#at(slot) + DESCRIPTOR_FLOW_HASH) >>> 2] ?? 0;
-  }
-
-  /** Absolute address of the packet's outer destination, a socket address. */
-  remote(slot: number): number {
-    return this.base + (this.#words[(this.#at(slot) + DESCRIPTOR_REMOTE) >>> 2] ?? 0);
-  }
-
-  /** Bytes of that socket address. */
-  remoteSize(slot: number): number {
-    const remote = this.#words[(this.#at(slot) + DESCRIPTOR_REMOTE) >>> 2] ?? 0;
-    return this.#halves[remote >>> 1] === FAMILY_IPV4 ? REMOTE_IPV4_SIZE : REMOTE_IPV6_SIZE;
-  }
-
-  /** Counts a packet lost at a device. */
-  countDrop(direction: number, reason: number, length: number): void {
-    countDrop(this.core, this.worker, direction, reason, length);
+  /** Counts packets lost at a device: how many, and their bytes together. */
+  countDrop(direction: number, reason: number, length: number, packets = 1): void {
+    countDrop(this.core, this.worker, direction, reason, length, packets);
   }
 
   #at(slot: number): number {
     return this.#descriptors + (slot * DESCRIPTOR_STRIDE);
   }
+}
+
+/** Tells the core where its memory lies, so that it can write what the kernel reads. The same in
+ * every thread of the process. */
+function setBase(core: Core, base: number): void {
+  core.setDirectory(DIRECTORY_POINTER_SIZE, POINTER_SIZE);
+  core.setDirectory(DIRECTORY_BASE, base >>> 0);
+  core.setDirectory(DIRECTORY_BASE + 4, Math.floor(base / 0x1_0000_0000));
 }

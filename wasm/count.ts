@@ -16,7 +16,7 @@ import {
   WORKER_STRIDE,
   WORKER_TURN,
 } from "./abi/layout";
-import { directory, packetLength, setDropped } from "./packet";
+import { directory, packetLength, packetSegments, setDropped } from "./packet";
 
 function workerBlock(worker: i32): usize {
   return <usize>(WORKERS_START + (worker * WORKER_STRIDE));
@@ -35,7 +35,7 @@ export function leaveTurn(worker: i32): void {
 export function drop(descriptor: usize, worker: i32, direction: i32, reason: i32): void {
   const counter = workerBlock(worker) + WORKER_DROPS
     + (((direction * WORKER_DROP_REASONS) + reason) * WORKER_DROP_STRIDE);
-  store<u64>(counter, load<u64>(counter) + 1);
+  store<u64>(counter, load<u64>(counter) + <u64>packetSegments(descriptor));
   store<u64>(counter, load<u64>(counter, 8) + <u64>packetLength(descriptor), 8);
   setDropped(descriptor, reason);
 }
@@ -52,15 +52,19 @@ export function statisticsOf(worker: i32, nextHop: i32): usize {
 }
 
 /** Counts a packet that came from a next hop, as an IP packet. */
-export function countReceived(worker: i32, nextHop: i32, length: i32): void {
+export function countReceived(worker: i32, nextHop: i32, descriptor: usize): void {
   const record = statisticsOf(worker, nextHop);
-  store<u64>(record, load<u64>(record, STATISTICS_RX_PACKETS) + 1, STATISTICS_RX_PACKETS);
-  store<u64>(record, load<u64>(record, STATISTICS_RX_BYTES) + <u64>length, STATISTICS_RX_BYTES);
+  const packets = <u64>packetSegments(descriptor);
+  const length = <u64>packetLength(descriptor);
+  store<u64>(record, load<u64>(record, STATISTICS_RX_PACKETS) + packets, STATISTICS_RX_PACKETS);
+  store<u64>(record, load<u64>(record, STATISTICS_RX_BYTES) + length, STATISTICS_RX_BYTES);
 }
 
 /** Counts a packet given to a next hop, as an IP packet. */
-export function countSent(worker: i32, nextHop: i32, length: i32): void {
+export function countSent(worker: i32, nextHop: i32, descriptor: usize): void {
   const record = statisticsOf(worker, nextHop);
-  store<u64>(record, load<u64>(record, STATISTICS_TX_PACKETS) + 1, STATISTICS_TX_PACKETS);
-  store<u64>(record, load<u64>(record, STATISTICS_TX_BYTES) + <u64>length, STATISTICS_TX_BYTES);
+  const packets = <u64>packetSegments(descriptor);
+  const length = <u64>packetLength(descriptor);
+  store<u64>(record, load<u64>(record, STATISTICS_TX_PACKETS) + packets, STATISTICS_TX_PACKETS);
+  store<u64>(record, load<u64>(record, STATISTICS_TX_BYTES) + length, STATISTICS_TX_BYTES);
 }

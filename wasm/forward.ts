@@ -32,7 +32,8 @@ import {
 import { countEvent, countReceived, countSent, drop } from "./count";
 import { enforce } from "./flow";
 import { answerWithError } from "./icmp-error";
-import { packetLength, packetStart, prepend, setOutput, trimTo } from "./packet";
+import { sendToDevice } from "./outbox";
+import { packetLength, packetStart, prepend, trimTo } from "./packet";
 import {
   deviceAt,
   deviceKind,
@@ -72,7 +73,7 @@ export function forwardOutbound(
   source: i32,
   nextHop: i32,
 ): void {
-  countReceived(worker, origin, packetLength(descriptor));
+  countReceived(worker, origin, descriptor);
   const record = nextHopAt(nextHop);
   const kind = nextHopKind(record);
   let reason = enforce(packetStart(descriptor), worker, nowMs, source, nextHop);
@@ -107,7 +108,7 @@ export function forwardInbound(
   origin: i32,
   nextHop: i32,
 ): void {
-  countReceived(worker, origin, packetLength(descriptor));
+  countReceived(worker, origin, descriptor);
   const kind = nextHopKind(nextHopAt(nextHop));
   let reason = enforce(packetStart(descriptor), worker, nowMs, origin, nextHop);
   if (reason == REASON_NONE) {
@@ -169,8 +170,8 @@ function checkSize(descriptor: usize, worker: i32, mtu: i32): i32 {
 }
 
 function sendToPeer(descriptor: usize, worker: i32, nextHop: i32, peer: usize): void {
-  countSent(worker, nextHop, packetLength(descriptor));
-  encapsulateVxlan(descriptor, peer);
+  countSent(worker, nextHop, descriptor);
+  encapsulateVxlan(descriptor, worker, peer);
 }
 
 /** Gives the packet to a local device, with an Ethernet header where that is a TAP. */
@@ -184,13 +185,13 @@ function deliver(
   const device = deviceAt(index);
   const kind = device != 0 ? deviceKind(device) : DEVICE_KIND_NONE;
   if (kind == DEVICE_KIND_NONE) return drop(descriptor, worker, direction, REASON_DEVICE_UNKNOWN);
-  countSent(worker, nextHop, packetLength(descriptor));
+  countSent(worker, nextHop, descriptor);
   if (kind == DEVICE_KIND_TAP) {
     const type = ipEtherType(packetStart(descriptor));
     const frame = prepend(descriptor, ETHERNET_HEADER_SIZE);
     emitEthernet(frame, device + DEVICE_MAC, device + DEVICE_GATEWAY_MAC, type);
   }
-  setOutput(descriptor, index);
+  sendToDevice(descriptor, worker, index);
 }
 
 /** Drops the packet, counts why, and tells its sender by ICMP where the RFCs have a message for it

@@ -37,7 +37,8 @@ import {
 import { countEvent, drop } from "./count";
 import { checkPacket, forwardOutbound } from "./forward";
 import { answerArp, answerSolicitation, isSolicitation } from "./neighbour";
-import { inputDevice, packetLength, packetStart, setOutput, trimFront } from "./packet";
+import { sendToDevice } from "./outbox";
+import { inputDevice, packetLength, packetStart, trimFront } from "./packet";
 import { deviceKind, deviceNextHop, nextHopAt, nextHopKind } from "./table/record";
 import { routeDestination, routeSource } from "./table/route";
 import { etherType, macEquals, macIsGroup } from "./wire/ethernet";
@@ -92,7 +93,7 @@ function receiveFrame(descriptor: usize, worker: i32, device: usize): i32 {
 }
 
 function answered(descriptor: usize, worker: i32): i32 {
-  setOutput(descriptor, inputDevice(descriptor));
+  sendToDevice(descriptor, worker, inputDevice(descriptor));
   countEvent(worker, EVENT_NEIGHBOUR_ANSWERED);
   return ANSWERED;
 }

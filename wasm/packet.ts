@@ -4,12 +4,11 @@
 // that goes back through a tunnel: 48 + 22 bytes, of which 22 were stripped before).
 
 import {
-  DESCRIPTOR_FLOW_HASH,
   DESCRIPTOR_INPUT,
   DESCRIPTOR_LENGTH,
   DESCRIPTOR_OUTPUT,
   DESCRIPTOR_REASON,
-  DESCRIPTOR_REMOTE,
+  DESCRIPTOR_SEGMENTS,
   DESCRIPTOR_SOURCE,
   DESCRIPTOR_START,
   DESCRIPTOR_STRIDE,
@@ -85,24 +84,13 @@ export function setOutput(descriptor: usize, device: i32): void {
   store<u16>(descriptor, <u16>device, DESCRIPTOR_OUTPUT);
 }
 
-/** Marks the packet for an underlay device, to `remote`, by the sending socket of `flowHash`. The
- * remote is copied, because the record it is in may be replaced as soon as the turn is over, and
- * the host sends after that. Precondition: outerSource() is not needed any more. */
-export function setOutputRemote(
-  descriptor: usize,
-  device: i32,
-  remote: usize,
-  flowHash: u32,
-): void {
-  setOutput(descriptor, device);
-  const copy = outerSource(descriptor);
-  v128.store(copy, v128.load(remote));
-  v128.store(copy, v128.load(remote, 16), 16);
-  store<u32>(descriptor, <u32>copy, DESCRIPTOR_REMOTE);
-  store<u32>(descriptor, flowHash, DESCRIPTOR_FLOW_HASH);
-}
-
 /** Forgets what an earlier turn decided about the slot. */
 export function resetVerdict(descriptor: usize): void {
   setDropped(descriptor, 0);
+  store<u16>(descriptor, 1, DESCRIPTOR_SEGMENTS);
+}
+
+/** Packets that this one stands for: more than one of a super-packet. */
+export function packetSegments(descriptor: usize): i32 {
+  return load<u16>(descriptor, DESCRIPTOR_SEGMENTS);
 }

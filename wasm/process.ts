@@ -5,21 +5,27 @@ import { DIRECTION_OUTBOUND, REASON_DEVICE_UNKNOWN } from "./abi/verdict";
 import { drop, enterTurn, leaveTurn } from "./count";
 import { inbound } from "./inbound";
 import { outbound } from "./outbound";
+import { openOutbox, outboxHasRoom } from "./outbox";
 import { descriptorAt, inputDevice, resetVerdict, workerOfSlot } from "./packet";
 import { flowSweep } from "./table/flow";
 import { deviceAt, deviceKind } from "./table/record";
 
-/** Decides the packets of `count` slots from `first` on, all of one worker's. The host has filled
- * in start, length, input device and, from the underlay, the outer source. `nowMs` is a monotonic
- * clock that may wrap. */
-export function processBatch(first: i32, count: i32, nowMs: i32): void {
+/** Decides the packets of `count` slots from `first` on, all of one worker's, and fills its outbox.
+ * The host has filled in start, length, input device and, from the underlay, outer source, TOS and
+ * segment size. `nowMs` is a monotonic clock that may wrap. Returns how many slots are done: fewer
+ * than `count` where the outbox is full; the host writes what is in it and asks for the rest. */
+export function processBatch(first: i32, count: i32, nowMs: i32): i32 {
   const worker = workerOfSlot(first);
   enterTurn(worker);
-  for (let slot = first; slot < first + count; slot += 1) {
+  openOutbox(worker);
+  let slot = first;
+  while (slot < first + count && outboxHasRoom(worker)) {
     processPacket(descriptorAt(slot), worker, nowMs);
+    slot += 1;
   }
   flowSweep(worker, nowMs);
   leaveTurn(worker);
+  return slot - first;
 }
 
 function processPacket(descriptor: usize, worker: i32, nowMs: i32): void {

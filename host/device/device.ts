@@ -10,8 +10,8 @@ export interface Device {
   /** Fills up to `count` slots from `first` on. Returns how many, or a negative errno when the
    * device is gone. Nothing to read is 0. */
   read(first: number, count: number): number;
-  /** Takes the packet of a slot, at once or at flush(). The slot stays as it is until then. */
-  write(slot: number): void;
+  /** Takes a send of the outbox, at once or at flush(). All it points at stays until then. */
+  write(send: number): void;
   /** Ends a batch of writes. Returns 0, or a negative errno when the device is gone. */
   flush(): number;
   /** Closes descriptors that the device itself opened. */

@@ -43,22 +43,24 @@ export class FaultDevice implements Device {
     return this.#inner.read(first, count);
   }
 
-  write(slot: number): void {
+  write(send: number): void {
     this.#packets += 1;
     if (this.#packets === this.#options.crashAfter) {
       throw new Error(`fault device on ${this.name}: crash at packet ${this.#packets}`);
     }
     if (this.#roll(this.#options.drop)) {
-      this.#slots.countDrop(DIRECTION_OUTBOUND, REASON_FAULT, this.#slots.length(slot));
+      const { sends } = this.#slots;
+      const [bytes, packets] = [sends.length(send), sends.packets(send)];
+      this.#slots.countDrop(DIRECTION_OUTBOUND, REASON_FAULT, bytes, packets);
       return;
     }
-    if (this.#roll(this.#options.corrupt)) this.#flipBit(slot);
+    if (this.#roll(this.#options.corrupt)) this.#flipBit(send);
     if (this.#held < 0 && this.#roll(this.#options.reorder)) {
-      this.#held = slot;
+      this.#held = send;
       return;
     }
-    this.#inner.write(slot);
-    if (this.#roll(this.#options.duplicate)) this.#inner.write(slot);
+    this.#inner.write(send);
+    if (this.#roll(this.#options.duplicate)) this.#inner.write(send);
     this.#release();
   }
 
@@ -77,9 +79,10 @@ export class FaultDevice implements Device {
     this.#held = -1;
   }
 
-  #flipBit(slot: number): void {
-    const { bytes } = this.#slots.core;
-    const at = this.#slots.start(slot) + (this.#next() % this.#slots.length(slot));
+  #flipBit(send: number): void {
+    const { core: { bytes }, sends } = this.#slots;
+    const piece = this.#next() % sends.pieceCount(send);
+    const at = sends.pieceStart(send, piece) + (this.#next() % sends.pieceLength(send, piece));
     bytes[at] = (bytes[at] ?? 0) ^ (1 << (this.#next() % 8));
   }
 

@@ -41,9 +41,8 @@ export class LoopbackDevice implements Device {
     return taken.length;
   }
 
-  write(slot: number): void {
-    const start = this.#slots.start(slot);
-    this.written.push(this.#slots.core.bytes.slice(start, start + this.#slots.length(slot)));
+  write(send: number): void {
+    this.written.push(this.#slots.sends.copy(send));
   }
 
   flush(): number {

@@ -56,13 +56,16 @@ export class PcapDevice implements Device {
 
   read(first: number, count: number): number {
     const done = this.#inner.read(first, count);
-    for (let slot = first; slot < first + done; slot += 1) this.#save(slot);
+    for (let slot = first; slot < first + done; slot += 1) {
+      const start = this.#slots.start(slot);
+      this.#save(this.#slots.core.bytes.subarray(start, start + this.#slots.length(slot)));
+    }
     return done;
   }
 
-  write(slot: number): void {
-    this.#save(slot);
-    this.#inner.write(slot);
+  write(send: number): void {
+    this.#save(this.#slots.sends.copy(send));
+    this.#inner.write(send);
   }
 
   flush(): number {
@@ -74,9 +77,8 @@ export class PcapDevice implements Device {
     this.#inner.close();
   }
 
-  #save(slot: number): void {
-    const start = this.#slots.start(slot) + this.#skip;
-    const length = this.#slots.length(slot) - this.#skip;
+  #save(packet: Uint8Array): void {
+    const length = packet.length - this.#skip;
     if (length <= 0) return;
     const now = Date.now();
     this.#record.setUint32(0, Math.floor(now / 1000), true);
@@ -84,6 +86,6 @@ export class PcapDevice implements Device {
     this.#record.setUint32(8, length, true);
     this.#record.setUint32(12, length, true);
     writeSync(this.#file, new Uint8Array(this.#record.buffer));
-    writeSync(this.#file, this.#slots.core.bytes, start, length);
+    writeSync(this.#file, packet, this.#skip, length);
   }
 }

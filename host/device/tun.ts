@@ -39,10 +39,10 @@ export class TunDevice implements Device {
     return count;
   }
 
-  write(slot: number): void {
-    const length = this.#slots.length(slot);
-    const address = this.#slots.base + this.#slots.start(slot);
-    const written = writeAt(this.#fd, address, length);
+  write(send: number): void {
+    const { sends } = this.#slots;
+    const length = sends.pieceLength(send, 0);
+    const written = writeAt(this.#fd, sends.pieceAddress(send, 0), length);
     if (written >= 0) return;
     const isFull = written === -ERRNO.EAGAIN || written === -ERRNO.ENOBUFS;
     const reason = isFull ? REASON_DEVICE_FULL : REASON_DEVICE_ERROR;

@@ -55,15 +55,15 @@ export class UdpDevice implements Device {
     return received;
   }
 
-  write(slot: number): void {
-    const sender = this.#senders[this.#slots.flowHash(slot) % this.#senders.length];
+  write(send: number): void {
+    const { sends } = this.#slots;
+    const sender = this.#senders[sends.flowHash(send) % this.#senders.length];
     if (sender === undefined) return;
     // A device around this one may send a packet twice: more than one batch holds.
     if (sender.queued === sender.messages.capacity) this.#send(sender);
-    const address = this.#slots.base + this.#slots.start(slot);
-    const remote = this.#slots.remote(slot);
-    const size = this.#slots.remoteSize(slot);
-    sender.messages.set(sender.queued, address, this.#slots.length(slot), remote, size);
+    const address = sends.pieceAddress(send, 0);
+    const [remote, size] = [sends.remote(send), sends.remoteSize(send)];
+    sender.messages.set(sender.queued, address, sends.pieceLength(send, 0), remote, size);
     sender.queued += 1;
   }
 

@@ -31,7 +31,8 @@ test('a new core has counted nothing, and says so for every reason', () => {
     assert.ok(Object.values(drops).every((count) => count === 0));
   }
   assert.equal(readEvents(core),
-    { icmpSent: 0, icmpSuppressed: 0, neighbourAnswered: 0, outerFragmented: 0 });
+    { icmpSent: 0, icmpSuppressed: 0, neighbourAnswered: 0, outerFragmented: 0,
+      segmented: 0, coalesced: 0 });
 });
 
 test('packets are counted where they come from and go to, as IP packets', () => {
@@ -74,7 +75,8 @@ test('an ICMP error is beside the drop, and its rate is limited for each origin'
   assert.ok(fail('192.0.2.10', 'node', 11_001), 'another origin has a bucket of its own');
   assert.is(readDrops(core, 'outbound').noRoute, 7);
   assert.equal(readEvents(core),
-    { icmpSent: 4, icmpSuppressed: 3, neighbourAnswered: 0, outerFragmented: 0 });
+    { icmpSent: 4, icmpSuppressed: 3, neighbourAnswered: 0, outerFragmented: 0,
+      segmented: 0, coalesced: 0 });
 });
 
 test('the rate limit outlives a wrap of the clock', () => {
@@ -101,7 +103,7 @@ test('what is too big for the tunnel and may be fragmented is counted as an even
 test('counters of workers are added up, and drops at devices counted in', () => {
   const core = createCore({ ...TEST_LIMITS, workers: 2 });
   const count = (worker: number, direction: number): void =>
-    countDrop(core, worker, direction, verdict.REASON_DEVICE_FULL, 100);
+    countDrop(core, worker, direction, verdict.REASON_DEVICE_FULL, 100, 1);
   count(0, verdict.DIRECTION_OUTBOUND);
   count(1, verdict.DIRECTION_OUTBOUND);
   count(1, verdict.DIRECTION_INBOUND);

@@ -7,7 +7,7 @@ import { VERDICTS_RECORDS, VERDICT_SIZE } from '../../wasm/abi/policy.ts';
 import * as verdict from '../../wasm/abi/verdict.ts';
 import { readDrops, readEvents } from '../../engine/counters.ts';
 import type { Core } from '../../engine/core.ts';
-import { slotEnd, slotStart, TEST_LIMITS } from '../support/core.ts';
+import { sendAt, slotEnd, slotStart, TEST_LIMITS } from '../support/core.ts';
 import { makeHome } from '../support/home.ts';
 import { toHex } from '../support/packets.ts';
 import type { Scene } from '../support/scene.ts';
@@ -47,6 +47,8 @@ export class Fuzzer {
   #mutator: Mutator;
   #batches = 0;
   #sent = 0;
+  /** Index of the next send of the batch that is judged. */
+  #send = 0;
   #answered = 0;
   readonly #outputs: Set<number>;
   /** Where the peers' remotes are. */
@@ -93,6 +95,7 @@ export class Fuzzer {
     } catch (error) {
       throw new Error(`batch ${this.#batches} traps: ${String(error)}\n${this.#findTrap()}`);
     }
+    this.#send = 0;
     for (let slot = 0; slot < BATCH; slot += 1) {
       const fault = this.#judge(slot);
       if (fault === '') continue;
@@ -124,10 +127,16 @@ export class Fuzzer {
     }
     const output = view.getUint16(descriptor + layout.DESCRIPTOR_OUTPUT, true);
     if (!this.#outputs.has(output)) return `output device ${output}`;
+    const send = sendAt(this.#core, this.#send);
+    this.#send += 1;
+    const piece = view.getUint32(send + layout.SEND_PIECES, true);
+    if (view.getUint32(send + layout.SEND_PIECE_COUNT, true) !== 1) return 'not one piece';
+    if (view.getUint32(send + layout.SEND_LENGTH, true) !== length
+      || view.getBigUint64(piece, true) !== BigInt(start)
+      || view.getBigUint64(piece + 8, true) !== BigInt(length)
+      || view.getUint16(send + layout.SEND_DEVICE, true) !== output) return 'not what is sent';
     if (output !== layout.DEVICE_UNDERLAY_IPV4 && output !== layout.DEVICE_UNDERLAY_IPV6) return '';
-    const remote = view.getUint32(descriptor + layout.DESCRIPTOR_REMOTE, true);
-    if (remote !== descriptor + layout.DESCRIPTOR_SOURCE) return `remote at ${remote}`;
-    return this.#isPeer(remote) ? '' : 'remote of no peer';
+    return this.#isPeer(send + layout.SEND_REMOTE) ? '' : 'remote of no peer';
   }
 
   /** True where the remote at an address is a peer's, byte for byte. */
@@ -164,6 +173,7 @@ export class Fuzzer {
     const verdicts = core.directory(layout.DIRECTORY_VERDICTS);
     const ring = VERDICTS_RECORDS
       + (core.directory(layout.DIRECTORY_VERDICT_LIMIT) * VERDICT_SIZE);
+    const headers = core.directory(layout.DIRECTORY_HEADERS);
     const slots = Array.from({ length: BATCH }, (_, slot) => ({
       start: slotStart(core, slot) + HEADROOM_GUARD,
       end: core.packetAddress(slot) + PACKET_REACH,
@@ -173,6 +183,7 @@ export class Fuzzer {
       { start: statistics, end: statistics + records },
       { start: core.directory(layout.DIRECTORY_FLOWS), end: verdicts + ring },
       { start: descriptors, end: descriptors + (BATCH * layout.DESCRIPTOR_STRIDE) },
+      { start: core.directory(layout.DIRECTORY_SENDS), end: headers },
       ...slots,
     ];
   }

@@ -70,6 +70,8 @@ export function placePacket(
   core.bytes.fill(0xa5, end, Math.min(end + 1500, slotEnd(core, slot)));
   const descriptor = core.descriptorAddress(slot);
   core.bytes.fill(0xa5, descriptor, descriptor + layout.DESCRIPTOR_STRIDE);
+  core.view.setUint16(descriptor + layout.DESCRIPTOR_SEGMENT_SIZE, 0, true);
+  core.bytes[descriptor + layout.DESCRIPTOR_OUTER_TOS] = 0;
   core.view.setUint32(descriptor + layout.DESCRIPTOR_START, start, true);
   core.view.setUint32(descriptor + layout.DESCRIPTOR_LENGTH, packet.length, true);
   core.view.setUint16(descriptor + layout.DESCRIPTOR_INPUT, input, true);
@@ -96,16 +98,31 @@ export function readVerdict(core: Core, slot: number): Verdict {
   const sent = view.getUint8(descriptor + layout.DESCRIPTOR_VERDICT) === VERDICT_SEND;
   const toUnderlay = sent
     && (output === layout.DEVICE_UNDERLAY_IPV4 || output === layout.DEVICE_UNDERLAY_IPV6);
-  const remote = view.getUint32(descriptor + layout.DESCRIPTOR_REMOTE, true);
+  const send = sendAt(core, sendOf(core, slot));
   return {
     sent,
     reason: view.getUint8(descriptor + layout.DESCRIPTOR_REASON),
     output,
     start,
     bytes: core.bytes.slice(start, start + length),
-    remote: toUnderlay ? readRemote(core, remote) : { address: '', port: 0 },
-    flowHash: view.getUint32(descriptor + layout.DESCRIPTOR_FLOW_HASH, true),
+    remote: toUnderlay ? readRemote(core, send + layout.SEND_REMOTE) : { address: '', port: 0 },
+    flowHash: toUnderlay ? view.getUint32(send + layout.SEND_FLOW_HASH, true) : 0,
   };
+}
+
+/** Address of a send of worker 0's outbox. */
+export function sendAt(core: Core, index: number): number {
+  return core.directory(layout.DIRECTORY_SENDS) + (index * layout.SEND_STRIDE);
+}
+
+/** Index of a slot's send, where every packet is a send of its own: without offloads. */
+function sendOf(core: Core, slot: number): number {
+  let index = 0;
+  for (let before = 0; before < slot; before += 1) {
+    const descriptor = core.descriptorAddress(before);
+    if (core.bytes[descriptor + layout.DESCRIPTOR_VERDICT] === VERDICT_SEND) index += 1;
+  }
+  return index;
 }
 
 export function readRemote(core: Core, at: number): Remote {

@@ -21,6 +21,9 @@
 //          +--------------------------------+
 //          | descriptors, one per slot      |
 //          +--------------------------------+
+//          | outbox, per worker: sends,     |
+//          | pieces, header blocks          |
+//          +--------------------------------+
 //          | packet slots                   |
 //          +--------------------------------+
 
@@ -60,8 +63,22 @@ export const DIRECTORY_FRAGMENT_LIMIT = 132;
 export const DIRECTORY_POLICY_ARENA = 136;    // blocks of rule sets and programs
 export const DIRECTORY_POLICY_ARENA_SIZE = 140;
 export const DIRECTORY_DENY_WITH_ICMP = 144;  // 1: denied packets are answered, 0: dropped silently
+export const DIRECTORY_SENDS = 148;           // per worker: SEND_LIMIT records
+export const DIRECTORY_PIECES = 152;          // per worker: PIECE_LIMIT places of PIECE_SIZE bytes
+export const DIRECTORY_HEADERS = 156;         // per worker: HEADER_LIMIT blocks
+export const DIRECTORY_POINTER_SIZE = 160;    // bytes of a pointer in this process: 4 or 8
+export const DIRECTORY_SEGMENT_LIMIT = 164;   // datagrams the kernel cuts one send into; 1: none
+export const DIRECTORY_BASE = 168;            // u64, where linear memory lies in the process
+export const DIRECTORY_COALESCE = 176;        // bit set of COALESCE_*
+export const DIRECTORY_SENDER_COUNT = 180;    // sending sockets of each family
+export const DIRECTORY_SENDER_PORTS = 184;    // address: u16 each, [family][SENDER_LIMIT]
+export const DIRECTORY_UNDERLAY_IPV4 = 188;   // 4 bytes: source of frames that we make whole
+export const DIRECTORY_UNDERLAY_IPV6 = 192;   // 16 bytes, likewise
 export const DIRECTORY_SIZE = 256;
 export const DIRECTORY_MAGIC = 0x54524c43;    // "CLRT"
+export const COALESCE_TCP = 1;                // join TCP segments that come from peers
+export const COALESCE_UDP = 2;                // join UDP datagrams, too
+export const SENDER_LIMIT = 64;
 
 // Worker blocks. Each worker writes only its own, so counters need no atomics.
 export const WORKERS_START = 2048;
@@ -69,6 +86,9 @@ export const WORKER_LIMIT = 4;
 export const WORKER_TURN = 0;                 // u32, odd while the worker is inside processBatch
 export const WORKER_FLOWS = 4;                // u32, entries in use in its flow table
 export const WORKER_FLOW_SWEEP = 8;           // u32, group of the flow table to sweep next
+export const WORKER_SENDS = 12;               // u32, entries in use in its outbox, this turn
+export const WORKER_PIECES = 16;              // u32, likewise
+export const WORKER_HEADERS = 20;             // u32, likewise
 export const WORKER_DROPS = 64;               // u64 packets, u64 bytes: [direction][reason]
 export const WORKER_DROP_STRIDE = 16;
 export const WORKER_DROP_REASONS = 64;        // room for REASON_COUNT to grow
@@ -76,6 +96,7 @@ export const WORKER_EVENTS = 2112;            // WORKER_DROPS + 2 * 64 * 16; u64
 export const WORKER_EVENT_LIMIT = 64;
 export const WORKER_CANDIDATE = 2688;         // a flow entry: what is looked up or made
 export const WORKER_QUOTED = 2752;            // likewise, of the packet an ICMP error quotes
+export const WORKER_RUN = 2816;               // 128 bytes: the run of packets being joined
 export const WORKER_STRIDE = 3072;
 
 export const CONTROL_SCRATCH_START = 14336;   // WORKERS_START + WORKER_LIMIT * WORKER_STRIDE
@@ -94,12 +115,46 @@ export const DESCRIPTOR_INPUT = 8;            // u16 device index
 export const DESCRIPTOR_OUTPUT = 10;          // u16 device index, out
 export const DESCRIPTOR_VERDICT = 12;         // u8, out
 export const DESCRIPTOR_REASON = 13;          // u8, out
-export const DESCRIPTOR_REMOTE = 16;          // u32 address of the outer destination, a remote; out
-export const DESCRIPTOR_FLOW_HASH = 20;       // u32, out: equal for all packets of a flow
-// The outer source, a remote; in, of underlay devices. On the way out DESCRIPTOR_REMOTE leads here,
-// to a copy of the peer's: the peer's record may have another owner before the host has sent.
-export const DESCRIPTOR_SOURCE = 32;
+export const DESCRIPTOR_PIECES = 16;          // u32 address of a joined packet's first piece, or 0
+export const DESCRIPTOR_HEAD = 20;            // u32 bytes that lie together from the start on
+// In, of an underlay device: bytes of each datagram but the last of those the kernel joined
+// (UDP_GRO), or 0. Then, of a super-packet: bytes of payload in each packet but the last, or 0.
+export const DESCRIPTOR_SEGMENT_SIZE = 24;    // u16
+export const DESCRIPTOR_GSO_TYPE = 26;        // u8, VNET_GSO_*
+export const DESCRIPTOR_OFFLOAD_FLAGS = 27;   // u8, VNET_NEEDS_CHECKSUM
+export const DESCRIPTOR_CHECKSUM_START = 28;  // u16, from the IP header on
+export const DESCRIPTOR_CHECKSUM_OFFSET = 30; // u16, from there on
+export const DESCRIPTOR_SOURCE = 32;          // the outer source, a remote; in, of underlay devices
+export const DESCRIPTOR_SEGMENTS = 60;        // u16, packets that this one stands for
+export const DESCRIPTOR_OUTER_TOS = 62;       // u8, in, of underlay devices
 export const DESCRIPTOR_STRIDE = 64;
+
+// Outbox: what the core wants written, in order, made anew by each processBatch(). One send is one
+// packet to a local device, or up to DIRECTORY_SEGMENT_LIMIT datagrams to one peer.
+export const SEND_PIECES = 0;                 // u32 address of its first piece
+export const SEND_PIECE_COUNT = 4;            // u32
+export const SEND_LENGTH = 8;                 // u32 bytes of all pieces
+export const SEND_DEVICE = 12;                // u16
+export const SEND_SEGMENT_SIZE = 14;          // u16, bytes of each datagram but the last; 0: one
+export const SEND_PACKETS = 16;               // u16, packets in it
+export const SEND_TOS = 18;                   // u8, of the outer header
+export const SEND_FLAGS = 19;                 // u8
+export const SEND_FLOW_HASH = 20;             // u32: equal for all packets of a flow
+export const SEND_PEER = 24;                  // u32 address of the peer's record, 0 for a local one
+export const SEND_REMOTE = 32;                // a copy: the peer's record may change before we send
+export const SEND_STRIDE = 64;
+export const SEND_FLAG_FRAME = 1;             // a whole frame behind a vnet header, for a TAP
+export const SEND_FLAG_CLOSED = 2;            // takes no more datagrams
+export const SEND_LIMIT = 2048;
+// Piece: some bytes of a send, byte for byte what Linux calls struct iovec: address and length,
+// each as wide as a pointer.
+export const PIECE_SIZE = 16;                 // room for one; 8 in use where pointers have 4 bytes
+export const PIECE_LIMIT = 4096;
+// Header block: headers of one packet that was cut from a super-packet.
+export const HEADER_STRIDE = 192;
+export const HEADER_LIMIT = 2048;
+export const SEGMENTS_MAX = 1024;             // packets that one slot may become
+export const DATAGRAMS_BYTES_MAX = 65000;     // of one send: below 64 KiB with every outer header
 
 // Remote: the address of an underlay socket's other end. Byte for byte what Linux calls
 // sockaddr_in and sockaddr_in6, so that the kernel reads and writes it in place.
@@ -149,8 +204,9 @@ export const DEVICE_UNDERLAY_IPV4 = 1;
 export const DEVICE_UNDERLAY_IPV6 = 2;
 export const DEVICE_FIRST_ENDPOINT = 3;
 export const DEVICE_KIND = 0;                 // u8
+export const DEVICE_VNET_SIZE = 1;            // u8, bytes of vnet header before each packet, or 0
 export const DEVICE_NEXT_HOP = 2;             // u16, the id that routes to this device
-export const DEVICE_MAC = 4;                  // 6 bytes, TAP: the pod's side
+export const DEVICE_MAC = 4;                  // 6 bytes, TAP: the other side, a pod's or the node's
 export const DEVICE_GATEWAY_MAC = 10;         // 6 bytes, TAP: ours
 export const DEVICE_INGRESS = 16;             // u32 address of a rule set, 0: allow; atomic
 export const DEVICE_EGRESS = 20;              // u32, likewise

@@ -43,7 +43,9 @@ export const REASON_POLICY_PENDING = 31;      // a pod whose policy is not known
 export const REASON_FLOW_TABLE_FULL = 32;     // no room for a new flow; known ones live on
 export const REASON_FRAGMENT_UNKNOWN = 33;    // a fragment whose first was not seen
 export const REASON_FRAGMENT_TABLE_FULL = 34;
-export const REASON_COUNT = 35;
+export const REASON_OFFLOAD = 35;             // vnet header is not what the packet's headers say
+export const REASON_CONGESTION = 36;          // RFC 6040 section 4.2: CE for a packet without ECN
+export const REASON_COUNT = 37;
 
 // Directions, for counters: outbound is from a local device, inbound from a peer.
 export const DIRECTION_OUTBOUND = 0;
@@ -55,4 +57,6 @@ export const EVENT_ICMP_SENT = 0;             // ICMP and ICMPv6 errors made
 export const EVENT_ICMP_SUPPRESSED = 1;       // not made: rate limit, or RFC 1812 section 4.3.2.7
 export const EVENT_NEIGHBOUR_ANSWERED = 2;    // ARP replies and neighbour advertisements made
 export const EVENT_OUTER_FRAGMENTED = 3;      // above the path's MTU, DF clear
-export const EVENT_COUNT = 4;
+export const EVENT_SEGMENTED = 4;             // super-packets cut into packets
+export const EVENT_COALESCED = 5;             // super-packets joined from packets
+export const EVENT_COUNT = 6;

@@ -3,6 +3,7 @@
 // ready-made in the peer's record but for the EtherType.
 
 import {
+  ECN_MASK,
   ETHERNET_DESTINATION,
   ETHERNET_HEADER_SIZE,
   ETHERNET_SOURCE,
@@ -10,7 +11,7 @@ import {
   ETHER_TYPE_IPV6,
   VXLAN_HEADER_SIZE,
 } from "../abi/headers";
-import { PEER_HEADER, PEER_HEADER_SIZE, PEER_REMOTE } from "../abi/layout";
+import { PEER_HEADER, PEER_HEADER_SIZE } from "../abi/layout";
 import {
   REASON_ETHER_TYPE,
   REASON_IP_VERSION,
@@ -21,10 +22,11 @@ import {
   REASON_WRONG_MAC,
   REASON_WRONG_VNI,
 } from "../abi/verdict";
-import { packetLength, packetStart, prepend, setOutputRemote, trimFront } from "../packet";
-import { peerDevice, peerVni } from "../table/record";
+import { addDatagram, addPiece } from "../outbox";
+import { packetLength, packetStart, prepend, setOutput, trimFront } from "../packet";
+import { peerDevice, peerMtu, peerVni } from "../table/record";
 import { etherType, macEquals, macIsBroadcast, setEtherType } from "../wire/ethernet";
-import { flowHash, ipEtherType } from "../wire/ip";
+import { flowHash, ipEtherType, ipTos } from "../wire/ip";
 import { checkVxlan, vxlanVni } from "../wire/vxlan";
 
 if (PEER_HEADER_SIZE != VXLAN_HEADER_SIZE + ETHERNET_HEADER_SIZE) {
@@ -32,15 +34,23 @@ if (PEER_HEADER_SIZE != VXLAN_HEADER_SIZE + ETHERNET_HEADER_SIZE) {
 }
 
 /** Puts the peer's headers in front of the packet and addresses it to the peer. */
-export function encapsulateVxlan(descriptor: usize, peer: usize): void {
+export function encapsulateVxlan(descriptor: usize, worker: i32, peer: usize): void {
   const inner = packetStart(descriptor);
   const hash = flowHash(inner);
   const type = ipEtherType(inner);
-  const header = prepend(descriptor, PEER_HEADER_SIZE);
+  const tos = ipTos(inner) & ECN_MASK;
+  const joins = packetLength(descriptor) <= peerMtu(peer);
+  emitVxlan(prepend(descriptor, PEER_HEADER_SIZE), peer, type);
+  setOutput(descriptor, peerDevice(peer));
+  addPiece(worker, packetStart(descriptor), packetLength(descriptor));
+  addDatagram(worker, peer, 1, packetLength(descriptor), hash, tos, joins);
+}
+
+/** Writes the peer's VXLAN and Ethernet headers, PEER_HEADER_SIZE bytes. */
+export function emitVxlan(header: usize, peer: usize, type: i32): void {
   v128.store(header, v128.load(peer, PEER_HEADER));
   store<u32>(header, load<u32>(peer + 16, PEER_HEADER), 16);
   setEtherType(header + VXLAN_HEADER_SIZE, type);
-  setOutputRemote(descriptor, peerDevice(peer), peer + PEER_REMOTE, hash);
 }
 
 /** Takes the headers off and leaves an IP packet not yet checked, with REASON_NONE; otherwise the

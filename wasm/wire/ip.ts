@@ -6,6 +6,7 @@ import {
   ETHER_TYPE_IPV6,
   IPV4_DESTINATION,
   IPV4_SOURCE,
+  IPV4_TOS,
   IPV6_DESTINATION,
   IPV6_SOURCE,
 } from "../abi/headers";
@@ -31,6 +32,7 @@ import {
   ipv6DecrementHopLimit,
   ipv6HopLimit,
   ipv6TotalLength,
+  ipv6TrafficClass,
 } from "./ipv6";
 import {
   ipv4Transport,
@@ -77,6 +79,11 @@ export function ipHopLimit(packet: usize): i32 {
 export function ipDecrementHopLimit(packet: usize): void {
   if (isIpv4(packet)) ipv4DecrementTtl(packet);
   else ipv6DecrementHopLimit(packet);
+}
+
+/** TOS or traffic class: DSCP and ECN. */
+export function ipTos(packet: usize): i32 {
+  return isIpv4(packet) ? <i32>load<u8>(packet, IPV4_TOS) : ipv6TrafficClass(packet);
 }
 
 /** True where no router may fragment the packet: IPv6, and IPv4 with DF. */

@@ -62,6 +62,10 @@ export function ipv6NextHeader(header: usize): i32 {
   return load<u8>(header, IPV6_NEXT_HEADER);
 }
 
+export function ipv6TrafficClass(header: usize): i32 {
+  return (<i32>bswap<u16>(load<u16>(header, IPV6_VERSION_CLASS)) >> 4) & 0xff;
+}
+
 export function ipv6HopLimit(header: usize): i32 {
   return load<u8>(header, IPV6_HOP_LIMIT);
 }
