@@ -48,6 +48,19 @@ export const sendto = define<Ints>('sendto', [INT, POINTER, SIZE, INT, POINTER, 
 export const recvfrom = define<Ints>('recvfrom', [INT, POINTER, SIZE, INT, POINTER, POINTER]);
 export const recvmmsg = define<Ints>('recvmmsg', [INT, POINTER, UINT, INT, POINTER]);
 export const sendmmsg = define<Ints>('sendmmsg', [INT, POINTER, UINT, INT]);
+/** One message with its descriptors: struct msghdr. */
+export const sendmsg = define<Ints>('sendmsg', [INT, POINTER, INT]);
+export const recvmsg = define<Ints>('recvmsg', [INT, POINTER, INT]);
+export const connect = define<Ints>('connect', [INT, POINTER, UINT]);
+export const listen = define<Ints>('listen', [INT, INT]);
+export const accept4 = define<Ints>('accept4', [INT, POINTER, POINTER, INT]);
+export const memfdCreate = define<(name: string, flags: number) => number>(
+  'memfd_create', [TEXT, UINT]);
+export const ftruncate = define<(fd: number, length: number) => number>(
+  'ftruncate', [INT, 'long']);
+/** Returns the address, or -1. */
+export const mmap = program.func(
+  'mmap', 'intptr_t', [POINTER, SIZE, INT, INT, INT, 'long']) as Ints;
 export const unshare = define<Ints>('unshare', [INT]);
 export const setns = define<Ints>('setns', [INT, INT]);
 export const inetPton = define<(family: number, text: string, address: number) => number>(
