@@ -273,3 +273,90 @@ export type VerdictReport = v.InferOutput<typeof VerdictReportSchema>;
 export const VerdictsSchema = v.strictObject({
   verdicts: v.array(VerdictReportSchema), lost: Count,
 });
+
+// ---------------------------------------------------------------------------------------------
+// What the CNI plugin asks of the daemon on control.sock (docs/PODS.md has the whole conversation):
+// `cni.add`, then the plugin sets the interface up, then `cni.ready`, `cni.done`; and `cni.del`,
+// `cni.check`, `cni.gc`, `cni.status`. Where the connection ends before `cni.done`, the daemon takes
+// the pod off again.
+
+const ContainerId = v.pipe(
+  v.string(), v.maxLength(253), v.regex(/^[A-Za-z0-9][A-Za-z0-9_.-]*$/, 'not a container id'));
+const InterfaceName = v.pipe(
+  v.string(), v.regex(/^[A-Za-z0-9_.-]{1,15}$/, 'not an interface name'));
+const Path = v.pipe(v.string(), v.maxLength(4096));
+const Mtu = v.pipe(v.number(), v.integer(), v.minValue(576), v.maxValue(65535));
+/** Most attachments that the runtime may name as valid at once. */
+export const VALID_LIMIT = 4096;
+
+/** What tells one attachment from another. */
+export const AttachmentKeySchema = v.strictObject({
+  containerId: ContainerId, interfaceName: InterfaceName,
+});
+export type AttachmentKey = v.InferOutput<typeof AttachmentKeySchema>;
+
+/** The pod that an attachment is for. */
+export const PodNameSchema = v.strictObject({
+  namespace: Name, name: Name, uid: v.pipe(v.string(), v.maxLength(128)),
+});
+export type PodName = v.InferOutput<typeof PodNameSchema>;
+
+/** `cni.add`. `addresses` are another IPAM plugin's, null for ours to choose; `mtu` null is the
+ * overlay's. */
+export const CniAddSchema = v.strictObject({
+  ...AttachmentKeySchema.entries,
+  network: Name,
+  netns: Path,
+  pod: PodNameSchema,
+  mtu: v.nullable(Mtu),
+  addresses: v.nullable(v.pipe(v.array(Address), v.minLength(1), v.maxLength(16))),
+});
+export type CniAdd = v.InferOutput<typeof CniAddSchema>;
+
+/** How a pod's interface is set up inside its namespace. */
+export const InterfaceSetUpSchema = v.strictObject({
+  name: InterfaceName,
+  mtu: Mtu,
+  addresses: v.array(Prefix),
+  routes: v.array(v.strictObject({ prefix: Prefix, via: v.nullable(Address) })),
+  linkLocalIpv6: v.boolean(),
+});
+export type InterfaceSetUp = v.InferOutput<typeof InterfaceSetUpSchema>;
+
+/** The answer to `cni.add`: the interface as it is now, and as it is to be. */
+export const CniAddAnswerSchema = v.strictObject({
+  device: InterfaceName, setUp: InterfaceSetUpSchema,
+});
+export type CniAddAnswer = v.InferOutput<typeof CniAddAnswerSchema>;
+
+/** The answer to `cni.check`: what the interface must be like. */
+export const CniCheckAnswerSchema = v.strictObject({ setUp: InterfaceSetUpSchema });
+
+/** `cni.gc`: whatever else is attached to the network is left over. */
+export const CniGcSchema = v.strictObject({
+  network: Name, valid: v.pipe(v.array(AttachmentKeySchema), v.maxLength(VALID_LIMIT)),
+});
+export type CniGc = v.InferOutput<typeof CniGcSchema>;
+
+/** The answer to `cni.status`: why pods cannot be attached now, or null. */
+export const CniStatusAnswerSchema = v.strictObject({ reason: v.nullable(v.string()) });
+
+/** A pod's attachment as the daemon keeps it on disk. Only what is `ready` has been promised to the
+ * runtime. `boot` names the run of the kernel that it was made in. */
+export const AttachmentSchema = v.strictObject({
+  ...AttachmentKeySchema.entries,
+  network: Name,
+  netns: Path,
+  pod: PodNameSchema,
+  mtu: Mtu,
+  addresses: v.pipe(v.array(Address), v.minLength(1), v.maxLength(16)),
+  isDelegated: v.boolean(),
+  state: v.picklist(['claimed', 'ready']),
+  boot: v.pipe(v.string(), v.maxLength(64)),
+});
+export type Attachment = v.InferOutput<typeof AttachmentSchema>;
+
+/** The file of a pod's addresses: who has them, or since when (Unix time) nobody has. */
+export const AddressFileSchema = v.strictObject({
+  attachment: v.nullable(AttachmentSchema), releasedMs: Count,
+});

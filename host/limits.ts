@@ -11,3 +11,11 @@ export const RECEIVE_BUFFER_BYTES = 8 * 1024 * 1024;
 /** Nobody sends to the sockets that only send. */
 export const SENDER_RECEIVE_BUFFER_BYTES = 4096;
 export const SEND_BUFFER_BYTES = 4 * 1024 * 1024;
+
+/** Host numbers of pods: an IPv6 /64 is not given out beyond this. */
+export const ADDRESS_NUMBER_LIMIT = 65535;
+/** Addresses that were given back and whose resting time is kept on disk. */
+export const FREE_ADDRESS_FILE_LIMIT = 4096;
+
+/** Descriptors that a holder keeps: those of a worker's devices, senders, the kept tables. */
+export const HELD_LIMIT = 1024;
