@@ -171,13 +171,12 @@ testNeeding('root', test, 'transmit checksums are switched off, and TSO with the
 
 testNeeding('root', test, 'features are switched by name', () =>
   withBed(async ({ left }) => {
-    const name = 'tx-tcp-segmentation';
     const known = left.run(() => featureNames('eth0'));
-    assert.ok(known.includes(name));
+    assert.ok(known.includes('tx-tcp-segmentation'));
     const named = known.filter((feature) => feature !== '');
     assert.is(new Set(named).size, named.length);
     for (const on of [false, true]) {
-      left.run(() => setFeatures('eth0', (feature) => feature === name, on));
+      left.run(() => setFeatures('eth0', (feature) => feature.startsWith('tx-tcp'), on));
       assert.is(left.run(() => getOffload('eth0', 'tso')), on);
       assert.is(left.run(() => getOffload('eth0', 'tx')), true);
     }
