@@ -11,3 +11,10 @@ export const RECEIVE_BUFFER_BYTES = 8 * 1024 * 1024;
 /** Nobody sends to the sockets that only send. */
 export const SENDER_RECEIVE_BUFFER_BYTES = 4096;
 export const SEND_BUFFER_BYTES = 4 * 1024 * 1024;
+
+/** Bytes that one turn reads, or little more: as much as stays in a processor's cache until it has
+ * been written out again. */
+export const TURN_BYTES = 1024 * 1024;
+/** Slots that one call of recvmmsg() fills: each may hold 64 KiB where the kernel joins
+ * datagrams. */
+export const RECEIVE_AT_ONCE = 16;
