@@ -4,7 +4,7 @@
 import { existsSync } from 'node:fs';
 import { createNamespace } from '../ffi/netns.ts';
 import { Links } from '../ffi/netlink.ts';
-import { probeUdpGro, probeUdpSegment } from '../ffi/socket.ts';
+import { probeSegmentLimit, probeUdpGro } from '../ffi/socket.ts';
 import { probeOffloads, type TunOffloads } from '../ffi/tun.ts';
 import { EXIT_NO_PERMISSION, EXIT_OK } from './exit.ts';
 import { print, type OutputFormat } from './table.ts';
@@ -51,7 +51,7 @@ export async function doctor(output: OutputFormat): Promise<number> {
 /** Examines the machine. Leaves nothing behind. */
 export async function examine(): Promise<DoctorReport> {
   const offloads: Attempt<TunOffloads> = attempt(() => probeOffloads());
-  const segment = attempt(() => probeUdpSegment()).value ?? false;
+  const segment = (attempt(() => probeSegmentLimit()).value ?? 1) > 1;
   const gro = attempt(() => probeUdpGro()).value ?? false;
   const checks = [
     nodeCheck(),

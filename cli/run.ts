@@ -5,6 +5,7 @@ import { pino, type Logger } from 'pino';
 import { SystemError } from '../ffi/errno.ts';
 import { ConfigError, loadConfig, type HostConfig, type Settings } from '../host/config.ts';
 import { Host, SecondInstanceError } from '../host/main.ts';
+import { TierError } from '../host/tier.ts';
 import { CommandError, EXIT_CONFIG, EXIT_FAILED, EXIT_NO_PERMISSION } from './exit.ts';
 import { CORE_PATH, VERSION } from './version.ts';
 
@@ -44,6 +45,7 @@ function readConfig(
 /** A missing capability or device is one kind of end, everything else another. */
 function explain(error: unknown): Error {
   if (error instanceof SecondInstanceError) return new CommandError(EXIT_FAILED, error.message);
+  if (error instanceof TierError) return new CommandError(EXIT_NO_PERMISSION, error.message);
   if (!(error instanceof SystemError)) return error as Error;
   const isDenied = ['EPERM', 'EACCES'].includes(error.code);
   const isMissing = isDenied || error.object.includes('/dev/net/tun');

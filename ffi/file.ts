@@ -1,6 +1,7 @@
 // Descriptors: open, read, write, close, event counters, locks.
 //
-// readAt() and writeAt() are the packet path of a TUN: they never throw and allocate nothing.
+// readAt(), writeAt() and writevAt() are the packet path of a TUN: they never throw and allocate
+// nothing.
 
 import { close, constants } from 'node:fs';
 import { promisify } from 'node:util';
@@ -32,6 +33,15 @@ export function readAt(fd: number, address: number, length: number): number {
 export function writeAt(fd: number, address: number, length: number): number {
   const count = libc.write(fd, address, length);
   return count < 0 ? libc.negativeErrno() : count;
+}
+
+/**
+ * Writes `count` pieces in one call, described by an array of struct iovec at an absolute address.
+ * Returns the bytes written or a negative errno.
+ */
+export function writevAt(fd: number, iovecs: number, count: number): number {
+  const written = libc.writev(fd, iovecs, count);
+  return written < 0 ? libc.negativeErrno() : written;
 }
 
 /** Opens a file, close-on-exec; `flags` are those of `fs.constants` (O_RDWR, O_CREAT, ...). */

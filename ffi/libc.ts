@@ -31,11 +31,15 @@ export const read = define<(fd: number, address: number, length: number) => numb
   'read', [INT, POINTER, SIZE]);
 export const write = define<(fd: number, address: number, length: number) => number>(
   'write', [INT, POINTER, SIZE]);
+export const writev = define<Ints>('writev', [INT, POINTER, INT]);
 export const fcntl = define<Ints>('fcntl', [INT, INT, INT]);
 export const flock = define<Ints>('flock', [INT, INT]);
 export const eventfd = define<Ints>('eventfd', [UINT, INT]);
 export const poll = define<(fds: number, count: number, timeoutMs: number) => number>(
   'poll', [POINTER, 'ulong', INT]);
+export const epollCreate = define<Ints>('epoll_create1', [INT]);
+export const epollControl = define<Ints>('epoll_ctl', [INT, INT, INT, POINTER]);
+export const epollWait = define<Ints>('epoll_wait', [INT, POINTER, INT, INT]);
 /** ioctl with a pointer argument, or an integer one: both are one register wide. */
 export const ioctl = define<(fd: number, request: number, argument: number) => number>(
   'ioctl', [INT, 'ulong', POINTER]);

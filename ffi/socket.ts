@@ -7,10 +7,11 @@
 import {
   AF_INET, AF_INET6, readSocketAddress, SOCKADDR_SIZE_MAX, writeSocketAddress, type IpFamily,
 } from './address.ts';
-import { check, type Remedies } from './errno.ts';
+import { check, ERRNO, type Remedies } from './errno.ts';
 import { closeFd } from './file.ts';
 import * as libc from './libc.ts';
 import { NativeBlock } from './memory.ts';
+import { MessageVector } from './message-vector.ts';
 
 export const SOCK_DGRAM = 2;
 export const SOCK_RAW = 3;
@@ -28,12 +29,24 @@ const SO_PEERCRED = 17;
 const SO_SNDBUFFORCE = 32;
 const SO_RCVBUFFORCE = 33;
 const IP_MTU_DISCOVER = 10;
+const IP_RECVTOS = 13;
 const IPV6_MTU_DISCOVER = 23;
 const IPV6_V6ONLY = 26;
+const IPV6_RECVTCLASS = 66;
 const PMTUDISC_DONT = 0;
 const UDP_SEGMENT = 103;
 const UDP_GRO = 104;
 const UCRED_SIZE = 12;
+
+/** Most datagrams of one message: what two generations of kernels take, less the one that their
+ * count of the UDP header costs (udp_send_skb() of net/ipv4/udp.c). */
+const SEGMENT_LIMITS = [127, 63];
+const PROBE_ADDRESS = '127.0.0.1';
+const PROBE_SEGMENT_SIZE = 64;
+const PROBE_BUFFER_BYTES = 65536;
+/** What a kernel that cannot cut a message answers. Others, as where the loopback interface is
+ * down, say nothing about it. */
+const CANNOT_CUT: number[] = [ERRNO.EINVAL, ERRNO.EIO, ERRNO.EMSGSIZE];
 
 const BIND_REMEDIES: Remedies = {
   EADDRINUSE: 'another process, or a kernel tunnel device, has the port',
@@ -91,14 +104,49 @@ export function localPort(fd: number): number {
   return readSocketAddress(name.bytes).port;
 }
 
-/** Tells whether the kernel cuts one large datagram into many (UDP_SEGMENT). */
-export function probeUdpSegment(): boolean {
-  return probeUdpOption(UDP_SEGMENT, 1400);
+/** Lets several datagrams of a flow arrive as one; false where the kernel cannot join them. */
+export function joinDatagrams(fd: number): boolean {
+  return trySetOption(fd, IPPROTO_UDP, UDP_GRO, 1) === 0;
+}
+
+/** Lets each datagram arrive with its TOS or traffic class. */
+export function receiveTos(fd: number, family: IpFamily): void {
+  if (family === 'IPv6') setOption(fd, IPPROTO_IPV6, IPV6_RECVTCLASS, 1, 'IPV6_RECVTCLASS');
+  else setOption(fd, IPPROTO_IP, IP_RECVTOS, 1, 'IP_RECVTOS');
 }
 
 /** Tells whether the kernel hands several datagrams of a flow over as one (UDP_GRO). */
 export function probeUdpGro(): boolean {
-  return probeUdpOption(UDP_GRO, 1);
+  const fd = openSocket(AF_INET, SOCK_DGRAM, IPPROTO_UDP, 'probe');
+  const joins = joinDatagrams(fd);
+  closeFd(fd);
+  return joins;
+}
+
+/**
+ * How many datagrams the kernel cuts one message into (UDP_SEGMENT), found by sending some to
+ * ourselves: 1 where it cuts none.
+ */
+export function probeSegmentLimit(): number {
+  return SEGMENT_LIMITS.find((count) => cutsInto(count)) ?? 1;
+}
+
+function cutsInto(count: number): boolean {
+  const fd = openUdpSocket({
+    family: 'IPv4', address: PROBE_ADDRESS, port: 0,
+    receiveBufferBytes: PROBE_BUFFER_BYTES, sendBufferBytes: PROBE_BUFFER_BYTES,
+  });
+  const block = new NativeBlock(SOCKADDR_SIZE_MAX + (count * PROBE_SEGMENT_SIZE));
+  const nameSize = writeSocketAddress(block.bytes, PROBE_ADDRESS, localPort(fd));
+  const message = new MessageVector(1);
+  message.set(0, block.address + SOCKADDR_SIZE_MAX, count * PROBE_SEGMENT_SIZE, block.address,
+    nameSize);
+  message.setControl(0, AF_INET, PROBE_SEGMENT_SIZE, 0);
+  const sent = message.send(fd, 0, 1);
+  const isCut = sent === 1 || !CANNOT_CUT.includes(-sent);
+  const isKnown = trySetOption(fd, IPPROTO_UDP, UDP_SEGMENT, PROBE_SEGMENT_SIZE) === 0;
+  closeFd(fd);
+  return isCut && isKnown;
 }
 
 /** Process, user and group that connected the other end of a unix socket. */
@@ -159,11 +207,4 @@ function setBuffer(
   if (trySetOption(fd, SOL_SOCKET, forced, sizeBytes) < 0) {
     setOption(fd, SOL_SOCKET, plain, sizeBytes, name);
   }
-}
-
-function probeUdpOption(option: number, value: number): boolean {
-  const fd = openSocket(AF_INET, SOCK_DGRAM, IPPROTO_UDP, 'probe');
-  const result = trySetOption(fd, IPPROTO_UDP, option, value);
-  closeFd(fd);
-  return result === 0;
 }

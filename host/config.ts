@@ -9,6 +9,7 @@ import { isAddress, isPrefix } from '../engine/address.ts';
 import type { ProfileName } from '../engine/memory-map.ts';
 import { fieldPath, issuePath, issueReason } from '../engine/shape.ts';
 import type { FaultOptions } from './device/fault.ts';
+import { TIERS, type TierName } from './tier.ts';
 
 export interface HostConfig {
   nodeName: string;
@@ -25,6 +26,12 @@ export interface HostConfig {
     sendSockets: number;
   };
   device: { name: string; keep: boolean };
+  dataPlane: {
+    /** How super-packets are used (tier.ts); `auto` takes the best that needs no set-up. */
+    tier: TierName | 'auto';
+    /** TAP towards the node's own stack, for tier T3. */
+    tunnelDevice: string;
+  };
   runtimeDirectory: string;
   /** Group that may use sync.sock, and the sidecar's uid; -1 for the daemon's own. */
   syncGroup: number;
@@ -51,6 +58,7 @@ export const DEFAULTS: HostConfig = {
   podNetworks: ['10.244.0.0/16'],
   underlay: { addresses: [], interface: '', port: 8472, mtu: 0, sendSockets: 16 },
   device: { name: 'culvert0', keep: false },
+  dataPlane: { tier: 'T0', tunnelDevice: 'culvert-t3' },
   runtimeDirectory: '/run/culvert',
   syncGroup: -1,
   syncUid: -1,
@@ -85,6 +93,10 @@ const SourceSchema = v.strictObject({
     sendSockets: integer(1, 64),
   })),
   device: v.optional(v.strictObject({ name: interfaceName, keep: v.optional(v.boolean()) })),
+  dataPlane: v.optional(v.strictObject({
+    tier: v.optional(v.picklist(['auto', ...TIERS])),
+    tunnelDevice: interfaceName,
+  })),
   runtimeDirectory: text,
   syncGroup: integer(-1, 0x7fffffff),
   syncUid: integer(-1, 0x7fffffff),

@@ -158,6 +158,11 @@ export class DataPlane {
       this.#options.onLost(report.index, report.errno);
       return;
     }
+    if (report.type === 'uncut') {
+      this.#options.log.warn({ device: report.name },
+        'the kernel no longer cuts trains of datagrams: the way out lacks checksum offload');
+      return;
+    }
     const waiting = this.#waiting.get(report.id);
     this.#waiting.delete(report.id);
     if (report.error === null) waiting?.resolve();

@@ -10,11 +10,11 @@ import { closeFdAsync } from '../ffi/file.ts';
 import { interfaceMac } from '../ffi/interface.ts';
 import { Links } from '../ffi/netlink.ts';
 import { openNamespace } from '../ffi/netns.ts';
-import { openTun } from '../ffi/tun.ts';
 import type { DataPlane } from './data-plane.ts';
 import { TUN_QUEUE_LENGTH } from './limits.ts';
 import type { PolicyGate } from './policy-gate.ts';
-import type { DeviceSpec } from './worker.ts';
+import { openOffloaded, type Tier } from './tier.ts';
+import type { DeviceEnds, DeviceSpec } from './worker.ts';
 
 /** Gateways that a TAP's default routes name; the core answers for them (neighbour.ts). */
 const TAP_GATEWAY = { IPv4: '169.254.1.1', IPv6: 'fe80::1' };
@@ -47,8 +47,9 @@ export interface EndpointsOptions {
   dataPlane: DataPlane;
   policy: PolicyGate;
   links: Links;
-  /** Adds what the configuration says of recording and faults. */
-  spec(device: Pick<DeviceSpec, 'index' | 'name' | 'kind' | 'receiver' | 'senders'>): DeviceSpec;
+  tier: Tier;
+  /** Adds what the configuration says of the device. */
+  spec(device: DeviceEnds): DeviceSpec;
 }
 
 export class Endpoints {
@@ -141,9 +142,9 @@ export class Endpoints {
   }
 
   async #attach(owner: string, held: Held): Promise<void> {
-    const { forwarding, dataPlane, policy, spec } = this.#options;
+    const { forwarding, dataPlane, policy, tier, spec } = this.#options;
     const { endpoint } = held;
-    const opened = openTun({ name: 'culvpod%d', kind: endpoint.device });
+    const opened = openOffloaded({ name: 'culvpod%d', kind: endpoint.device }, tier);
     held.fd = opened.fd;
     held.device = opened.name;
     const mac = endpoint.device === 'tap' ? interfaceMac(opened.name) : null;

@@ -19,3 +19,10 @@ export const FREE_ADDRESS_FILE_LIMIT = 4096;
 
 /** Descriptors that a holder keeps: those of a worker's devices, senders, the kept tables. */
 export const HELD_LIMIT = 1024;
+
+/** Bytes that one turn reads, or little more: as much as stays in a processor's cache until it has
+ * been written out again. */
+export const TURN_BYTES = 1024 * 1024;
+/** Slots that one call of recvmmsg() fills: each may hold 64 KiB where the kernel joins
+ * datagrams. */
+export const RECEIVE_AT_ONCE = 16;

@@ -1,73 +1,85 @@
 // The loop of one data worker: read a batch from the devices, run the core once over it, write the
 // results (STYLE of the whole program: inhale, exhale, tick). Configuration waits for the gap
-// between two turns.
+// between two turns. A turn costs what its packets and their devices cost: nothing in it grows with
+// the devices that are quiet.
 
-import { DEVICE_LIMIT_PER_WORKER } from './limits.ts';
+import { DEVICE_LIMIT_PER_WORKER, TURN_BYTES } from './limits.ts';
 import type { Device } from './device/device.ts';
-import { PollSet, POLLERR, POLLHUP, POLLIN, POLLNVAL } from '../ffi/poll.ts';
+import { EventSet } from '../ffi/epoll.ts';
 import type { Slots } from './slots.ts';
 import { DIRECTION_OUTBOUND, REASON_DEVICE_UNKNOWN } from '../wasm/abi/verdict.ts';
 
 /** Longest wait; the worker looks after itself in between. */
 export const WAIT_MS = 200;
 
+/** What the events of the wake descriptor are known by; those of devices by their index. */
+const WAKE = DEVICE_LIMIT_PER_WORKER;
+
 interface Attached {
   index: number;
   device: Device;
-  /** Places in the poll set. */
-  places: number[];
+  isReady: boolean;
+  isWritten: boolean;
 }
 
 export class Loop {
   readonly #slots: Slots;
-  readonly #poll = new PollSet(DEVICE_LIMIT_PER_WORKER + 1);
-  readonly #devices = new Map<number, Attached>();
-  readonly #freePlaces: number[] = [];
+  readonly #events: EventSet;
+  /** By index. */
+  readonly #devices: (Attached | undefined)[] = new Array<undefined>(DEVICE_LIMIT_PER_WORKER);
+  /** Devices that no descriptor speaks for. */
+  readonly #unwatched: Attached[] = [];
   readonly #onLost: (index: number, errno: number) => void;
   /** Devices with something to read, in this turn. */
   readonly #ready: Attached[] = [];
-  #nextPlace = 1;
+  /** Devices that were written to, in this turn. */
+  readonly #written: Attached[] = [];
   #rotation = 0;
 
   /** `wakeFd` becomes readable when there is a command; `onLost` is told of devices that end. */
   constructor(slots: Slots, wakeFd: number, onLost: (index: number, errno: number) => void) {
     this.#slots = slots;
     this.#onLost = onLost;
-    this.#poll.set(0, wakeFd, POLLIN);
+    this.#events = new EventSet(slots.count);
+    this.#events.add(wakeFd, WAKE);
   }
 
   /** Adds a device under the index that the core knows it by. */
   attach(index: number, device: Device): void {
     this.detach(index);
-    const places = device.descriptors.map((fd) => {
-      const place = this.#freePlaces.pop() ?? this.#nextPlace++;
-      this.#poll.set(place, fd, POLLIN);
-      return place;
-    });
-    this.#devices.set(index, { index, device, places });
+    const attached = { index, device, isReady: false, isWritten: false };
+    for (const fd of device.descriptors) this.#events.add(fd, index);
+    if (device.descriptors.length === 0) this.#unwatched.push(attached);
+    this.#devices[index] = attached;
   }
 
   /** Takes a device out; its descriptors may be closed afterwards. */
   detach(index: number): void {
-    const attached = this.#devices.get(index);
+    const attached = this.#devices[index];
     if (attached === undefined) return;
-    this.#devices.delete(index);
-    for (const place of attached.places) {
-      this.#poll.remove(place);
-      this.#freePlaces.push(place);
-    }
+    this.#devices[index] = undefined;
+    for (const fd of attached.device.descriptors) this.#events.remove(fd);
+    const place = this.#unwatched.indexOf(attached);
+    if (place >= 0) this.#unwatched.splice(place, 1);
     attached.device.close();
   }
 
   /** Waits for packets or a command. Returns true when there is a command. */
   wait(timeoutMs: number): boolean {
-    const isPending = [...this.#devices.values()].some(({ device }) => device.isPending);
-    this.#poll.wait(isPending ? 0 : timeoutMs);
+    for (const attached of this.#ready) attached.isReady = false;
     this.#ready.length = 0;
-    for (const attached of this.#devices.values()) {
-      if (attached.device.isPending || this.#isReadable(attached)) this.#ready.push(attached);
+    for (const attached of this.#unwatched) {
+      if (attached.device.isPending) this.#setReady(attached);
     }
-    return this.#poll.revents(0) !== 0;
+    const count = this.#events.wait(this.#ready.length > 0 ? 0 : timeoutMs);
+    let isWoken = false;
+    for (let event = 0; event < count; event += 1) {
+      const index = this.#events.token(event);
+      const attached = this.#devices[index];
+      if (index === WAKE) isWoken = true;
+      else if (attached !== undefined && !attached.isReady) this.#setReady(attached);
+    }
+    return isWoken;
   }
 
   /** One turn: a batch in, once through the core, the results out. Returns the packets read. */
@@ -83,25 +95,30 @@ export class Loop {
     return read;
   }
 
-  #isReadable({ places }: Attached): boolean {
-    for (const place of places) {
-      if ((this.#poll.revents(place) & (POLLIN | POLLERR | POLLHUP | POLLNVAL)) !== 0) return true;
-    }
-    return false;
+  /** Lets go of what the loop itself holds; its devices are not touched. */
+  close(): void {
+    this.#events.close();
   }
 
-  /** Fills slots from the ready devices, each with a fair share of what is left, a different one
-   * first in every turn. */
+  #setReady(attached: Attached): void {
+    attached.isReady = true;
+    this.#ready.push(attached);
+  }
+
+  /** Fills slots from the ready devices, each with a fair share of what is left of slots and of
+   * bytes, a different one first in every turn. */
   #readBatch(): number {
     const ready = this.#ready;
+    const bytes = Math.ceil(TURN_BYTES / Math.max(ready.length, 1));
     let read = 0;
     this.#rotation += 1;
-    for (let place = 0; place < ready.length && read < this.#slots.count; place += 1) {
+    for (let place = 0; place < ready.length; place += 1) {
       const attached = ready[(place + this.#rotation) % ready.length];
       // A command since wait() may have taken the device back.
-      if (attached === undefined || this.#devices.get(attached.index) !== attached) continue;
+      if (attached === undefined || this.#devices[attached.index] !== attached) continue;
       const share = Math.ceil((this.#slots.count - read) / (ready.length - place));
-      const count = attached.device.read(this.#slots.first + read, share);
+      if (share === 0) continue;
+      const count = attached.device.read(this.#slots.first + read, share, bytes);
       if (count < 0) this.#lose(attached, count);
       else read += count;
     }
@@ -110,20 +127,24 @@ export class Loop {
 
   #writeBatch(): void {
     const { sends } = this.#slots;
-    if (sends.count === 0) return;
-    for (let send = 0; send < sends.count; send += 1) {
-      const attached = this.#devices.get(sends.device(send));
+    const count = sends.count;
+    for (let send = 0; send < count; send += 1) {
+      const attached = this.#devices[sends.device(send)];
       if (attached === undefined) {
         const [length, packets] = [sends.length(send), sends.packets(send)];
         this.#slots.countDrop(DIRECTION_OUTBOUND, REASON_DEVICE_UNKNOWN, length, packets);
       } else {
         attached.device.write(send);
+        if (!attached.isWritten) this.#written.push(attached);
+        attached.isWritten = true;
       }
     }
-    for (const attached of this.#devices.values()) {
+    for (const attached of this.#written) {
+      attached.isWritten = false;
       const failure = attached.device.flush();
       if (failure < 0) this.#lose(attached, failure);
     }
+    this.#written.length = 0;
   }
 
   #lose(attached: Attached, errno: number): void {

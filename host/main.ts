@@ -22,7 +22,7 @@ import { PolicyTables } from '../engine/tables/policy.ts';
 import { errnoName, SystemError } from '../ffi/errno.ts';
 import { closeFd, lockFile } from '../ffi/file.ts';
 import { Links } from '../ffi/netlink.ts';
-import { peerCredentials } from '../ffi/socket.ts';
+import { localPort, peerCredentials } from '../ffi/socket.ts';
 import type { HostConfig } from './config.ts';
 import { ControlServer } from './control.ts';
 import { DataPlane } from './data-plane.ts';
@@ -32,9 +32,10 @@ import { controlMethods } from './methods.ts';
 import { NodeDevice } from './node-device.ts';
 import { Observer } from './observe.ts';
 import { PolicyGate } from './policy-gate.ts';
+import { chooseTier, probeKernel, type Tier } from './tier.ts';
 import { closeUnderlay, findUnderlay, openUnderlay, type UnderlaySockets } from './underlay.ts';
 import type { UnderlayAddresses } from './underlay.ts';
-import type { DeviceSpec } from './worker.ts';
+import type { DeviceEnds, DeviceSpec } from './worker.ts';
 
 /** First wait before a deleted device is made again, and the longest. */
 const REOPEN_FIRST_MS = 50;
@@ -80,6 +81,7 @@ export class Host {
   readonly observer: Observer;
   readonly intake: Intake;
   readonly underlay: UnderlayAddresses;
+  readonly tier: Tier;
   readonly control: ControlServer;
   readonly sync: ControlServer;
   isNodeDeviceLost = false;
@@ -97,6 +99,7 @@ export class Host {
     links: Links,
     underlay: UnderlayAddresses,
     sockets: UnderlaySockets[],
+    tier: Tier,
   ) {
     const { config, log } = options;
     this.options = options;
@@ -104,12 +107,10 @@ export class Host {
     this.#links = links;
     this.#sockets = sockets;
     this.underlay = underlay;
+    this.tier = tier;
     const module = new WebAssembly.Module(readFileSync(options.corePath));
     const limits = PROFILES[config.memory];
-    this.core = Core.create(module, limits, randomBytes(4).readUInt32LE());
-    this.core.setDirectory(DIRECTORY_ICMP_RATE, config.icmp.rate);
-    this.core.setDirectory(DIRECTORY_ICMP_BURST, config.icmp.burst);
-    this.core.setDirectory(DIRECTORY_DENY_WITH_ICMP, config.policy.denyWithIcmp ? 1 : 0);
+    this.core = makeCore(module, config);
     const policyTables = new PolicyTables(this.core, limits.policy);
     this.policy = new PolicyGate(policyTables, config.policy.unknownPods, log);
     this.forwarding = new Forwarding(this.core, limits, {
@@ -121,11 +122,12 @@ export class Host {
       },
     });
     this.forwarding.devices.closedAtStart = config.policy.unknownPods === 'closed';
+    this.#setOffloads();
     this.dataPlane = new DataPlane({
       core: this.core, module, log, onLost: (index, errno) => this.#lost(index, errno),
     });
     this.nodeDevice = new NodeDevice(links, {
-      ...config.device, mtu: overlayMtu(underlay), podNetworks: config.podNetworks,
+      ...config.device, mtu: overlayMtu(underlay), podNetworks: config.podNetworks, tier,
     });
     this.endpoints = new Endpoints({
       core: this.core,
@@ -133,6 +135,7 @@ export class Host {
       dataPlane: this.dataPlane,
       policy: this.policy,
       links,
+      tier,
       spec: (device) => this.#spec(device),
     });
     this.observer = new Observer({
@@ -171,9 +174,10 @@ export class Host {
     let sockets: UnderlaySockets[] = [];
     let host: Host | null = null;
     try {
+      const tier = chooseTier(config.dataPlane.tier, probeKernel());
       const underlay = await findUnderlay(links, config.underlay);
-      sockets = openUnderlay(underlay, config.underlay);
-      host = new Host(options, lock, links, underlay, sockets);
+      sockets = openUnderlay(underlay, config.underlay, tier);
+      host = new Host(options, lock, links, underlay, sockets, tier);
       await host.#open();
       return host;
     } catch (error) {
@@ -219,6 +223,15 @@ export class Host {
     await this.sync.listen();
   }
 
+  /** Tells the core what the kernel takes over, and where tunnels start from. */
+  #setOffloads(): void {
+    const { devices } = this.forwarding;
+    devices.setOffloads(this.tier);
+    for (const { family, address, senders } of this.#sockets) {
+      devices.setSenders(family, address, senders.map(localPort));
+    }
+  }
+
   #syncServer(): ControlServer {
     const { config, log, version } = this.options;
     return new ControlServer({
@@ -248,13 +261,16 @@ export class Host {
     }));
   }
 
-  /** Adds what the configuration says of recording and faults; faults are the underlay's. */
-  #spec(device: Pick<DeviceSpec, 'index' | 'name' | 'kind' | 'receiver' | 'senders'>): DeviceSpec {
+  /** Adds what the configuration says of offloads, recording and faults; those are the
+   * underlay's. */
+  #spec(device: DeviceEnds): DeviceSpec {
     const { pcap, fault } = this.options.config.debug;
     const isFaulty = device.kind === 'udp'
       && (fault.drop + fault.corrupt + fault.duplicate + fault.reorder + fault.crashAfter) > 0;
     return {
       ...device,
+      vnetSize: device.kind === 'udp' ? 0 : this.tier.vnetSize,
+      tunnelTap: -1,
       pcap: pcap === '' ? null : join(pcap, `${device.name.replaceAll('/', '_')}.pcap`),
       fault: isFaulty ? fault : null,
     };
@@ -319,6 +335,14 @@ export class Host {
       setTimeout(() => void this.#reopenNodeDevice(next), waitMs);
     }
   }
+}
+
+function makeCore(module: WebAssembly.Module, { memory, icmp, policy }: HostConfig): Core {
+  const core = Core.create(module, PROFILES[memory], randomBytes(4).readUInt32LE());
+  core.setDirectory(DIRECTORY_ICMP_RATE, icmp.rate);
+  core.setDirectory(DIRECTORY_ICMP_BURST, icmp.burst);
+  core.setDirectory(DIRECTORY_DENY_WITH_ICMP, policy.denyWithIcmp ? 1 : 0);
+  return core;
 }
 
 function makeRuntimeDirectory(path: string): void {

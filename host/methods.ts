@@ -89,7 +89,7 @@ function status(host: Host): StatusReport {
     },
     dataPlane: {
       running: host.dataPlane.isRunning,
-      tier: 'T0',
+      tier: host.tier.name,
       crashes: host.dataPlane.crashes,
       memoryBytes: host.core.bytes.length,
     },

@@ -4,8 +4,9 @@
 import { prefixBase, hostPrefix } from '../engine/address.ts';
 import { closeFd } from '../ffi/file.ts';
 import { Links } from '../ffi/netlink.ts';
-import { openTun, setPersist } from '../ffi/tun.ts';
+import { setPersist } from '../ffi/tun.ts';
 import { TUN_QUEUE_LENGTH } from './limits.ts';
+import { openOffloaded, type Tier } from './tier.ts';
 
 export interface NodeDeviceOptions {
   name: string;
@@ -13,6 +14,7 @@ export interface NodeDeviceOptions {
   /** Leaves the interface, its addresses and routes in place at the end. */
   keep: boolean;
   podNetworks: string[];
+  tier: Tier;
 }
 
 export class NodeDevice {
@@ -38,8 +40,8 @@ export class NodeDevice {
 
   /** Makes the interface, or attaches to one that was kept, and brings it up. */
   async open(): Promise<void> {
-    const { name, mtu, keep } = this.options;
-    this.#fd = openTun({ name, kind: 'tun', persist: keep }).fd;
+    const { name, mtu, keep, tier } = this.options;
+    this.#fd = openOffloaded({ name, kind: 'tun', persist: keep }, tier).fd;
     try {
       await this.#links.setLink(name, { linkLocalIpv6: false });
       await this.#links.setLink(name, { mtu, queueLength: TUN_QUEUE_LENGTH, up: true });

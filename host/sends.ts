@@ -90,13 +90,17 @@ export class Sends {
 
   /** Bytes of that socket address. */
   remoteSize(send: number): number {
-    const family = this.#halves[(this.#at(send) + SEND_REMOTE) >>> 1];
-    return family === FAMILY_IPV4 ? REMOTE_IPV4_SIZE : REMOTE_IPV6_SIZE;
+    return this.remoteFamily(send) === FAMILY_IPV4 ? REMOTE_IPV4_SIZE : REMOTE_IPV6_SIZE;
   }
 
-  /** Absolute address of its pieces, an array of struct iovec. */
-  iovecs(send: number): number {
-    return this.#base + this.#firstPiece(send);
+  /** Address family of that socket address. */
+  remoteFamily(send: number): number {
+    return this.#halves[(this.#at(send) + SEND_REMOTE) >>> 1] ?? 0;
+  }
+
+  /** Absolute address of its pieces from `piece` on, an array of struct iovec. */
+  iovecs(send: number, piece = 0): number {
+    return this.#base + this.#firstPiece(send) + (piece * IOVEC_SIZE);
   }
 
   pieceCount(send: number): number {
@@ -118,6 +122,26 @@ export class Sends {
   pieceLength(send: number, piece: number): number {
     const at = this.#firstPiece(send) + (piece * IOVEC_SIZE) + POINTER_SIZE;
     return this.#words[at >>> 2] ?? 0;
+  }
+
+  /** The piece after the last of the datagram that begins with `piece`. A datagram has one piece or
+   * several, and shares none. */
+  datagramEnd(send: number, piece: number): number {
+    const size = this.segmentSize(send);
+    const count = this.pieceCount(send);
+    if (size === 0) return count;
+    let end = piece;
+    for (let length = 0; end < count && length < size; end += 1) {
+      length += this.pieceLength(send, end);
+    }
+    return end;
+  }
+
+  /** Bytes of the pieces from `piece` up to `end`. */
+  lengthOf(send: number, piece: number, end: number): number {
+    let length = 0;
+    for (let at = piece; at < end; at += 1) length += this.pieceLength(send, at);
+    return length;
   }
 
   /** Copies all its bytes together. For devices that look, not for the packet path. */

@@ -89,6 +89,11 @@ export class Slots {
     return this.#words[(this.#at(slot) + DESCRIPTOR_LENGTH) >>> 2] ?? 0;
   }
 
+  /** Bytes of each datagram but the last where the kernel joined several, else 0. */
+  segmentSize(slot: number): number {
+    return this.#halves[(this.#at(slot) + DESCRIPTOR_SEGMENT_SIZE) >>> 1] ?? 0;
+  }
+
   /** Counts packets lost at a device: how many, and their bytes together. */
   countDrop(direction: number, reason: number, length: number, packets = 1): void {
     countDrop(this.core, this.worker, direction, reason, length, packets);

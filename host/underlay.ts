@@ -3,13 +3,14 @@
 import { addressFamily, type Family } from '../engine/address.ts';
 import { closeFd } from '../ffi/file.ts';
 import type { Links } from '../ffi/netlink.ts';
-import { openUdpSocket } from '../ffi/socket.ts';
+import { joinDatagrams, openUdpSocket, receiveTos } from '../ffi/socket.ts';
 import type { HostConfig } from './config.ts';
 import {
   RECEIVE_BUFFER_BYTES,
   SENDER_RECEIVE_BUFFER_BYTES,
   SEND_BUFFER_BYTES,
 } from './limits.ts';
+import type { Tier } from './tier.ts';
 
 const DEFAULT_MTU = 1500;
 
@@ -64,6 +65,7 @@ function usable(addresses: string[]): string[] {
 export function openUnderlay(
   underlay: UnderlayAddresses,
   config: HostConfig['underlay'],
+  tier: Tier,
 ): UnderlaySockets[] {
   const opened: UnderlaySockets[] = [];
   try {
@@ -76,6 +78,8 @@ export function openUnderlay(
       const sockets: UnderlaySockets = { family, address, receiver: -1, senders: [] };
       opened.push(sockets);
       sockets.receiver = open(config.port, RECEIVE_BUFFER_BYTES);
+      receiveTos(sockets.receiver, family);
+      if (tier.joins) joinDatagrams(sockets.receiver);
       for (let count = 0; count < config.sendSockets; count += 1) {
         sockets.senders.push(open(0, SENDER_RECEIVE_BUFFER_BYTES));
       }

@@ -10,18 +10,27 @@ import type { Device } from './device/device.ts';
 import { FaultDevice, type FaultOptions } from './device/fault.ts';
 import { LINK_TYPE_ETHERNET, LINK_TYPE_RAW, PcapDevice } from './device/pcap.ts';
 import { TunDevice } from './device/tun.ts';
+import { TunnelTapDevice } from './device/tunnel-tap.ts';
 import { UdpDevice } from './device/udp.ts';
 import { monotonicClock } from './clock.ts';
 import { Loop, WAIT_MS } from './loop.ts';
 import { Slots } from './slots.ts';
 
-/** A device for a worker to attach. Descriptors stay the main thread's to close. */
-export interface DeviceSpec {
+/** What a device is and what it is made of. Descriptors stay the main thread's to close. */
+export interface DeviceEnds {
   index: number;
   name: string;
   kind: 'tun' | 'tap' | 'udp';
   receiver: number;
   senders: number[];
+}
+
+/** A device for a worker to attach. */
+export interface DeviceSpec extends DeviceEnds {
+  /** Bytes of vnet header before each packet of a TUN or TAP. */
+  vnetSize: number;
+  /** A TAP that takes whole frames for an underlay device; -1 for none. */
+  tunnelTap: number;
   /** File to record to. */
   pcap: string | null;
   fault: FaultOptions | null;
@@ -42,13 +51,21 @@ export type Command =
 
 export type WorkerReport =
   | { type: 'done'; id: number; error: string | null }
+  | { type: 'uncut'; name: string }
   | { type: 'lost'; index: number; errno: number };
 
+type Report = (message: WorkerReport) => void;
 
-function makeDevice(slots: Slots, spec: DeviceSpec): Device {
-  let device: Device = spec.kind === 'udp'
-    ? new UdpDevice(slots, spec.index, spec.name, spec.receiver, spec.senders)
-    : new TunDevice(slots, spec.index, spec.name, spec.receiver);
+function makeUnderlay(slots: Slots, spec: DeviceSpec, report: Report): Device {
+  const onUncut = (): void => report({ type: 'uncut', name: spec.name });
+  const device = new UdpDevice(slots, { ...spec, onUncut });
+  return spec.tunnelTap < 0 ? device : new TunnelTapDevice(device, slots, spec.tunnelTap);
+}
+
+function makeDevice(slots: Slots, spec: DeviceSpec, report: Report): Device {
+  let device = spec.kind === 'udp'
+    ? makeUnderlay(slots, spec, report)
+    : new TunDevice(slots, spec.index, spec.name, spec.receiver, spec.vnetSize);
   if (spec.fault !== null) device = new FaultDevice(device, slots, spec.fault);
   if (spec.pcap === null) return device;
   const linkType = spec.kind === 'tun' ? LINK_TYPE_RAW : LINK_TYPE_ETHERNET;
@@ -56,19 +73,27 @@ function makeDevice(slots: Slots, spec: DeviceSpec): Device {
   return new PcapDevice(device, slots, { path: spec.pcap, linkType, skip });
 }
 
-function main(data: WorkerData, report: (message: WorkerReport) => void): void {
+function main(data: WorkerData, report: Report): void {
   const core = Core.attach(data.module, data.memory);
   const slots = new Slots(core, data.worker);
   const loop = new Loop(slots, data.wakeFd, (index, errno) =>
     report({ type: 'lost', index, errno }));
+  try {
+    run(loop, slots, data, report);
+  } finally {
+    loop.close();
+  }
+}
+
+/** Turns until it is told to stop. */
+function run(loop: Loop, slots: Slots, data: WorkerData, report: Report): void {
   const clock = monotonicClock();
-  let isBusy = false;
   for (;;) {
-    if (loop.wait(isBusy ? 0 : WAIT_MS)) {
+    if (loop.wait(WAIT_MS)) {
       drainEventFd(data.wakeFd);
       if (obey(loop, slots, data.commands, report)) return;
     }
-    isBusy = loop.turn(clock()) > 0;
+    loop.turn(clock());
   }
 }
 
@@ -77,7 +102,7 @@ function obey(
   loop: Loop,
   slots: Slots,
   commands: MessagePort,
-  report: (message: WorkerReport) => void,
+  report: Report,
 ): boolean {
   for (;;) {
     const received = receiveMessageOnPort(commands) as { message: Command } | undefined;
@@ -86,7 +111,7 @@ function obey(
     let error: string | null = null;
     try {
       if (command.verb === 'attach') {
-        loop.attach(command.device.index, makeDevice(slots, command.device));
+        loop.attach(command.device.index, makeDevice(slots, command.device, report));
       } else if (command.verb === 'detach') {
         loop.detach(command.index);
       }

@@ -1,5 +1,5 @@
-// Programs that some tests and benches use as the other side: Debian's traceroute, iperf3, tcpdump
-// and nft. One that is on PATH is used as it is. One that is missing is unpacked from its Debian
+// Programs that some tests and benches use as the other side: Debian's traceroute, iperf3, tcpdump,
+// nft and wireguard-go. One that is on PATH is used as it is. One that is missing is unpacked from its Debian
 // package into .tools/debian/, with the libraries it lacks; nothing is installed on the machine, so
 // no privilege is needed. A tool that cannot be had is no error: tests that need it are skipped
 // with the reason.
@@ -17,6 +17,8 @@ export interface Tool {
   package: string;
   program: string;
   always: string;
+  /** The package is taken from Debian's backports, where it is newer. */
+  backports?: boolean;
 }
 
 export const TOOLS: readonly Tool[] = [
@@ -27,9 +29,17 @@ export const TOOLS: readonly Tool[] = [
   { name: 'nft', package: 'nftables', program: 'usr/sbin/nft', always: '' },
 ];
 
+/** The rival of `bench path`. The package of Debian 12 itself is older than the offloads that made
+ * wireguard-go fast. */
+export const WIREGUARD_GO: Tool = {
+  name: 'wireguard-go', package: 'wireguard-go', program: 'usr/bin/wireguard-go', always: '',
+  backports: true,
+};
+
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 const FOLDER = join(ROOT, '.tools', 'debian');
 const FAILURES = join(FOLDER, 'failures.json');
+const DEBIAN_KEYS = '/usr/share/keyrings/debian-archive-keyring.gpg';
 /** All downloads together take no longer. */
 const FETCH_LIMIT_MS = 120_000;
 /** A tool that could not be had is not tried again for this long. */
@@ -80,8 +90,9 @@ function readFailures(): Record<string, Failure> {
   }
 }
 
-/** Runs a command. Rejects with the last line it printed when it fails or takes too long. */
-function run(program: string, args: string[], untilMs: number): Promise<void> {
+/** Runs a command and gives what it printed. Rejects with the last line of that when it fails or
+ * takes too long. */
+function run(program: string, args: string[], untilMs: number): Promise<string> {
   return new Promise((done, fail) => {
     const child = spawn(program, args, {
       stdio: ['ignore', 'pipe', 'pipe'],
@@ -93,7 +104,7 @@ function run(program: string, args: string[], untilMs: number): Promise<void> {
     child.stderr.on('data', (chunk: Buffer) => { output += chunk.toString(); });
     child.on('error', fail);
     child.on('close', (code, signal) => {
-      if (code === 0) return done();
+      if (code === 0) return done(output);
       const last = output.trim().split('\n').at(-1);
       fail(new Error(signal === null ? `${program}: ${last}` : `${program} took too long`));
     });
@@ -127,6 +138,27 @@ async function download(name: string, folder: string, untilMs: number): Promise<
   await run('apt-get', [...aptOptions(folder, true), ...install], untilMs);
 }
 
+/** Downloads a package from the backports of the release this machine runs, with a list of sources
+ * and package lists of our own; the server is the one that the machine takes its packages from. */
+async function downloadBackport(name: string, folder: string, untilMs: number): Promise<void> {
+  const targets = await run('apt-get', ['indextargets', '--format',
+    '$(CREATED_BY) $(REPO_URI) $(RELEASE) $(COMPONENT)'], untilMs);
+  const [, uri, release] = targets.split('\n').map((line) => line.split(' '))
+    .find(([kind, , suite, part]) =>
+      kind === 'Packages' && part === 'main' && suite?.includes('-') === false) ?? [];
+  if (uri === undefined || release === undefined) throw new Error('no package server is known');
+  const lists = join(folder, 'backports');
+  const sources = join(folder, 'backports.list');
+  mkdirSync(join(lists, 'partial'), { recursive: true });
+  const key = existsSync(DEBIAN_KEYS) ? `[signed-by=${DEBIAN_KEYS}] ` : '';
+  writeFileSync(sources, `deb ${key}${uri} ${release}-backports main\n`);
+  const options = [...aptOptions(folder, false), '-o', `Dir::State::lists=${lists}`,
+    '-o', `Dir::Etc::SourceList=${sources}`, '-o', 'Dir::Etc::SourceParts=/dev/null'];
+  await run('apt-get', [...options, 'update'], untilMs);
+  await run('apt-get', [...options, 'install', '--download-only', '-y', '--no-install-recommends',
+    name], untilMs);
+}
+
 /** Folders below `folder`/usr/lib and /lib that hold shared libraries, relative to it. */
 function libraryFolders(folder: string): string[] {
   const found: string[] = [];
@@ -157,7 +189,8 @@ async function bringTool(tool: Tool, work: string, untilMs: number): Promise<voi
   const archives = join(work, 'archives');
   rmSync(archives, { recursive: true, force: true });
   mkdirSync(join(archives, 'partial'), { recursive: true });
-  await download(tool.package, work, untilMs);
+  const bring = tool.backports === true ? downloadBackport : download;
+  await bring(tool.package, work, untilMs);
   const unpacked = join(work, tool.name);
   for (const file of readdirSync(archives)) {
     // The C library must be the one that the machine's loader belongs to.
@@ -180,7 +213,7 @@ export async function bringTools(tools: readonly Tool[]): Promise<void> {
   const missing = tools.filter((tool) => findTool(tool.name) === null && !recently(tool.name));
   if (missing.length === 0) return;
   const names = missing.map((tool) => tool.name).join(', ');
-  process.stderr.write(`culvert: fetching ${names} for the tests (into .tools/)\n`);
+  process.stderr.write(`culvert: fetching ${names} (into .tools/)\n`);
   const untilMs = Date.now() + FETCH_LIMIT_MS;
   let work: string | null = null;
   try {

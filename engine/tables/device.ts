@@ -18,11 +18,21 @@ import {
   DEVICE_STRIDE,
   DEVICE_UNDERLAY_IPV4,
   DEVICE_UNDERLAY_IPV6,
+  DEVICE_VNET_SIZE,
+  DIRECTORY_COALESCE,
   DIRECTORY_DEVICES,
   DIRECTORY_DEVICE_LIMIT,
+  DIRECTORY_SEGMENT_LIMIT,
+  DIRECTORY_SENDER_COUNT,
+  DIRECTORY_SENDER_PORTS,
+  DIRECTORY_START,
+  DIRECTORY_UNDERLAY_IPV4,
+  DIRECTORY_UNDERLAY_IPV6,
   NEXT_HOP_NODE,
+  SENDER_LIMIT,
 } from '../../wasm/abi/layout.ts';
-import { macBytes } from '../address.ts';
+import { VNET_TUNNEL_HEADER_SIZE } from '../../wasm/abi/headers.ts';
+import { addressBytes, macBytes, type Family } from '../address.ts';
 import type { Core } from '../core.ts';
 import { IndexPool } from './grace.ts';
 import { TableFullError } from './limits.ts';
@@ -30,12 +40,23 @@ import { TableFullError } from './limits.ts';
 /** Our side of every TAP: locally administered, the same everywhere, since no two ever meet. */
 export const GATEWAY_MAC = '02:63:75:6c:76:74';
 
+/** What the kernel takes over of packets (docs/SUPER-PACKETS.md). */
+export interface Offloads {
+  /** Bytes of vnet header before each packet of a TUN or TAP; 0 for none. */
+  vnetSize: number;
+  /** Datagrams that it cuts one send into; 1: none. */
+  segmentLimit: number;
+  /** COALESCE_*: which packets of peers are joined again. */
+  coalesce: number;
+}
+
 export class DeviceTable {
   /** True where endpoints wait for their policy: no traffic until it is known. */
   closedAtStart = false;
   #core: Core;
   #start: number;
   #pool: IndexPool;
+  #vnetSize = 0;
 
   constructor(core: Core) {
     this.#core = core;
@@ -45,6 +66,32 @@ export class DeviceTable {
     this.#write(DEVICE_NODE, DEVICE_KIND_NODE, NEXT_HOP_NODE);
     this.#write(DEVICE_UNDERLAY_IPV4, DEVICE_KIND_UNDERLAY, 0);
     this.#write(DEVICE_UNDERLAY_IPV6, DEVICE_KIND_UNDERLAY, 0);
+  }
+
+  /** Says what the kernel takes over. Before endpoints are added: they are made alike. */
+  setOffloads({ vnetSize, segmentLimit, coalesce }: Offloads): void {
+    this.#vnetSize = vnetSize;
+    this.#core.setDirectory(DIRECTORY_SEGMENT_LIMIT, segmentLimit);
+    this.#core.setDirectory(DIRECTORY_COALESCE, coalesce);
+    this.#write(DEVICE_NODE, DEVICE_KIND_NODE, NEXT_HOP_NODE, vnetSize);
+  }
+
+  /** Enters where a family's tunnels start from: address, and ports of the sending sockets. */
+  setSenders(family: Family, address: string, ports: readonly number[]): void {
+    const core = this.#core;
+    const isIpv4 = family === 'IPv4';
+    const field = isIpv4 ? DIRECTORY_UNDERLAY_IPV4 : DIRECTORY_UNDERLAY_IPV6;
+    core.bytes.set(addressBytes(address), DIRECTORY_START + field);
+    const first = core.directory(DIRECTORY_SENDER_PORTS) + (isIpv4 ? 0 : 2 * SENDER_LIMIT);
+    ports.forEach((port, sender) => core.view.setUint16(first + (2 * sender), port, true));
+    core.setDirectory(DIRECTORY_SENDER_COUNT, ports.length);
+  }
+
+  /** Lets super-packets leave by a TAP of this node's, the one end of which has `mac`. */
+  setTunnelTap(family: Family, mac: string): void {
+    const index = family === 'IPv4' ? DEVICE_UNDERLAY_IPV4 : DEVICE_UNDERLAY_IPV6;
+    this.#setMacs(index, mac);
+    this.#write(index, DEVICE_KIND_UNDERLAY, 0, VNET_TUNNEL_HEADER_SIZE);
   }
 
   /** Endpoints, not counting the node's own devices. */
@@ -64,11 +111,9 @@ export class DeviceTable {
     this.#core.view.setUint32(at + DEVICE_INGRESS, 0, true);
     this.#core.view.setUint32(at + DEVICE_EGRESS, 0, true);
     this.#core.view.setUint32(at + DEVICE_CLOSED, this.closedAtStart ? 1 : 0, true);
-    if (mac !== null) {
-      this.#core.bytes.set(macBytes(mac), at + DEVICE_MAC);
-      this.#core.bytes.set(macBytes(GATEWAY_MAC), at + DEVICE_GATEWAY_MAC);
-    }
-    this.#write(index, mac === null ? DEVICE_KIND_TUN : DEVICE_KIND_TAP, nextHop);
+    if (mac !== null) this.#setMacs(index, mac);
+    const kind = mac === null ? DEVICE_KIND_TUN : DEVICE_KIND_TAP;
+    this.#write(index, kind, nextHop, this.#vnetSize);
     return index;
   }
 
@@ -78,10 +123,17 @@ export class DeviceTable {
     this.#pool.retire(index);
   }
 
-  /** Kind and next hop share one word, so that no packet sees half of them. */
-  #write(index: number, kind: number, nextHop: number): void {
+  #setMacs(index: number, mac: string): void {
     const at = this.#start + (index * DEVICE_STRIDE);
-    const word = (kind << (DEVICE_KIND * 8)) | (nextHop << (DEVICE_NEXT_HOP * 8));
+    this.#core.bytes.set(macBytes(mac), at + DEVICE_MAC);
+    this.#core.bytes.set(macBytes(GATEWAY_MAC), at + DEVICE_GATEWAY_MAC);
+  }
+
+  /** Kind, header size and next hop share one word, so that no packet sees half of them. */
+  #write(index: number, kind: number, nextHop: number, vnetSize = 0): void {
+    const at = this.#start + (index * DEVICE_STRIDE);
+    const word = (kind << (DEVICE_KIND * 8)) | (vnetSize << (DEVICE_VNET_SIZE * 8))
+      | (nextHop << (DEVICE_NEXT_HOP * 8));
     Atomics.store(new Int32Array(this.#core.memory.buffer), at / 4, word);
   }
 }

@@ -5,7 +5,8 @@
 import { readdirSync, readlinkSync } from 'node:fs';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
-import { getOffload, interfaceMac, setTxChecksum } from '../../ffi/ethtool.ts';
+import { featureNames, getOffload, interfaceMac, setFeatures, setTxChecksum } from
+  '../../ffi/ethtool.ts';
 import { closeFd } from '../../ffi/file.ts';
 import { Links, type Route } from '../../ffi/netlink.ts';
 import { createNamespace, writeSysctl, type Namespace } from '../../ffi/netns.ts';
@@ -166,6 +167,19 @@ testNeeding('root', test, 'transmit checksums are switched off, and TSO with the
     assert.is(left.run(() => interfaceMac('eth0')), (await links.link('eth0')).mac);
     assert.throws(() => left.run(() => setTxChecksum('none0', false)),
       'ioctl(SIOCETHTOOL, ETHTOOL_S tx) on none0: ENODEV; there is no such interface');
+  }));
+
+testNeeding('root', test, 'features are switched by name', () =>
+  withBed(async ({ left }) => {
+    const known = left.run(() => featureNames('eth0'));
+    assert.ok(known.includes('tx-tcp-segmentation'));
+    const named = known.filter((feature) => feature !== '');
+    assert.is(new Set(named).size, named.length);
+    for (const on of [false, true]) {
+      left.run(() => setFeatures('eth0', (feature) => feature.startsWith('tx-tcp'), on));
+      assert.is(left.run(() => getOffload('eth0', 'tso')), on);
+      assert.is(left.run(() => getOffload('eth0', 'tx')), true);
+    }
   }));
 
 testNeeding('root', test, 'refusals name operation, object and cause', () =>

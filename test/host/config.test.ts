@@ -50,6 +50,7 @@ function otherValue({ path, example }: SettingPath): { value: unknown; text: str
     'underlay.addresses': ['192.0.2.9', '2001:db8::9'],
     'underlay.interface': 'eth9',
     'underlay.mtu': 1400,
+    'dataPlane.tier': 'T1',
     memory: 'small',
     logLevel: 'debug',
     'policy.unknownPods': 'open',

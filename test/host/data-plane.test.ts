@@ -85,6 +85,7 @@ async function withDataPlane(body: (bench: Bench) => Promise<void>): Promise<voi
   });
   const spec: DeviceSpec = {
     index: DEVICE_UNDERLAY_IPV4, name: 'underlay', kind: 'udp', receiver, senders: [receiver],
+    vnetSize: 0, tunnelTap: -1,
     pcap: null, fault: null,
   };
   const bench: Bench = { scene, dataPlane, far, spec, lost, said, isStopped: false };

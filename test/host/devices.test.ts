@@ -281,7 +281,7 @@ function makeUnderlay(local: '127.0.0.1' | '::1', senderCount: number): Underlay
   const index = family === 'IPv6' ? DEVICE_UNDERLAY_IPV6 : DEVICE_UNDERLAY_IPV4;
   const receiver = open();
   const senders = Array.from({ length: senderCount }, open);
-  const device = new UdpDevice(slots, index, 'underlay', receiver, senders);
+  const device = new UdpDevice(slots, { index, name: 'underlay', receiver, senders });
   return { scene, slots, device, far, receiver, senders };
 }
 

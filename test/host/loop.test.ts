@@ -210,13 +210,14 @@ test('a device that ends is reported once and taken out, the others go on', ({ b
 });
 
 test('a device may end while it is written to', ({ bench }) => {
-  const { loop, devices, lost } = bench;
+  const { loop, scene, devices, lost } = bench;
   const gone = new Scripted();
+  const index = deviceIndex(scene, 'pod-b');
   gone.flushAnswer = -ERRNO.EBADFD;
-  loop.attach(40, gone);
-  devices.podA.offer(packet(POD_A, REMOTE_POD));
+  loop.attach(index, gone);
+  devices.podA.offer(packet(POD_A, POD_B));
   assert.is(turn(bench), 1);
-  assert.equal(lost, [[40, ERRNO.EBADFD]]);
+  assert.equal(lost, [[index, ERRNO.EBADFD]]);
   assert.is(gone.closed, 1);
 });
 

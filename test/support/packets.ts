@@ -221,11 +221,25 @@ export function udp(fields: SegmentFields, payload: Uint8Array): Uint8Array {
   return withChecksum(datagram, 6, sum === 0 ? 0xffff : sum);
 }
 
-/** TCP without options, RFC 9293 section 3.1. */
-export function tcp(fields: SegmentFields & { flags?: number }, payload: Uint8Array): Uint8Array {
+export interface TcpFields extends SegmentFields {
+  sequence?: number;
+  acknowledgment?: number;
+  flags?: number;
+  window?: number;
+  urgent?: number;
+  options?: Uint8Array;
+}
+
+/** TCP, RFC 9293 section 3.1. Options are padded to whole words. */
+export function tcp(fields: TcpFields, payload: Uint8Array): Uint8Array {
+  const options = fields.options ?? NOTHING;
+  const padding = new Array<number>((4 - (options.length % 4)) % 4).fill(0);
+  const words = 5 + ((options.length + padding.length) / 4);
   const segment = concat(
-    word16(fields.sourcePort), word16(fields.destinationPort), word32(1), word32(2),
-    [5 << 4, fields.flags ?? 0x10], word16(65535), [0, 0, 0, 0], payload,
+    word16(fields.sourcePort), word16(fields.destinationPort),
+    word32(fields.sequence ?? 1), word32(fields.acknowledgment ?? 2),
+    [words << 4, fields.flags ?? 0x10], word16(fields.window ?? 65535), [0, 0],
+    word16(fields.urgent ?? 0), options, padding, payload,
   );
   const sum = transportChecksum(fields.source, fields.destination, PROTOCOL.tcp, segment);
   return withChecksum(segment, 16, sum);
