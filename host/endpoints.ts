@@ -1,23 +1,21 @@
 // Endpoints: pods attached to this node. The interface is made here, in the host's namespace, where
-// its descriptor stays; then it moves into the pod's namespace and is set up there.
+// its descriptor stays; then it moves into the pod's namespace and is set up there: by the CNI
+// plugin between prepare() and start(), or by add(), where the host may enter namespaces itself.
 
 import type { Endpoint } from '../engine/model.ts';
 import type { AttachedEndpoint, Forwarding } from '../engine/forwarding.ts';
 import { readTraffic, type Traffic } from '../engine/counters.ts';
 import type { Core } from '../engine/core.ts';
-import { addressFamily, hostPrefix } from '../engine/address.ts';
+import { podInterface } from '../engine/pod-interface.ts';
 import { closeFdAsync } from '../ffi/file.ts';
+import { moveInterface } from '../ffi/interface-setup.ts';
 import { interfaceMac } from '../ffi/interface.ts';
-import { Links } from '../ffi/netlink.ts';
-import { openNamespace } from '../ffi/netns.ts';
+import type { Links } from '../ffi/netlink.ts';
 import type { DataPlane } from './data-plane.ts';
 import { TUN_QUEUE_LENGTH } from './limits.ts';
 import type { PolicyGate } from './policy-gate.ts';
 import { openOffloaded, type Tier } from './tier.ts';
 import type { DeviceEnds, DeviceSpec } from './worker.ts';
-
-/** Gateways that a TAP's default routes name; the core answers for them (neighbour.ts). */
-const TAP_GATEWAY = { IPv4: '169.254.1.1', IPv6: 'fe80::1' };
 
 /** `pending` until its interface is up, `closed` until its policy is known, `lost` when the
  * interface was deleted under us. */
@@ -29,6 +27,8 @@ interface Held {
   attached: AttachedEndpoint | null;
   fd: number;
   device: string;
+  /** While prepare(), start() or add() is at work on it. */
+  isBusy: boolean;
 }
 
 export interface EndpointReport extends Traffic {
@@ -93,22 +93,71 @@ export class Endpoints {
 
   /** Attaches a pod. On failure nothing is left of it. */
   async add(endpoint: Endpoint): Promise<void> {
+    const device = await this.prepare(endpoint);
+    const { namespace, name, netns } = endpoint;
+    try {
+      if (netns !== '') {
+        await moveInterface(this.#options.links, device, netns, podInterface(endpoint));
+      }
+      await this.start(namespace, name);
+    } catch (error) {
+      await this.remove(namespace, name);
+      throw error;
+    }
+  }
+
+  /** Makes a pod's interface and enters the pod in the tables; its packets wait until start().
+   * Returns the interface's name. On failure nothing is left of it. */
+  async prepare(endpoint: Endpoint): Promise<string> {
     const owner = `${endpoint.namespace}/${endpoint.name}`;
     const known = this.#held.get(owner);
     if (known !== undefined && known.state !== 'lost') {
       throw new Error(`add endpoint ${owner}: it is attached already`);
     }
-    this.#held.delete(owner);
-    const held: Held = { endpoint, state: 'pending', attached: null, fd: -1, device: '' };
+    const held: Held = {
+      endpoint, state: 'pending', attached: null, fd: -1, device: '', isBusy: true,
+    };
     this.#held.set(owner, held);
     try {
-      await this.#attach(owner, held);
-      held.state = 'ready';
+      await this.#enter(owner, held);
+      return held.device;
     } catch (error) {
       this.#held.delete(owner);
       await this.#release(held);
       throw error;
+    } finally {
+      held.isBusy = false;
     }
+  }
+
+  /** Begins to read a prepared pod's packets. Policy says which of them pass. */
+  async start(namespace: string, name: string): Promise<void> {
+    const held = this.#held.get(`${namespace}/${name}`);
+    if (held?.attached === undefined || held.attached === null || held.state !== 'pending') {
+      throw new Error(`start endpoint ${namespace}/${name}: it is not prepared`);
+    }
+    const { endpoint: { device: kind }, attached: { device: index }, fd: receiver } = held;
+    held.isBusy = true;
+    try {
+      const spec = { index, name: `${namespace}_${name}`, kind, receiver, senders: [] };
+      await this.#options.dataPlane.attach(this.#options.spec(spec));
+      held.state = 'ready';
+    } finally {
+      held.isBusy = false;
+    }
+  }
+
+  /** Lists a pod whose interface went with an earlier daemon. */
+  enterLost(endpoint: Endpoint): void {
+    this.#held.set(`${endpoint.namespace}/${endpoint.name}`, {
+      endpoint, state: 'lost', attached: null, fd: -1, device: '', isBusy: false,
+    });
+  }
+
+  /** A pod's device and state; null where there is no such pod. */
+  find(namespace: string, name: string): { device: number; state: EndpointState } | null {
+    const held = this.#held.get(`${namespace}/${name}`);
+    return held === undefined ? null : { device: held.attached?.device ?? -1, state: held.state };
   }
 
   /** Detaches a pod; its interface ends with it. False where there is no such pod. */
@@ -116,7 +165,7 @@ export class Endpoints {
     const owner = `${namespace}/${name}`;
     const held = this.#held.get(owner);
     if (held === undefined) return false;
-    if (held.state === 'pending') throw new Error(`remove endpoint ${owner}: it is being attached`);
+    if (held.isBusy) throw new Error(`remove endpoint ${owner}: it is being attached`);
     this.#held.delete(owner);
     await this.#release(held);
     return true;
@@ -141,23 +190,16 @@ export class Endpoints {
     this.#held.clear();
   }
 
-  async #attach(owner: string, held: Held): Promise<void> {
-    const { forwarding, dataPlane, policy, tier, spec } = this.#options;
+  async #enter(owner: string, held: Held): Promise<void> {
+    const { forwarding, links, policy, tier } = this.#options;
     const { endpoint } = held;
-    const opened = openOffloaded({ name: 'culvpod%d', kind: endpoint.device }, tier);
+    const opened = makeDevice(endpoint.device, tier);
     held.fd = opened.fd;
     held.device = opened.name;
     const mac = endpoint.device === 'tap' ? interfaceMac(opened.name) : null;
     held.attached = forwarding.attachEndpoint(owner, endpoint.addresses, mac);
     policy.attach(held.attached.device, endpoint);
-    await this.#setUp(opened.name, endpoint);
-    await dataPlane.attach(spec({
-      index: held.attached.device,
-      name: `${endpoint.namespace}_${endpoint.name}`,
-      kind: endpoint.device,
-      receiver: held.fd,
-      senders: [],
-    }));
+    await links.setLink(opened.name, { queueLength: TUN_QUEUE_LENGTH });
   }
 
   async #release(held: Held): Promise<void> {
@@ -172,38 +214,9 @@ export class Endpoints {
     Object.assign(held, { attached: null, fd: -1 });
     if (fd >= 0) await closeFdAsync(fd);
   }
-
-  /** Moves the interface into the pod's namespace and gives it name, MTU, addresses and routes. */
-  async #setUp(device: string, endpoint: Endpoint): Promise<void> {
-    if (endpoint.netns === '') return;
-    const namespace = openNamespace(endpoint.netns);
-    try {
-      await this.#options.links.setLink(device, {
-        queueLength: TUN_QUEUE_LENGTH, namespaceFd: namespace.fd,
-      });
-      const links = namespace.run(() => new Links());
-      try {
-        await setUpInterface(links, device, endpoint);
-      } finally {
-        links.close();
-      }
-    } finally {
-      namespace.close();
-    }
-  }
 }
 
-async function setUpInterface(links: Links, device: string, endpoint: Endpoint): Promise<void> {
-  const name = endpoint.interfaceName;
-  const isTap = endpoint.device === 'tap';
-  await links.setLink(device, { newName: name });
-  await links.setLink(name, { mtu: endpoint.mtu, linkLocalIpv6: isTap });
-  await links.setLink(name, { up: true });
-  for (const address of endpoint.addresses) await links.addAddress(name, hostPrefix(address));
-  for (const family of ['IPv4', 'IPv6'] as const) {
-    if (!endpoint.addresses.some((address) => addressFamily(address) === family)) continue;
-    const prefix = family === 'IPv4' ? '0.0.0.0/0' : '::/0';
-    const gateway = isTap ? { via: TAP_GATEWAY[family], onlink: true } : {};
-    await links.addRoute({ prefix, device: name, ...gateway });
-  }
+/** Makes a pod's interface in our namespace. Its descriptor is non-blocking. */
+function makeDevice(kind: Endpoint['device'], tier: Tier): { fd: number; name: string } {
+  return openOffloaded({ name: 'culvpod%d', kind }, tier);
 }
