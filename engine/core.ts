@@ -11,6 +11,7 @@ import { layMemory, writeDirectory, type Limits, type PrefixLimits } from './mem
 export interface CoreExports {
   readonly ABI_VERSION: { readonly value: number };
   processBatch(first: number, count: number, nowMs: number): number;
+  flowAdopt(worker: number, nowMs: number): number;
   policyAnswer(ruleSet: number, identity: number, key: number): number;
   policyProgram(ruleSet: number, identity: number): number;
   prefixTableSize(prefixes: number, nodes: number, leaves: number, leafSize: number): number;

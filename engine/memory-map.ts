@@ -128,6 +128,13 @@ export function layMemory(
   const routes = (table: PrefixLimits): number => place(prefixTableSize(table, PREFIX_LEAF_NARROW));
   const identities = (table: PrefixLimits): number =>
     place(prefixTableSize(table, PREFIX_LEAF_WIDE));
+  const placeKept = (size: number): number => {
+    next = align(next, layout.KEPT_GRANULE);
+    const start = place(layout.KEPT_HEADER_SIZE);
+    const tables = place(size);
+    next = align(start + layout.KEPT_HEADER_SIZE + size, layout.KEPT_GRANULE);
+    return tables;
+  };
   const perWorker = (size: number): number => place(limits.workers * size);
   const map = {
     nextHops: place(limits.nextHops * layout.NEXT_HOP_STRIDE),
@@ -141,9 +148,9 @@ export function layMemory(
     identitiesIpv4: identities(policy.identitiesIpv4),
     identitiesIpv6: identities(policy.identitiesIpv6),
     arena: place(policy.arenaBytes),
-    flows: perWorker(policy.flows * (FLOW_SIZE + 1)),
     fragments: perWorker(policy.fragments * FRAGMENT_SIZE),
     verdicts: perWorker(VERDICTS_RECORDS + (policy.verdicts * VERDICT_SIZE)),
+    flows: placeKept(limits.workers * policy.flows * (FLOW_SIZE + 1)),
     descriptors: perWorker(limits.slots * layout.DESCRIPTOR_STRIDE),
     sends: perWorker(layout.SEND_LIMIT * layout.SEND_STRIDE),
     pieces: perWorker(layout.PIECE_LIMIT * layout.PIECE_SIZE),

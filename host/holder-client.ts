@@ -139,7 +139,8 @@ export class HolderClient {
   }
 
   #send(verb: number, name: string, fd: number): void {
-    if (!sendMessage(this.#fd, verb, name, 0, fd)) throw new HolderError('the holder takes nothing');
+    const isSent = sendMessage(this.#fd, verb, name, 0, fd);
+    if (!isSent) throw new HolderError('the holder takes nothing');
   }
 
   #receive(): { message: HolderMessage; fd: number } {

@@ -146,7 +146,8 @@ class Holder {
         const before = this.#held.get(name);
         const isFull = before === undefined && this.#held.size >= HELD_LIMIT;
         if (fd < 0 || isFull) {
-          sendMessage(connection.fd, HOLD_REFUSED, isFull ? 'the holder is full' : 'no descriptor came');
+          const reason = isFull ? 'the holder is full' : 'no descriptor came';
+          sendMessage(connection.fd, HOLD_REFUSED, reason);
           return false;
         }
         this.#held.set(name, fd);

@@ -16,8 +16,11 @@
 //          | statistics, prefix tables      |   addresses are in the directory
 //          +--------------------------------+
 //          | policy: identities, arena;     |
-//          | per worker: flows, fragments,  |
-//          | verdicts                       |
+//          | per worker: fragments, verdicts|
+//          +--------------------------------+
+//          | kept pages, which outlive the  |
+//          | process: header; flows, per    |
+//          | worker                         |
 //          +--------------------------------+
 //          | descriptors, one per slot      |
 //          +--------------------------------+
@@ -102,6 +105,17 @@ export const WORKER_STRIDE = 3072;
 export const CONTROL_SCRATCH_START = 14336;   // WORKERS_START + WORKER_LIMIT * WORKER_STRIDE
 export const CONTROL_SCRATCH_SIZE = 2048;
 export const TABLES_START = 16384;
+
+// Kept pages: a file may lie in their place, which the next process takes over. The header stands
+// before the flow tables; a process that finds another one than its own would be leaves them.
+export const KEPT_GRANULE = 65536;            // the pages begin and end at a multiple of this
+export const KEPT_MAGIC_FIELD = 0;            // u32, KEPT_MAGIC once the rest is written
+export const KEPT_VERSION = 4;                // u32, ABI_VERSION
+export const KEPT_WORKERS = 8;                // u32
+export const KEPT_FLOWS = 12;                 // u32, DIRECTORY_FLOW_COUNT
+export const KEPT_FLOW_SEED = 16;             // u32, DIRECTORY_FLOW_SEED
+export const KEPT_HEADER_SIZE = 64;
+export const KEPT_MAGIC = 0x4b524c43;         // "CLRK"
 
 // Packet slots. A packet lies anywhere in its slot; devices read to PACKET_HEADROOM.
 export const PACKET_HEADROOM = 128;           // room for every header we prepend

@@ -109,11 +109,13 @@ export function flowSweep(worker: i32, nowMs: i32): void {
   }
 }
 
-function workerField(worker: i32, field: i32): usize {
+/** Address of a field of the worker's block. */
+export function workerField(worker: i32, field: i32): usize {
   return <usize>(WORKERS_START + (worker * WORKER_STRIDE) + field);
 }
 
-function flowTable(worker: i32, count: i32): usize {
+/** Address of the worker's table of `count` entries; their tags follow them. */
+export function flowTable(worker: i32, count: i32): usize {
   return <usize>(directory(DIRECTORY_FLOWS) + (worker * count * (FLOW_SIZE + 1)));
 }
 
@@ -121,7 +123,8 @@ function groupCount(count: i32): i32 {
   return count / FLOW_GROUP_SIZE;
 }
 
-function flowKeyHash(key: usize): u64 {
+/** The hash of an entry's key. */
+export function flowKeyHash(key: usize): u64 {
   const rest = (<u64>load<u32>(key, FLOW_PORT_A) << 8) | <u64>load<u8>(key, FLOW_PROTOCOL);
   return endsHash(key, rest);
 }
@@ -138,15 +141,18 @@ export function endsHash(key: usize, rest: u64): u64 {
   return (sum ^ (sum >>> 32)) * 0xd6e8feb86659fd93;
 }
 
-function homeGroup(hash: u64, count: i32): i32 {
+/** The group that a key is put into first. */
+export function homeGroup(hash: u64, count: i32): i32 {
   return <i32>(hash >>> 40) & (groupCount(count) - 1);
 }
 
-function secondGroup(hash: u64, count: i32): i32 {
+/** The only other group that it may be in. */
+export function secondGroup(hash: u64, count: i32): i32 {
   return <i32>(hash >>> 20) & (groupCount(count) - 1);
 }
 
-function tagOf(hash: u64): u8 {
+/** The tag of an entry in use. */
+export function tagOf(hash: u64): u8 {
   return <u8>(<i32>(hash >>> 12) | FLOW_TAG_USED);
 }
 

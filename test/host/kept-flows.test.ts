@@ -1,0 +1,131 @@
+// Flows that outlive their daemon: a second core takes the first one's file over. What was torn by
+// the first one's death lets nothing pass that policy does not.
+
+import { suite } from 'uvu';
+import * as assert from 'uvu/assert';
+import * as layout from '../../wasm/abi/layout.ts';
+import * as abi from '../../wasm/abi/policy.ts';
+import { readFlowFill } from '../../engine/counters.ts';
+import { keptPages } from '../../engine/tables/kept.ts';
+import { closeFd } from '../../ffi/file.ts';
+import { createMemfd, fileSize } from '../../ffi/memfd.ts';
+import { keepFlows } from '../../host/kept-flows.ts';
+import {
+  ALLOW_ALL, back, DENY_ALL, fateOf, PolicyBed, ruleSet, TCP, tcpPacket, type Flow,
+} from '../support/policy-core.ts';
+import { Random } from '../support/random.ts';
+
+const test = suite('host/kept-flows');
+const PODS = { a: ['10.1.0.2', 'fd00:1::2'], b: ['10.1.0.3', 'fd00:1::3'] };
+const SETTINGS = { policy: { flows: 1024 } };
+const OPENED = 200;
+const ROUNDS = 40;
+
+const flow = (port: number): Flow =>
+  ({ source: '10.1.0.2', destination: '10.1.1.9', sourcePort: port });
+
+/** A node whose pod a may open connections and take none, with the flows of `held`. */
+function makeBed(held: number, allowed = true): { bed: PolicyBed; fd: number; adopted: number } {
+  const bed = new PolicyBed(PODS, SETTINGS);
+  const { fd, adopted } = keepFlows(bed.core, held, bed.nowMs);
+  bed.isolate('a', { ingress: 1, egress: 2 }, {
+    ruleSets: [ruleSet(1, DENY_ALL), ruleSet(2, allowed ? ALLOW_ALL : DENY_ALL)],
+  });
+  return { bed, fd, adopted: adopted ?? -1 };
+}
+
+function handshake(bed: PolicyBed, port: number): void {
+  assert.is(fateOf(bed.send('a', tcpPacket(flow(port), TCP.syn))), 'pass');
+  assert.is(reply(bed, port), 'pass');
+  assert.is(fateOf(bed.send('a', tcpPacket(flow(port), TCP.ack))), 'pass');
+}
+
+function reply(bed: PolicyBed, port: number): string {
+  return fateOf(bed.receive(1, tcpPacket(back(flow(port)), TCP.ack)));
+}
+
+test('replies of connections pass after another core took over', () => {
+  const first = makeBed(-1);
+  assert.is(first.adopted, -1);
+  for (let port = 1000; port < 1000 + OPENED; port += 1) handshake(first.bed, port);
+  const second = makeBed(first.fd);
+  assert.is(second.fd, first.fd);
+  assert.is(second.adopted, OPENED);
+  assert.is(readFlowFill(second.bed.core).used, OPENED);
+  for (let port = 1000; port < 1000 + OPENED; port += 1) {
+    assert.is(reply(second.bed, port), 'pass');
+  }
+  assert.is(reply(second.bed, 999), 'policyIngress');
+  closeFd(second.fd);
+});
+
+test('a connection that policy forbids by now is cut', () => {
+  const first = makeBed(-1);
+  handshake(first.bed, 1000);
+  const second = makeBed(first.fd, false);
+  assert.is(reply(second.bed, 1000), 'policyEgress');
+  closeFd(second.fd);
+});
+
+test('what has expired meanwhile is gone', () => {
+  const first = makeBed(-1);
+  handshake(first.bed, 1000);
+  const bed = new PolicyBed(PODS, SETTINGS);
+  const nowMs = first.bed.nowMs + abi.FLOW_TIMEOUT_TCP;
+  assert.equal(keepFlows(bed.core, first.fd, nowMs), { fd: first.fd, adopted: 0 });
+  assert.is(bed.flowCount(), 0);
+  closeFd(first.fd);
+});
+
+test('entries of mixed halves let nothing pass that is not allowed', () => {
+  const random = new Random(7);
+  for (let round = 0; round < ROUNDS; round += 1) {
+    const first = makeBed(-1);
+    for (let port = 1000; port < 1000 + OPENED; port += 1) handshake(first.bed, port);
+    const { core } = first.bed;
+    const flows = core.directory(layout.DIRECTORY_FLOWS);
+    const tags = flows + (SETTINGS.policy.flows * abi.FLOW_SIZE);
+    const used = Array.from({ length: SETTINGS.policy.flows }, (_, place) => place)
+      .filter((place) => core.bytes[tags + place] !== 0);
+    // A copy that stopped somewhere: the first words are one flow's, the rest another's.
+    for (let torn = 0; torn < OPENED / 2; torn += 1) {
+      const from = flows + ((used[random.below(used.length)] ?? 0) * abi.FLOW_SIZE);
+      const to = flows + ((used[random.below(used.length)] ?? 0) * abi.FLOW_SIZE);
+      const cut = 8 * random.below(8);
+      core.bytes.copyWithin(to, from, from + cut);
+      if (random.below(4) === 0) core.bytes[tags + random.below(SETTINGS.policy.flows)] = 0x81;
+    }
+    const second = makeBed(first.fd);
+    assert.ok(second.adopted <= OPENED);
+    assert.is(readFlowFill(second.bed.core).used, second.adopted);
+    for (let port = 1000; port < 1000 + OPENED; port += 1) reply(second.bed, port);
+    for (let port = 3000; port < 3000 + OPENED; port += 1) {
+      assert.is(reply(second.bed, port), 'policyIngress');
+    }
+    closeFd(second.fd);
+  }
+});
+
+test('a file of random bytes, of another size, or of another layout is not used', () => {
+  const random = new Random(11);
+  const size = keptPages(new PolicyBed(PODS, SETTINGS).core).length;
+  const noise = makeBed(createMemfd('culvert-test', size));
+  assert.is(noise.adopted, -1);
+  handshake(noise.bed, 1000);
+  const pages = keptPages(noise.bed.core);
+  for (let at = layout.KEPT_HEADER_SIZE; at < pages.length; at += 1) pages[at] = random.below(256);
+  const after = makeBed(noise.fd);
+  // An entry of random bytes is sound about once in 2^13 times the rest of its checks.
+  assert.ok(after.adopted <= 1, `${after.adopted} entries of noise`);
+  new DataView(pages.buffer, pages.byteOffset).setUint32(layout.KEPT_VERSION, 0xffff, true);
+  const other = makeBed(after.fd);
+  assert.is(other.adopted, -1);
+  assert.is(readFlowFill(other.bed.core).used, 0);
+  const short = makeBed(createMemfd('culvert-test', size + layout.KEPT_GRANULE));
+  assert.is(short.adopted, -1);
+  assert.is(fileSize(short.fd), size);
+  closeFd(other.fd);
+  closeFd(short.fd);
+});
+
+test.run();
