@@ -38,6 +38,8 @@ import { PrefixTable } from './tables/prefix.ts';
 export interface ForwardingOptions {
   nodeName: string;
   podNetworks: string[];
+  /** The node's own stack has pods too: what of our pod networks no endpoint has is the node's. */
+  hasNodePods?: boolean;
   underlayMtu: number;
   defaultMac: Record<Family, string>;
 }
@@ -220,11 +222,13 @@ export class Forwarding {
     this.nodes.set(node.name, node);
     this.#writeOwnAddresses(node);
     const bases = node.podCidrs.map(prefixBase);
+    const rest = this.#options.hasNodePods === true
+      ? { nextHop: NEXT_HOP_NODE, kind: 'node' as const }
+      : { nextHop: NEXT_HOP_UNREACHABLE, kind: 'unreachable' as const };
     this.#claimRoutes(`node ${node.name}`, [
       ...[...bases, ...node.addresses].map((address): Claim =>
         ({ prefix: hostPrefix(address), nextHop: NEXT_HOP_NODE, kind: 'node', via: null })),
-      ...node.podCidrs.map((prefix): Claim =>
-        ({ prefix, nextHop: NEXT_HOP_UNREACHABLE, kind: 'unreachable', via: null })),
+      ...node.podCidrs.map((prefix): Claim => ({ prefix, ...rest, via: null })),
     ]);
     if (!same(before?.tunnels, node.tunnels)) {
       for (const peer of this.peers.values()) this.#publishPeer(peer);

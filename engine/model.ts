@@ -281,7 +281,7 @@ export const VerdictsSchema = v.strictObject({
 // the pod off again.
 
 const ContainerId = v.pipe(
-  v.string(), v.maxLength(253), v.regex(/^[A-Za-z0-9][A-Za-z0-9_.-]*$/, 'not a container id'));
+  v.string(), v.maxLength(128), v.regex(/^[A-Za-z0-9][A-Za-z0-9_.-]*$/, 'not a container id'));
 const InterfaceName = v.pipe(
   v.string(), v.regex(/^[A-Za-z0-9_.-]{1,15}$/, 'not an interface name'));
 const Path = v.pipe(v.string(), v.maxLength(4096));
@@ -332,11 +332,28 @@ export type CniAddAnswer = v.InferOutput<typeof CniAddAnswerSchema>;
 /** The answer to `cni.check`: what the interface must be like. */
 export const CniCheckAnswerSchema = v.strictObject({ setUp: InterfaceSetUpSchema });
 
+/** What is wrong with a request about an attachment, as the failure's code says. */
+export const CNI_FAILURES = {
+  tryAgain: 'try-again', attached: 'attached', unknown: 'unknown-container', lost: 'lost',
+} as const;
+
+/** Folder, in the runtime directory, of the notes that the plugin leaves while no daemon runs: one
+ * file per attachment that has ended, named `CONTAINER_INTERFACE`, holding a frame of its key. */
+export const ENDED_FOLDER = 'ended';
+
+/** The name of an attachment's note. */
+export function endedFileName({ containerId, interfaceName }: AttachmentKey): string {
+  return `${containerId}_${interfaceName}`;
+}
+
 /** `cni.gc`: whatever else is attached to the network is left over. */
 export const CniGcSchema = v.strictObject({
   network: Name, valid: v.pipe(v.array(AttachmentKeySchema), v.maxLength(VALID_LIMIT)),
 });
 export type CniGc = v.InferOutput<typeof CniGcSchema>;
+
+/** `cni.status`. `hasOwnIpam` is false where another IPAM plugin gives the addresses. */
+export const CniStatusSchema = v.strictObject({ hasOwnIpam: v.boolean() });
 
 /** The answer to `cni.status`: why pods cannot be attached now, or null. */
 export const CniStatusAnswerSchema = v.strictObject({ reason: v.nullable(v.string()) });

@@ -45,6 +45,14 @@ export interface HostConfig {
     /** Answer denied packets with "administratively prohibited" instead of silence. */
     denyWithIcmp: boolean;
   };
+  cni: {
+    /** This node's pod networks until a sidecar tells them, or where there is none. */
+    podCidrs: string[];
+    /** How long attaching a pod waits for its rule sets. */
+    policyWaitSeconds: number;
+  };
+  /** File for flannel's CNI plugin (subnet-env.ts), `/run/flannel/subnet.env`; empty for none. */
+  subnetEnv: string;
   logLevel: 'debug' | 'info' | 'warn' | 'error';
   debug: {
     /** Folder that gets one pcap file per device; empty for none. */
@@ -65,6 +73,8 @@ export const DEFAULTS: HostConfig = {
   memory: 'standard',
   icmp: { rate: 100, burst: 50 },
   policy: { unknownPods: 'closed', denyWithIcmp: false },
+  cni: { podCidrs: [], policyWaitSeconds: 10 },
+  subnetEnv: '',
   logLevel: 'info',
   debug: {
     pcap: '',
@@ -106,6 +116,10 @@ const SourceSchema = v.strictObject({
     unknownPods: v.optional(v.picklist(['closed', 'open'])),
     denyWithIcmp: v.optional(v.boolean()),
   })),
+  cni: v.optional(v.strictObject({
+    podCidrs: v.optional(prefixes), policyWaitSeconds: integer(0, 120),
+  })),
+  subnetEnv: text,
   logLevel: v.optional(v.picklist(['debug', 'info', 'warn', 'error'])),
   debug: v.optional(v.strictObject({
     pcap: text,

@@ -14,24 +14,28 @@ import {
 } from '../wasm/abi/layout.ts';
 import { VXLAN_OVERHEAD_IPV4, VXLAN_OVERHEAD_IPV6 } from '../wasm/abi/headers.ts';
 import { Core } from '../engine/core.ts';
-import { Forwarding } from '../engine/forwarding.ts';
+import { Forwarding, type ForwardingOptions } from '../engine/forwarding.ts';
 import type { Log } from '../engine/log.ts';
 import { PROFILES } from '../engine/memory-map.ts';
-import type { Delta, Snapshot } from '../engine/model.ts';
+import { ENDED_FOLDER, type Delta, type Snapshot } from '../engine/model.ts';
 import { PolicyTables } from '../engine/tables/policy.ts';
 import { errnoName, SystemError } from '../ffi/errno.ts';
 import { closeFd, lockFile } from '../ffi/file.ts';
 import { Links } from '../ffi/netlink.ts';
 import { localPort, peerCredentials } from '../ffi/socket.ts';
+import { Attachments, endpointOf } from './attachments.ts';
 import type { HostConfig } from './config.ts';
 import { ControlServer } from './control.ts';
 import { DataPlane } from './data-plane.ts';
+import { diskFiles } from './durable.ts';
 import { Endpoints } from './endpoints.ts';
 import { Intake } from './intake.ts';
+import { Ipam } from './ipam.ts';
 import { controlMethods } from './methods.ts';
 import { NodeDevice } from './node-device.ts';
 import { Observer } from './observe.ts';
 import { PolicyGate } from './policy-gate.ts';
+import { writeSubnetEnv } from './subnet-env.ts';
 import { chooseTier, probeKernel, type Tier } from './tier.ts';
 import { closeUnderlay, findUnderlay, openUnderlay, type UnderlaySockets } from './underlay.ts';
 import type { UnderlayAddresses } from './underlay.ts';
@@ -44,6 +48,8 @@ const REOPEN_LIMIT_MS = 5000;
 /** Names of the files in the runtime directory. */
 export const CONTROL_SOCKET = 'control.sock';
 export const SYNC_SOCKET = 'sync.sock';
+const ADDRESSES_FOLDER = 'addresses';
+const BOOT_ID = '/proc/sys/kernel/random/boot_id';
 const LOCK_FILE = 'culvert.lock';
 /** The sidecar's user must get through; each socket has a mode of its own. */
 const RUNTIME_DIRECTORY_MODE = 0o755;
@@ -78,6 +84,8 @@ export class Host {
   readonly nodeDevice: NodeDevice;
   readonly endpoints: Endpoints;
   readonly policy: PolicyGate;
+  readonly ipam: Ipam;
+  readonly attachments: Attachments;
   readonly observer: Observer;
   readonly intake: Intake;
   readonly underlay: UnderlayAddresses;
@@ -113,14 +121,8 @@ export class Host {
     this.core = makeCore(module, config);
     const policyTables = new PolicyTables(this.core, limits.policy);
     this.policy = new PolicyGate(policyTables, config.policy.unknownPods, log);
-    this.forwarding = new Forwarding(this.core, limits, {
-      nodeName: config.nodeName,
-      podNetworks: config.podNetworks,
-      underlayMtu: underlay.mtu,
-      defaultMac: {
-        IPv4: defaultMac(config.nodeName, 'IPv4'), IPv6: defaultMac(config.nodeName, 'IPv6'),
-      },
-    });
+    this.forwarding = new Forwarding(
+      this.core, limits, forwardingOptions(config, underlay.mtu));
     this.forwarding.devices.closedAtStart = config.policy.unknownPods === 'closed';
     this.#setOffloads();
     this.dataPlane = new DataPlane({
@@ -138,6 +140,8 @@ export class Host {
       tier,
       spec: (device) => this.#spec(device),
     });
+    this.ipam = makeIpam(config, log);
+    this.attachments = this.#makeAttachments();
     this.observer = new Observer({
       core: this.core,
       policy: policyTables,
@@ -157,6 +161,7 @@ export class Host {
       version: options.version,
       log,
       peerUid: peerCredentials,
+      onClosed: (connection) => this.attachments.closed(connection),
     });
     this.sync = this.#syncServer();
   }
@@ -201,6 +206,7 @@ export class Host {
   async stop(): Promise<void> {
     if (this.#isStopping) return;
     this.#isStopping = true;
+    this.attachments.close();
     await Promise.allSettled([this.control.close(), this.sync.close()]);
     this.observer.close();
     await this.endpoints.close();
@@ -219,8 +225,49 @@ export class Host {
       const name = `underlay-${family.toLowerCase()}`;
       await this.dataPlane.attach(this.#spec({ index, name, kind: 'udp', receiver, senders }));
     }
+    this.attachments.open();
+    for (const attachment of this.attachments.ready) {
+      this.endpoints.enterLost(endpointOf(attachment));
+    }
+    await this.#takeConfigured();
     await this.control.listen();
+    this.attachments.takeNotes();
     await this.sync.listen();
+  }
+
+  #makeAttachments(): Attachments {
+    const { config, log } = this.options;
+    return new Attachments({
+      ipam: this.ipam,
+      endpoints: this.endpoints,
+      policy: this.policy,
+      log,
+      mtu: this.nodeDevice.options.mtu,
+      policyWaitMs: config.cni.policyWaitSeconds * 1000,
+      ended: diskFiles(join(config.runtimeDirectory, ENDED_FOLDER)),
+      reason: (hasOwnIpam) => this.#closedReason(hasOwnIpam),
+      hasSidecar: () => this.intake.isConnected,
+      onChange: () => {},
+    });
+  }
+
+  /** Why pods cannot be attached now, or null. */
+  #closedReason(hasOwnIpam: boolean): string | null {
+    if (!this.dataPlane.isRunning) return 'the data plane is not running';
+    if (this.isNodeDeviceLost) return `the device ${this.options.config.device.name} is lost`;
+    if (!hasOwnIpam || this.ipam.ranges.length > 0) return null;
+    return 'the pod networks of this node are not known: no sidecar has told them, '
+      + 'and cni.podCidrs is not set';
+  }
+
+  /** Until a sidecar says more, our node is the one that the configuration describes. */
+  async #takeConfigured(): Promise<void> {
+    const { nodeName: name, cni: { podCidrs } } = this.options.config;
+    if (podCidrs.length === 0) return;
+    const addresses = Object.values(this.underlay.addresses);
+    const nodes = [{ name, podCidrs, addresses, tunnels: [] }];
+    this.forwarding.applySnapshot({ revision: 0, local: name, nodes, pods: [] });
+    await this.#applied();
   }
 
   /** Tells the core what the kernel takes over, and where tunnels start from. */
@@ -305,7 +352,21 @@ export class Host {
     this.#warned = problems.join('\n');
     const podCidrs = this.forwarding.local?.podCidrs ?? [];
     const isKnown = podCidrs.join() === this.nodeDevice.podCidrs.join();
-    if (!isKnown) await this.nodeDevice.configure(podCidrs);
+    if (isKnown) return;
+    this.ipam.setRanges(podCidrs);
+    await this.nodeDevice.configure(podCidrs);
+    this.#writeSubnetEnv();
+  }
+
+  #writeSubnetEnv(): void {
+    const { config: { subnetEnv, podNetworks }, log } = this.options;
+    const { podCidrs, options: { mtu } } = this.nodeDevice;
+    if (subnetEnv === '' || podCidrs.length === 0) return;
+    try {
+      writeSubnetEnv(subnetEnv, { podNetworks, podCidrs, mtu });
+    } catch (error) {
+      log.error({ file: subnetEnv, error: (error as Error).message }, 'cannot write subnet.env');
+    }
   }
 
   #lost(index: number, errno: number): void {
@@ -359,6 +420,26 @@ function makeRuntimeDirectory(path: string): void {
 
 function podKey({ namespace, name }: { namespace: string; name: string }): string {
   return `${namespace}/${name}`;
+}
+
+function forwardingOptions(config: HostConfig, underlayMtu: number): ForwardingOptions {
+  const { nodeName, podNetworks, subnetEnv } = config;
+  return {
+    nodeName,
+    podNetworks,
+    hasNodePods: subnetEnv !== '',
+    underlayMtu,
+    defaultMac: { IPv4: defaultMac(nodeName, 'IPv4'), IPv6: defaultMac(nodeName, 'IPv6') },
+  };
+}
+
+function makeIpam({ runtimeDirectory }: HostConfig, log: Log): Ipam {
+  return new Ipam({
+    files: diskFiles(join(runtimeDirectory, ADDRESSES_FOLDER)),
+    log,
+    boot: readFileSync(BOOT_ID, 'utf8').trim(),
+    nowMs: Date.now,
+  });
 }
 
 /** The MTU that every path of the overlay takes. */

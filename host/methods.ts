@@ -30,6 +30,7 @@ export function controlMethods(host: Host): Methods {
     'policy.list': method(PageQuerySchema, ({ from }) => page(host.policy.tables.rules(), from)),
     'verdict.recent': method(PageQuerySchema, ({ from }) => page(host.observer.recent(), from)),
     'verdict.follow': method(Nothing, (_, connection) => host.observer.follow(connection)),
+    ...host.attachments.methods(),
     'endpoint.add': method(EndpointSchema, (endpoint) =>
       explained('endpoint', () => host.endpoints.add(endpoint))),
     'endpoint.remove': method(EndpointNameSchema, ({ namespace, name }) =>

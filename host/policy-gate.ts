@@ -14,6 +14,8 @@ export class PolicyGate {
   readonly #isClosedBefore: boolean;
   readonly #log: Log;
   readonly #devices = new Map<number, PodName>();
+  /** To be called when policy has changed. */
+  readonly #waiting = new Set<() => void>();
 
   /** `unknownPods` says what a pod may do before its policy is known. */
   constructor(tables: PolicyTables, unknownPods: 'closed' | 'open', log: Log) {
@@ -34,6 +36,7 @@ export class PolicyGate {
 
   detach(device: number): void {
     if (!this.#devices.delete(device)) return;
+    this.#tell();
     if (this.isKnown || this.#isClosedBefore) this.tables.detach(device);
   }
 
@@ -41,16 +44,45 @@ export class PolicyGate {
     return this.tables.isOpen(device);
   }
 
+  /** Waits until a device is open. False where it still is not after `timeoutMs`, or is gone. */
+  async untilOpen(device: number, timeoutMs: number): Promise<boolean> {
+    const deadline = performance.now() + timeoutMs;
+    while (this.#devices.has(device) && !this.isOpen(device)) {
+      const left = deadline - performance.now();
+      if (left <= 0) return false;
+      await this.#nextChange(left);
+    }
+    return this.#devices.has(device);
+  }
+
   /** Makes `whole` all the policy there is. */
   replace(whole: PolicyChange): void {
     this.tables.replace(whole);
     this.#becomeKnown();
+    this.#tell();
   }
 
   /** Puts a change into force. */
   apply(change: PolicyChange): void {
     this.tables.apply(change);
     this.#becomeKnown();
+    this.#tell();
+  }
+
+  #nextChange(timeoutMs: number): Promise<void> {
+    return new Promise((resolve) => {
+      const done = (): void => {
+        clearTimeout(timer);
+        this.#waiting.delete(done);
+        resolve();
+      };
+      const timer = setTimeout(done, timeoutMs);
+      this.#waiting.add(done);
+    });
+  }
+
+  #tell(): void {
+    for (const done of [...this.#waiting]) done();
   }
 
   /** From now on every pod is under control, those attached before too. */

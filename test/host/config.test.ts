@@ -54,6 +54,7 @@ function otherValue({ path, example }: SettingPath): { value: unknown; text: str
     memory: 'small',
     logLevel: 'debug',
     'policy.unknownPods': 'open',
+    'cni.podCidrs': ['10.9.1.0/24', 'fd00:9:0:1::/64'],
     'debug.fault.seed': 77,
   };
   const name = path.join('.');
