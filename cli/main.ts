@@ -4,6 +4,7 @@
 import { Command, Option } from 'commander';
 import { DEFAULTS, flagName, fromText, setAt, settingPaths } from '../host/config.ts';
 import type { Settings } from '../host/config.ts';
+import type { InstallOptions } from '../cni/install.ts';
 import { runSync } from '../sync/main.ts';
 import { doctor } from './doctor.ts';
 import { CommandError, EXIT_FAILED, EXIT_OK, EXIT_USAGE } from './exit.ts';
@@ -214,6 +215,39 @@ function addPolicy(program: Command): void {
     });
 }
 
+function binOption(): Option {
+  return new Option('--bin-directory <path>', 'where the runtime looks for plugins')
+    .default('/opt/cni/bin');
+}
+
+function configOption(): Option {
+  return new Option('--config-directory <path>', 'where the runtime looks for networks')
+    .default('/etc/cni/net.d');
+}
+
+function addCni(program: Command): void {
+  const cni = program.command('cni').description('the CNI plugin, as container runtimes call it')
+    .addHelpText('after', '\nWithout a verb it reads CNI_COMMAND and the other variables of the '
+      + 'CNI specification.\n')
+    .action(async () => {
+      const { serveRuntime } = await import('./cni.ts');
+      process.exitCode = await serveRuntime(process.env);
+    });
+  cni.command('install').description('put plugin and network configuration in their places')
+    .addOption(binOption()).addOption(configOption()).addOption(runtimeOption())
+    .option('--network-name <name>', 'of the network, as the runtime shows it', 'culvert')
+    .option('--portmap', 'chain the portmap plugin, for hostPort')
+    .addHelpText('after', '\nExamples:\n  culvert cni install\n'
+      + '  culvert cni install --portmap --config-directory /etc/cni/net.d\n')
+    .action(async (options: Omit<InstallOptions, 'portmap'> & { portmap?: boolean }) =>
+      (await import('./cni.ts')).installCni({ ...options, portmap: options.portmap === true }));
+  cni.command('uninstall').description('take them away again')
+    .addOption(binOption()).addOption(configOption())
+    .addHelpText('after', '\nExample:\n  culvert cni uninstall\n')
+    .action(async (options: Pick<InstallOptions, 'binDirectory' | 'configDirectory'>) =>
+      (await import('./cni.ts')).uninstallCni(options));
+}
+
 function addBench(program: Command): void {
   program.command('bench').description('what packets cost on this machine, as ratios')
     .usage('micro [options]').argument('[arguments...]').allowUnknownOption().helpOption(false)
@@ -234,6 +268,7 @@ async function main(): Promise<void> {
   addDoctor(program);
   addDemo(program);
   addPolicy(program);
+  addCni(program);
   addBench(program);
   for (const command of program.commands) command.exitOverride();
   await program.parseAsync();

@@ -277,8 +277,8 @@ export const VerdictsSchema = v.strictObject({
 // ---------------------------------------------------------------------------------------------
 // What the CNI plugin asks of the daemon on control.sock (docs/PODS.md has the whole conversation):
 // `cni.add`, then the plugin sets the interface up, then `cni.ready`, `cni.done`; and `cni.del`,
-// `cni.check`, `cni.gc`, `cni.status`. Where the connection ends before `cni.done`, the daemon takes
-// the pod off again.
+// `cni.check`, `cni.gc`, `cni.status`. Where the connection ends before `cni.done`, the daemon
+// takes the pod off again.
 
 const ContainerId = v.pipe(
   v.string(), v.maxLength(128), v.regex(/^[A-Za-z0-9][A-Za-z0-9_.-]*$/, 'not a container id'));

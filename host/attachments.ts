@@ -93,7 +93,8 @@ export class Attachments {
   /** The methods of control.sock. */
   methods(): Methods {
     return {
-      'cni.add': method(CniAddSchema, (add, from) => this.#inOrder(add, () => this.#add(add, from))),
+      'cni.add': method(CniAddSchema, (add, from) =>
+        this.#inOrder(add, () => this.#add(add, from))),
       'cni.ready': method(AttachmentKeySchema, (key, from) => this.#ready(key, from)),
       'cni.done': method(AttachmentKeySchema, (key, from) => {
         this.#requireClaim(key, from);
@@ -245,7 +246,8 @@ export class Attachments {
     }
     const { namespace, name } = attachment.pod;
     if (endpoints.find(namespace, name)?.state !== 'ready') {
-      throw new RequestError(CNI_FAILURES.lost, `the interface of pod ${namespace}/${name} is gone`);
+      throw new RequestError(CNI_FAILURES.lost,
+        `the interface of pod ${namespace}/${name} is gone`);
     }
     return podInterface(endpointOf(attachment));
   }

@@ -176,8 +176,9 @@ export class Ipam {
         released.push([name, releasedMs]);
         return;
       }
-      const isWhole = fileName(attachment.addresses) === name && this.find(attachment) === undefined;
-      if (!isWhole) throw new Error('it contradicts its name or another file');
+      const isNamedSo = fileName(attachment.addresses) === name;
+      const isNew = this.find(attachment) === undefined;
+      if (!isNamedSo || !isNew) throw new Error('it contradicts its name or another file');
       this.#enter(attachment);
     } catch (error) {
       const aside = `${name}${DAMAGED}`;
@@ -217,7 +218,7 @@ export class Ipam {
     replaceFile(this.#options.files, fileName(addresses), encodeFrame(content));
   }
 
-  /** A full disk keeps nobody from giving back: the file goes, and with it only the resting time. */
+  /** A full disk keeps nobody from giving back: the file goes, and the resting time with it. */
   #writeReleased(addresses: readonly string[]): void {
     const name = fileName(addresses);
     try {

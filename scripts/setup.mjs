@@ -47,6 +47,14 @@ const BUILDS = [
     says: 'compiling TypeScript (tsc)',
     command: ['node_modules/typescript/bin/tsc', '-b'],
   },
+  {
+    name: 'cni',
+    isSource: (path) => path === 'package.json' || path === 'scripts/bundle.ts'
+      || /^(cni|engine|ffi)\/.*\.ts$/.test(path),
+    output: 'dist/cni/culvert.cjs',
+    says: 'bundling the CNI plugin (esbuild)',
+    command: ['dist/scripts/bundle.js'],
+  },
 ];
 
 /** A failure that has been explained in full; needs no stack. */

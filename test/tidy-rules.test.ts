@@ -51,7 +51,7 @@ test('imports against the arrows are refused', () => {
   refuses(checkImports, 'host/a.ts', importing('../sync/b.ts'), importing('koffi'),
     importing('@kubernetes/client-node'), "export * from '../cli/a.ts';");
   refuses(checkImports, 'sync/a.ts', importing('../engine/core.ts'), importing('../host/b.ts'));
-  refuses(checkImports, 'cni/a.ts', importing('../engine/core.ts'), importing('../ffi/b.ts'));
+  refuses(checkImports, 'cni/a.ts', importing('../engine/core.ts'), importing('../host/b.ts'));
   refuses(checkImports, 'cli/a.ts', importing('../test/b.ts'), importing('../bench/b.ts'));
   refuses(checkImports, 'bench/a.ts', importing('../test/b.ts'), importing('../cli/b.ts'));
   refuses(checkImports, 'new-part/a.ts', importing('../engine/b.ts'));

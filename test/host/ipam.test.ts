@@ -126,7 +126,7 @@ test('networks that change leave attached pods alone', () => {
   assert.equal(attach(ipam, 3), ['10.0.0.2', 'fd00::2']);
 });
 
-test('a damaged file is set aside and its addresses are nobody\'s until all pods are listed', () => {
+test('a damaged file is set aside; its addresses are nobody\'s until all pods are listed', () => {
   const random = new Random(11);
   for (let round = 0; round < 200; round += 1) {
     const files = new FailingFiles();
@@ -146,7 +146,8 @@ test('a damaged file is set aside and its addresses are nobody\'s until all pods
     const all = [1, 2, 3, 11, 12].map((number) => pod(number));
     ipam.leftOver({ network: 'pods', valid: all });
     assert.throws(() => ipam.claim(pod(13), null), /no address is free/, 'pod 2 is unknown here');
-    ipam.leftOver({ network: 'pods', valid: all.filter(({ containerId }) => containerId !== 'c2') });
+    const known = all.filter(({ containerId }) => containerId !== 'c2');
+    ipam.leftOver({ network: 'pods', valid: known });
     assert.equal(attach(ipam, 13), ['10.0.0.3']);
     assert.equal(ipam.problems(), []);
   }

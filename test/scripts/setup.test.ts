@@ -41,6 +41,8 @@ function makeTree(): string {
   write(tree, 'node_modules/typescript/bin/tsc', compiler('tsc', 'dist/scripts/test.js'));
   write(tree, 'wasm/index.ts', '');
   write(tree, 'scripts/test.ts', '');
+  write(tree, 'scripts/bundle.ts', '');
+  write(tree, 'dist/scripts/bundle.js', compiler('bundle', 'dist/cni/culvert.cjs'));
   cpSync(join(ROOT, 'scripts/setup.mjs'), join(tree, 'scripts/setup.mjs'));
   return tree;
 }
@@ -77,7 +79,7 @@ test.after(() => {
 test('builds once, then is silent', async () => {
   const tree = makeTree();
   const first = await setUp(tree);
-  assert.equal([first.code, first.stdout, takeCalls(tree)], [0, '', 'asc tsc']);
+  assert.equal([first.code, first.stdout, takeCalls(tree)], [0, '', 'asc tsc bundle']);
   assert.match(first.stderr, /building the core.*\n.*compiling/);
   assert.equal(await setUp(tree), { code: 0, stdout: '', stderr: '' });
   assert.is(takeCalls(tree), '');
@@ -88,7 +90,7 @@ test('builds what a change touches', async () => {
   await setUp(tree);
   takeCalls(tree);
   for (const [path, calls] of [
-    ['wasm/index.ts', 'asc'], ['wasm/abi/layout.ts', 'asc tsc'], ['engine/a.ts', 'tsc'],
+    ['wasm/index.ts', 'asc'], ['wasm/abi/layout.ts', 'asc tsc'], ['engine/a.ts', 'tsc bundle'],
     ['asconfig.json', 'asc'], ['engine/tsconfig.json', 'tsc'], ['README.md', ''],
   ] as const) {
     write(tree, path, '// changed');
@@ -115,7 +117,7 @@ test('set-ups at the same time build once', async () => {
   const tree = makeTree();
   const all = await Promise.all([setUp(tree), setUp(tree), setUp(tree)]);
   assert.equal(all.map(({ code }) => code), [0, 0, 0]);
-  assert.is(takeCalls(tree), 'asc tsc');
+  assert.is(takeCalls(tree), 'asc tsc bundle');
   assert.not.ok(existsSync(join(tree, '.tools/setup.lock')));
 });
 
@@ -125,7 +127,7 @@ test('a lock that a dead set-up left is taken over', async () => {
   const old = new Date(Date.now() - 60_000);
   utimesSync(join(tree, '.tools/setup.lock'), old, old);
   const ended = await setUp(tree);
-  assert.equal([ended.code, takeCalls(tree)], [0, 'asc tsc']);
+  assert.equal([ended.code, takeCalls(tree)], [0, 'asc tsc bundle']);
 });
 
 test('compiled files without a source are removed', async () => {
@@ -148,7 +150,7 @@ test('packages are installed when one differs from the lock file', async () => {
     + 'cp package-lock.json node_modules/.package-lock.json\n');
   await once(spawn('chmod', ['+x', join(tree, 'bin/npm')]), 'close');
   const ended = await setUp(tree, `${join(tree, 'bin')}:${process.env.PATH}`);
-  assert.equal([ended.code, takeCalls(tree)], [0, 'ci\nasc tsc']);
+  assert.equal([ended.code, takeCalls(tree)], [0, 'ci\nasc tsc bundle']);
   assert.match(ended.stderr, /installing packages/);
 });
 

@@ -28,7 +28,7 @@ const MAY_IMPORT: Record<string, Neighbours> = {
   host: { only: ['engine', 'ffi', 'wasm/abi', 'modules'] },
   modules: { only: ['engine', 'wasm/abi'] },
   sync: { only: MODEL },
-  cni: { only: MODEL },
+  cni: { only: [...MODEL, 'ffi'] },
   cli: { allBut: ['test', 'bench', 'scripts'] },
   scripts: { only: [] },
   bench: { allBut: ['test'] },

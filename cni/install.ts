@@ -1,0 +1,95 @@
+// Puts the plugin and its configuration where container runtimes look for them, and takes them away
+// again. Each file is written under another name in its own folder and renamed: a runtime that
+// watches the folder never reads half a file, and is told by the rename (containerd does not heed
+// new files, only writes, renames and removals).
+
+import { accessSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+
+const PROGRAM = 'culvert';
+const CONFIG_FILE = '10-culvert.conflist';
+const PROGRAM_MODE = 0o755;
+const CONFIG_MODE = 0o644;
+/** Plugins that a runtime calls beside us. */
+const LOOPBACK = 'loopback';
+const PORTMAP = 'portmap';
+
+export interface InstallOptions {
+  binDirectory: string;
+  configDirectory: string;
+  /** Where the daemon's control.sock is. */
+  runtimeDirectory: string;
+  /** Of the network, as the runtime shows it. */
+  networkName: string;
+  /** Chains the portmap plugin, which does hostPort where the kernel has iptables or nftables. */
+  portmap: boolean;
+}
+
+/** What the installed program is made of: the bundle, and the package that has the rest. */
+export interface PluginFiles {
+  bundle: string;
+  packageFolder: string;
+  /** Path of the Node.js that runs it. */
+  node: string;
+}
+
+/** Installs both files, the program first. Returns what the operator should know, one line each. */
+export function installPlugin(options: InstallOptions, files: PluginFiles): string[] {
+  const { binDirectory, configDirectory, portmap } = options;
+  replace(binDirectory, PROGRAM, programText(files), PROGRAM_MODE);
+  const config = `${JSON.stringify(configOf(options), null, 2)}\n`;
+  replace(configDirectory, CONFIG_FILE, config, CONFIG_MODE);
+  const needed = [LOOPBACK, ...(portmap ? [PORTMAP] : [])];
+  return [
+    `wrote ${join(binDirectory, PROGRAM)} and ${join(configDirectory, CONFIG_FILE)}`,
+    ...needed.filter((name) => !isThere(join(binDirectory, name))).map((name) =>
+      `${join(binDirectory, name)} is missing: the runtime will call it too`),
+  ];
+}
+
+/** Removes both files, the configuration first, so that no runtime asks for a missing program. */
+export function uninstallPlugin(
+  { binDirectory, configDirectory }: Pick<InstallOptions, 'binDirectory' | 'configDirectory'>,
+): void {
+  rmSync(join(configDirectory, CONFIG_FILE), { force: true });
+  rmSync(join(binDirectory, PROGRAM), { force: true });
+}
+
+/** The bundle, started by the Node.js that installs it; what it does not hold is loaded from the
+ * package, wherever the program stands. */
+function programText({ bundle, packageFolder, node }: PluginFiles): string {
+  const manifest = JSON.stringify(join(packageFolder, 'package.json'));
+  const source = readFileSync(bundle, 'utf8');
+  return `#!${node}\nrequire = require('node:module').createRequire(${manifest});\n${source}`;
+}
+
+/** Without portmap, hostPort is ours to refuse, so we ask to be told of it. Debian's portmap speaks
+ * no later version than 1.0.0, and a list has one version for all its plugins. */
+function configOf({ networkName, runtimeDirectory, portmap }: InstallOptions): object {
+  const ours = { type: PROGRAM, runtimeDirectory };
+  const capabilities = { portMappings: true };
+  return {
+    cniVersion: '1.0.0',
+    ...(portmap ? {} : { cniVersions: ['1.0.0', '1.1.0'] }),
+    name: networkName,
+    plugins: portmap
+      ? [ours, { type: PORTMAP, capabilities, snat: true }]
+      : [{ ...ours, capabilities }],
+  };
+}
+
+function replace(folder: string, name: string, text: string, mode: number): void {
+  mkdirSync(folder, { recursive: true });
+  const unfinished = join(folder, `.${name}.new`);
+  writeFileSync(unfinished, text, { mode });
+  renameSync(unfinished, join(folder, name));
+}
+
+function isThere(path: string): boolean {
+  try {
+    accessSync(path);
+    return true;
+  } catch {
+    return false;
+  }
+}
