@@ -18,6 +18,7 @@ const O_CLOEXEC = 0o2000000;
 const TUNSETIFF = 0x4004_54ca;
 const TUNSETPERSIST = 0x4004_54cb;
 const TUNGETFEATURES = 0x8004_54cf;
+const TUNGETIFF = 0x8004_54d2;
 const TUNSETOFFLOAD = 0x4004_54d0;
 const TUNSETVNETHDRSZ = 0x4004_54d8;
 
@@ -100,6 +101,17 @@ export function tunFeatures(fd?: number): number {
     if (fd === undefined) closeFd(driver);
   }
   return flags.view.getUint32(0, true);
+}
+
+/** The device behind a descriptor: its present name and whether packets have a vnet header; null
+ * where it was deleted. */
+export function tunDevice(fd: number): { name: string; vnetHeader: boolean } | null {
+  const request = interfaceRequest('');
+  const result = libc.result(libc.ioctl(fd, TUNGETIFF, request.address));
+  if (result === -ERRNO.EBADFD) return null;
+  check(result, 'ioctl(TUNGETIFF)', `descriptor ${fd}`);
+  const flags = request.view.getUint16(IFREQ_DATA, true);
+  return { name: request.getText(0, IFREQ_DATA), vnetHeader: (flags & IFF_VNET_HDR) !== 0 };
 }
 
 /** Keeps the device when its last descriptor is closed, or lets it go then. */

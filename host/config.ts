@@ -32,6 +32,12 @@ export interface HostConfig {
     /** TAP towards the node's own stack, for tier T3. */
     tunnelDevice: string;
   };
+  handover: {
+    /** Leaves devices, sockets and connections to the next daemon when this one is killed. */
+    enabled: boolean;
+    /** How long they wait for it; 0: for ever while there are pods. */
+    awaySeconds: number;
+  };
   runtimeDirectory: string;
   /** Group that may use sync.sock, and the sidecar's uid; -1 for the daemon's own. */
   syncGroup: number;
@@ -67,6 +73,7 @@ export const DEFAULTS: HostConfig = {
   underlay: { addresses: [], interface: '', port: 8472, mtu: 0, sendSockets: 16 },
   device: { name: 'culvert0', keep: false },
   dataPlane: { tier: 'T0', tunnelDevice: 'culvert-t3' },
+  handover: { enabled: true, awaySeconds: 0 },
   runtimeDirectory: '/run/culvert',
   syncGroup: -1,
   syncUid: -1,
@@ -106,6 +113,10 @@ const SourceSchema = v.strictObject({
   dataPlane: v.optional(v.strictObject({
     tier: v.optional(v.picklist(['auto', ...TIERS])),
     tunnelDevice: interfaceName,
+  })),
+  handover: v.optional(v.strictObject({
+    enabled: v.optional(v.boolean()),
+    awaySeconds: integer(0, 1_000_000),
   })),
   runtimeDirectory: text,
   syncGroup: integer(-1, 0x7fffffff),

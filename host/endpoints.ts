@@ -7,14 +7,15 @@ import type { AttachedEndpoint, Forwarding } from '../engine/forwarding.ts';
 import { readTraffic, type Traffic } from '../engine/counters.ts';
 import type { Core } from '../engine/core.ts';
 import { podInterface } from '../engine/pod-interface.ts';
-import { closeFdAsync } from '../ffi/file.ts';
+import { closeFd, closeFdAsync } from '../ffi/file.ts';
 import { moveInterface } from '../ffi/interface-setup.ts';
 import { interfaceMac } from '../ffi/interface.ts';
 import type { Links } from '../ffi/netlink.ts';
 import type { DataPlane } from './data-plane.ts';
+import { podName, type Handover, type PodRecord } from './handover.ts';
 import { TUN_QUEUE_LENGTH } from './limits.ts';
 import type { PolicyGate } from './policy-gate.ts';
-import { openOffloaded, type Tier } from './tier.ts';
+import { openOffloaded, setOffloads, type Tier } from './tier.ts';
 import type { DeviceEnds, DeviceSpec } from './worker.ts';
 
 /** `pending` until its interface is up, `closed` until its policy is known, `lost` when the
@@ -27,6 +28,10 @@ interface Held {
   attached: AttachedEndpoint | null;
   fd: number;
   device: string;
+  /** The pod's side of a TAP, which its interface takes along; null for a TUN. */
+  mac: string | null;
+  /** True where the CNI plugin has asked for it. */
+  isCni: boolean;
   /** While prepare(), start() or add() is at work on it. */
   isBusy: boolean;
 }
@@ -48,6 +53,7 @@ export interface EndpointsOptions {
   policy: PolicyGate;
   links: Links;
   tier: Tier;
+  handover: Handover;
   /** Adds what the configuration says of the device. */
   spec(device: DeviceEnds): DeviceSpec;
 }
@@ -93,7 +99,7 @@ export class Endpoints {
 
   /** Attaches a pod. On failure nothing is left of it. */
   async add(endpoint: Endpoint): Promise<void> {
-    const device = await this.prepare(endpoint);
+    const device = await this.prepare(endpoint, false);
     const { namespace, name, netns } = endpoint;
     try {
       if (netns !== '') {
@@ -108,15 +114,13 @@ export class Endpoints {
 
   /** Makes a pod's interface and enters the pod in the tables; its packets wait until start().
    * Returns the interface's name. On failure nothing is left of it. */
-  async prepare(endpoint: Endpoint): Promise<string> {
+  async prepare(endpoint: Endpoint, isCni = true): Promise<string> {
     const owner = `${endpoint.namespace}/${endpoint.name}`;
     const known = this.#held.get(owner);
     if (known !== undefined && known.state !== 'lost') {
       throw new Error(`add endpoint ${owner}: it is attached already`);
     }
-    const held: Held = {
-      endpoint, state: 'pending', attached: null, fd: -1, device: '', isBusy: true,
-    };
+    const held: Held = { ...heldOf(endpoint, 'pending'), isCni, isBusy: true };
     this.#held.set(owner, held);
     try {
       await this.#enter(owner, held);
@@ -136,22 +140,43 @@ export class Endpoints {
     if (held?.attached === undefined || held.attached === null || held.state !== 'pending') {
       throw new Error(`start endpoint ${namespace}/${name}: it is not prepared`);
     }
-    const { endpoint: { device: kind }, attached: { device: index }, fd: receiver } = held;
+    const { endpoint, device, mac, isCni } = held;
     held.isBusy = true;
     try {
-      const spec = { index, name: `${namespace}_${name}`, kind, receiver, senders: [] };
-      await this.#options.dataPlane.attach(this.#options.spec(spec));
+      this.#options.handover.writePod(podName(namespace, name), { endpoint, device, mac, isCni });
+      await this.#read(held, held.attached.device);
       held.state = 'ready';
     } finally {
       held.isBusy = false;
     }
   }
 
+  /** Goes on with a pod whose device an earlier daemon has left. False where the device has ended
+   * meanwhile or is of no use in this tier; the pod is listed as lost then. Precondition: policy is
+   * as it was last known. */
+  async restore({ endpoint, device, mac, isCni }: PodRecord): Promise<boolean> {
+    const { forwarding, policy, tier, handover } = this.#options;
+    const { namespace, name } = endpoint;
+    const owner = `${namespace}/${name}`;
+    const fd = handover.take(podName(namespace, name));
+    const held = { ...heldOf(endpoint, 'pending'), fd, device, mac, isCni };
+    this.#held.set(owner, held);
+    if (fd < 0 || !setOffloads(fd, tier)) {
+      held.state = 'lost';
+      await this.#closeDevice(held);
+      return false;
+    }
+    const attached = forwarding.attachEndpoint(owner, endpoint.addresses, mac);
+    held.attached = attached;
+    policy.attach(attached.device, endpoint);
+    await this.#read(held, attached.device);
+    held.state = 'ready';
+    return true;
+  }
+
   /** Lists a pod whose interface went with an earlier daemon. */
   enterLost(endpoint: Endpoint): void {
-    this.#held.set(`${endpoint.namespace}/${endpoint.name}`, {
-      endpoint, state: 'lost', attached: null, fd: -1, device: '', isBusy: false,
-    });
+    this.#held.set(`${endpoint.namespace}/${endpoint.name}`, heldOf(endpoint, 'lost'));
   }
 
   /** A pod's device and state; null where there is no such pod. */
@@ -178,8 +203,8 @@ export class Endpoints {
       held.state = 'lost';
       this.#options.policy.detach(index);
       this.#options.forwarding.detachEndpoint(held.attached);
-      void closeFdAsync(held.fd);
-      Object.assign(held, { attached: null, fd: -1 });
+      held.attached = null;
+      void this.#closeDevice(held);
       return owner;
     }
     return null;
@@ -190,14 +215,21 @@ export class Endpoints {
     this.#held.clear();
   }
 
+  /** Leaves the pods' devices to the next daemon. Precondition: no worker runs any more. */
+  leave(): void {
+    for (const { fd } of this.#held.values()) if (fd >= 0) closeFd(fd);
+    this.#held.clear();
+  }
+
   async #enter(owner: string, held: Held): Promise<void> {
-    const { forwarding, links, policy, tier } = this.#options;
+    const { forwarding, links, policy, tier, handover } = this.#options;
     const { endpoint } = held;
     const opened = makeDevice(endpoint.device, tier);
     held.fd = opened.fd;
     held.device = opened.name;
-    const mac = endpoint.device === 'tap' ? interfaceMac(opened.name) : null;
-    held.attached = forwarding.attachEndpoint(owner, endpoint.addresses, mac);
+    handover.keep(podName(endpoint.namespace, endpoint.name), held.fd);
+    held.mac = endpoint.device === 'tap' ? interfaceMac(opened.name) : null;
+    held.attached = forwarding.attachEndpoint(owner, endpoint.addresses, held.mac);
     policy.attach(held.attached.device, endpoint);
     await links.setLink(opened.name, { queueLength: TUN_QUEUE_LENGTH });
   }
@@ -210,10 +242,32 @@ export class Endpoints {
         this.#options.forwarding.detachEndpoint(held.attached);
       }
     }
-    const { fd } = held;
-    Object.assign(held, { attached: null, fd: -1 });
+    held.attached = null;
+    await this.#closeDevice(held);
+  }
+
+  /** Has the worker read the pod's packets. */
+  #read({ endpoint, fd: receiver }: Held, index: number): Promise<void> {
+    const { namespace, name, device: kind } = endpoint;
+    const ends = { index, name: `${namespace}_${name}`, kind, receiver, senders: [] };
+    return this.#options.dataPlane.attach(this.#options.spec(ends));
+  }
+
+  /** Ends the pod's device, which nobody uses any more; its record goes first. */
+  async #closeDevice(held: Held): Promise<void> {
+    const { handover } = this.#options;
+    const { fd, endpoint: { namespace, name } } = held;
+    held.fd = -1;
+    handover.removePod(podName(namespace, name));
+    handover.forget(podName(namespace, name));
     if (fd >= 0) await closeFdAsync(fd);
   }
+}
+
+function heldOf(endpoint: Endpoint, state: EndpointState): Held {
+  return {
+    endpoint, state, attached: null, fd: -1, device: '', mac: null, isCni: false, isBusy: false,
+  };
 }
 
 /** Makes a pod's interface in our namespace. Its descriptor is non-blocking. */

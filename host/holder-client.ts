@@ -38,6 +38,7 @@ export class HolderError extends Error {
 
 /** A connection to a holder. After a HolderError it is of no more use. */
 export class HolderClient {
+  readonly kind = 'holder';
   readonly path: string;
   readonly #fd: number;
   #watch: Socket | null = null;

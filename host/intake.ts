@@ -31,6 +31,8 @@ export interface IntakeOptions {
   onSnapshot(snapshot: Snapshot): void | Promise<void>;
   /** Takes a change to the state of the last snapshot or delta, likewise. */
   onDelta(delta: Delta): void | Promise<void>;
+  /** True where a whole snapshot is wanted instead of the next delta. */
+  wantsSnapshot?(): boolean;
   nodeLimit?: number;
   podLimit?: number;
 }
@@ -159,7 +161,8 @@ export class Intake {
   }
 
   async #delta(from: Connection, delta: Delta): Promise<RevisionAnswer> {
-    if (this.#revision === null || delta.from !== this.#revision) {
+    const isWanted = this.#options.wantsSnapshot?.() !== true;
+    if (this.#revision === null || delta.from !== this.#revision || !isWanted) {
       return { status: 'resync', revision: this.#revision };
     }
     if (delta.to <= delta.from) {

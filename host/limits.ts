@@ -6,6 +6,9 @@ export const DEVICE_LIMIT_PER_WORKER = 515;
 /** Packets a TUN may queue towards us. */
 export const TUN_QUEUE_LENGTH = 1000;
 
+/** Metric of the routes that drop what is for pods while no interface is there: the worst. */
+export const GUARD_METRIC = 9999;
+
 /** Buffers of underlay sockets, bytes. */
 export const RECEIVE_BUFFER_BYTES = 8 * 1024 * 1024;
 /** Nobody sends to the sockets that only send. */
@@ -26,3 +29,6 @@ export const TURN_BYTES = 1024 * 1024;
 /** Slots that one call of recvmmsg() fills: each may hold 64 KiB where the kernel joins
  * datagrams. */
 export const RECEIVE_AT_ONCE = 16;
+
+/** Bytes of changes that are kept after a snapshot before another one is asked for. */
+export const JOURNAL_BYTES_LIMIT = 8 * 1024 * 1024;

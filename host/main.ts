@@ -1,20 +1,15 @@
 // The node daemon: puts devices, tables, data worker and control sockets together, and takes them
 // apart again in the opposite order.
 
-import { createHash, randomBytes } from 'node:crypto';
 import { mkdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import {
   DEVICE_NODE,
   DEVICE_UNDERLAY_IPV4,
   DEVICE_UNDERLAY_IPV6,
-  DIRECTORY_DENY_WITH_ICMP,
-  DIRECTORY_ICMP_BURST,
-  DIRECTORY_ICMP_RATE,
 } from '../wasm/abi/layout.ts';
-import { VXLAN_OVERHEAD_IPV4, VXLAN_OVERHEAD_IPV6 } from '../wasm/abi/headers.ts';
-import { Core } from '../engine/core.ts';
-import { Forwarding, type ForwardingOptions } from '../engine/forwarding.ts';
+import type { Core } from '../engine/core.ts';
+import { Forwarding } from '../engine/forwarding.ts';
 import type { Log } from '../engine/log.ts';
 import { PROFILES } from '../engine/memory-map.ts';
 import { ENDED_FOLDER, type Delta, type Snapshot } from '../engine/model.ts';
@@ -23,18 +18,22 @@ import { errnoName, SystemError } from '../ffi/errno.ts';
 import { closeFd, lockFile } from '../ffi/file.ts';
 import { Links } from '../ffi/netlink.ts';
 import { localPort, peerCredentials } from '../ffi/socket.ts';
-import { Attachments, endpointOf } from './attachments.ts';
+import { Attachments } from './attachments.ts';
 import type { HostConfig } from './config.ts';
 import { ControlServer } from './control.ts';
 import { DataPlane } from './data-plane.ts';
+import { forwardingOptions, handoverOptions, overlayMtu } from './derived.ts';
 import { diskFiles } from './durable.ts';
 import { Endpoints } from './endpoints.ts';
+import { Handover, KEPT_FOLDER } from './handover.ts';
 import { Intake } from './intake.ts';
 import { Ipam } from './ipam.ts';
+import { Journal } from './journal.ts';
 import { controlMethods } from './methods.ts';
 import { NodeDevice } from './node-device.ts';
 import { Observer } from './observe.ts';
 import { PolicyGate } from './policy-gate.ts';
+import { makeCore, nothingRecovered, recallCluster, restorePods } from './recovery.ts';
 import { writeSubnetEnv } from './subnet-env.ts';
 import { chooseTier, probeKernel, type Tier } from './tier.ts';
 import { closeUnderlay, findUnderlay, openUnderlay, type UnderlaySockets } from './underlay.ts';
@@ -67,11 +66,14 @@ export interface HostOptions {
   corePath: string;
 }
 
-/** A VTEP MAC for a node that the cluster has not given one: stable, locally administered. */
-export function defaultMac(nodeName: string, family: string): string {
-  const digest = createHash('sha256').update(`${nodeName}/${family}`).digest();
-  digest[0] = ((digest[0] ?? 0) & 0xfe) | 0x02;
-  return [...digest.subarray(0, 6)].map((byte) => byte.toString(16).padStart(2, '0')).join(':');
+/** What a daemon is made of and must close in the end. */
+interface HostParts {
+  lock: number;
+  links: Links;
+  handover: Handover;
+  tier: Tier;
+  underlay: UnderlayAddresses;
+  sockets: UnderlaySockets[];
 }
 
 /** One running daemon. */
@@ -92,7 +94,11 @@ export class Host {
   readonly tier: Tier;
   readonly control: ControlServer;
   readonly sync: ControlServer;
+  readonly handover: Handover;
+  /** What an earlier daemon has left us. */
+  readonly recovered = nothingRecovered();
   isNodeDeviceLost = false;
+  readonly #journal: Journal | null;
   readonly #links: Links;
   readonly #lock: number;
   readonly #sockets: UnderlaySockets[];
@@ -101,24 +107,22 @@ export class Host {
   #isStopping = false;
   #warned = '';
 
-  private constructor(
-    options: HostOptions,
-    lock: number,
-    links: Links,
-    underlay: UnderlayAddresses,
-    sockets: UnderlaySockets[],
-    tier: Tier,
-  ) {
+  private constructor(options: HostOptions, parts: HostParts) {
     const { config, log } = options;
+    const { links, underlay, tier, handover } = parts;
     this.options = options;
-    this.#lock = lock;
+    this.#lock = parts.lock;
     this.#links = links;
-    this.#sockets = sockets;
+    this.#sockets = parts.sockets;
     this.underlay = underlay;
     this.tier = tier;
+    this.handover = handover;
+    this.#journal = config.handover.enabled
+      ? new Journal(join(config.runtimeDirectory, KEPT_FOLDER))
+      : null;
     const module = new WebAssembly.Module(readFileSync(options.corePath));
     const limits = PROFILES[config.memory];
-    this.core = makeCore(module, config);
+    this.core = makeCore(module, config, handover, this.recovered, log);
     const policyTables = new PolicyTables(this.core, limits.policy);
     this.policy = new PolicyGate(policyTables, config.policy.unknownPods, log);
     this.forwarding = new Forwarding(
@@ -130,6 +134,7 @@ export class Host {
     });
     this.nodeDevice = new NodeDevice(links, {
       ...config.device, mtu: overlayMtu(underlay), podNetworks: config.podNetworks, tier,
+      handover,
     });
     this.endpoints = new Endpoints({
       core: this.core,
@@ -138,6 +143,7 @@ export class Host {
       policy: this.policy,
       links,
       tier,
+      handover,
       spec: (device) => this.#spec(device),
     });
     this.ipam = makeIpam(config, log);
@@ -151,6 +157,7 @@ export class Host {
       local: config.nodeName,
       onSnapshot: (snapshot) => this.#take(snapshot),
       onDelta: (delta) => this.#takeDelta(delta),
+      wantsSnapshot: () => this.#journal?.isLong === true,
     });
     this.control = new ControlServer({
       path: join(config.runtimeDirectory, CONTROL_SOCKET),
@@ -176,22 +183,28 @@ export class Host {
       throw new SecondInstanceError(`start daemon: another one holds ${lockPath}`);
     }
     const links = new Links();
+    let handover: Handover | null = null;
+    // A daemon that cannot start leaves what it has found to one that can.
+    let isLeft = false;
     let sockets: UnderlaySockets[] = [];
     let host: Host | null = null;
     try {
       const tier = chooseTier(config.dataPlane.tier, probeKernel());
       const underlay = await findUnderlay(links, config.underlay);
-      sockets = openUnderlay(underlay, config.underlay, tier);
-      host = new Host(options, lock, links, underlay, sockets, tier);
+      handover = await Handover.begin({ ...handoverOptions(config), log: options.log });
+      isLeft = handover.offered('').length > 0;
+      sockets = openUnderlay(underlay, config.underlay, tier, handover);
+      host = new Host(options, { lock, links, handover, tier, underlay, sockets });
       await host.#open();
       return host;
     } catch (error) {
       if (host === null) {
         closeUnderlay(sockets);
+        handover?.end(isLeft);
         links.close();
         closeFd(lock);
       } else {
-        await host.stop();
+        await host.stop(isLeft);
       }
       throw error;
     }
@@ -202,34 +215,45 @@ export class Host {
     return this.#pods.size;
   }
 
-  /** Ends the daemon: no more requests, no more packets, then no more devices. */
-  async stop(): Promise<void> {
+  /** Ends the daemon: no more requests, no more packets, then no more devices, unless these are
+   * left to the next daemon. */
+  async stop(isLeft = this.options.config.device.keep): Promise<void> {
     if (this.#isStopping) return;
     this.#isStopping = true;
+    const isKept = isLeft && this.handover.keeper !== 'none';
     this.attachments.close();
     await Promise.allSettled([this.control.close(), this.sync.close()]);
     this.observer.close();
-    await this.endpoints.close();
+    if (!isKept) await this.endpoints.close();
     await this.dataPlane.stop();
-    this.nodeDevice.close();
+    if (isKept) {
+      this.endpoints.leave();
+      this.nodeDevice.leave();
+    } else {
+      await this.nodeDevice.close();
+      this.#journal?.clear();
+    }
+    this.#journal?.close();
+    this.handover.end(isKept);
     closeUnderlay(this.#sockets);
     this.#links.close();
     closeFd(this.#lock);
   }
 
   async #open(): Promise<void> {
+    const { log } = this.options;
     await this.nodeDevice.open();
+    this.attachments.open();
+    if (!await this.#recall()) await this.#takeConfigured();
+    await restorePods(
+      this.handover, this.endpoints, this.attachments.ready, this.recovered, log);
     await this.#attachNodeDevice();
     for (const { family, receiver, senders } of this.#sockets) {
       const index = family === 'IPv4' ? DEVICE_UNDERLAY_IPV4 : DEVICE_UNDERLAY_IPV6;
       const name = `underlay-${family.toLowerCase()}`;
       await this.dataPlane.attach(this.#spec({ index, name, kind: 'udp', receiver, senders }));
     }
-    this.attachments.open();
-    for (const attachment of this.attachments.ready) {
-      this.endpoints.enterLost(endpointOf(attachment));
-    }
-    await this.#takeConfigured();
+    log.info({ ...this.recovered, keeper: this.handover.keeper }, 'left by an earlier daemon');
     await this.control.listen();
     this.attachments.takeNotes();
     await this.sync.listen();
@@ -258,6 +282,32 @@ export class Host {
     if (!hasOwnIpam || this.ipam.ranges.length > 0) return null;
     return 'the pod networks of this node are not known: no sidecar has told them, '
       + 'and cni.podCidrs is not set';
+  }
+
+  /** Puts into force what an earlier daemon was last told. False where nothing is known. */
+  async #recall(): Promise<boolean> {
+    const { config: { nodeName }, log } = this.options;
+    const recalled = this.#journal && recallCluster(this.#journal, nodeName, log);
+    if (!recalled) return false;
+    try {
+      await this.#applySnapshot(recalled.snapshot);
+      for (const delta of recalled.deltas) await this.#applyDelta(delta);
+      this.recovered.isClusterKnown = true;
+    } catch (error) {
+      log.error({ error: (error as Error).message }, 'the last known cluster is not in force');
+    }
+    return this.recovered.isClusterKnown;
+  }
+
+  /** Writes down what is in force; what cannot be written must not come back. */
+  #remember(write: (journal: Journal) => void): void {
+    if (this.#journal === null) return;
+    try {
+      write(this.#journal);
+    } catch (error) {
+      this.options.log.error({ error: (error as Error).message }, 'cannot keep the cluster\'s state');
+      this.#journal.clear();
+    }
   }
 
   /** Until a sidecar says more, our node is the one that the configuration describes. */
@@ -324,6 +374,18 @@ export class Host {
   }
 
   async #take(snapshot: Snapshot): Promise<void> {
+    await this.#applySnapshot(snapshot);
+    this.#remember((journal) => journal.replace(snapshot));
+    this.options.log.info(
+      { revision: snapshot.revision, nodes: snapshot.nodes.length }, 'snapshot in force');
+  }
+
+  async #takeDelta(delta: Delta): Promise<void> {
+    await this.#applyDelta(delta);
+    this.#remember((journal) => journal.append(delta));
+  }
+
+  async #applySnapshot(snapshot: Snapshot): Promise<void> {
     if (snapshot.policy !== undefined) {
       this.policy.replace(snapshot.policy);
       this.forwarding.devices.closedAtStart = true;
@@ -332,11 +394,9 @@ export class Host {
     this.#pods.clear();
     for (const pod of snapshot.pods) this.#pods.add(podKey(pod));
     await this.#applied();
-    this.options.log.info(
-      { revision: snapshot.revision, nodes: snapshot.nodes.length }, 'snapshot in force');
   }
 
-  async #takeDelta(delta: Delta): Promise<void> {
+  async #applyDelta(delta: Delta): Promise<void> {
     if (delta.policy !== undefined) this.policy.apply(delta.policy);
     this.forwarding.applyDelta(delta);
     for (const pod of delta.pods) this.#pods.add(podKey(pod));
@@ -398,14 +458,6 @@ export class Host {
   }
 }
 
-function makeCore(module: WebAssembly.Module, { memory, icmp, policy }: HostConfig): Core {
-  const core = Core.create(module, PROFILES[memory], randomBytes(4).readUInt32LE());
-  core.setDirectory(DIRECTORY_ICMP_RATE, icmp.rate);
-  core.setDirectory(DIRECTORY_ICMP_BURST, icmp.burst);
-  core.setDirectory(DIRECTORY_DENY_WITH_ICMP, policy.denyWithIcmp ? 1 : 0);
-  return core;
-}
-
 function makeRuntimeDirectory(path: string): void {
   try {
     mkdirSync(path, { recursive: true, mode: RUNTIME_DIRECTORY_MODE });
@@ -422,17 +474,6 @@ function podKey({ namespace, name }: { namespace: string; name: string }): strin
   return `${namespace}/${name}`;
 }
 
-function forwardingOptions(config: HostConfig, underlayMtu: number): ForwardingOptions {
-  const { nodeName, podNetworks, subnetEnv } = config;
-  return {
-    nodeName,
-    podNetworks,
-    hasNodePods: subnetEnv !== '',
-    underlayMtu,
-    defaultMac: { IPv4: defaultMac(nodeName, 'IPv4'), IPv6: defaultMac(nodeName, 'IPv6') },
-  };
-}
-
 function makeIpam({ runtimeDirectory }: HostConfig, log: Log): Ipam {
   return new Ipam({
     files: diskFiles(join(runtimeDirectory, ADDRESSES_FOLDER)),
@@ -440,9 +481,4 @@ function makeIpam({ runtimeDirectory }: HostConfig, log: Log): Ipam {
     boot: readFileSync(BOOT_ID, 'utf8').trim(),
     nowMs: Date.now,
   });
-}
-
-/** The MTU that every path of the overlay takes. */
-function overlayMtu({ mtu, addresses }: UnderlayAddresses): number {
-  return mtu - (addresses.IPv6 === undefined ? VXLAN_OVERHEAD_IPV4 : VXLAN_OVERHEAD_IPV6);
 }

@@ -3,10 +3,11 @@
 
 import { prefixBase, hostPrefix } from '../engine/address.ts';
 import { closeFd } from '../ffi/file.ts';
-import { Links } from '../ffi/netlink.ts';
+import { Links, type Route } from '../ffi/netlink.ts';
 import { setPersist } from '../ffi/tun.ts';
-import { TUN_QUEUE_LENGTH } from './limits.ts';
-import { openOffloaded, type Tier } from './tier.ts';
+import type { Handover } from './handover.ts';
+import { GUARD_METRIC, TUN_QUEUE_LENGTH } from './limits.ts';
+import { openOffloaded, setOffloads, type Tier } from './tier.ts';
 
 export interface NodeDeviceOptions {
   name: string;
@@ -15,6 +16,7 @@ export interface NodeDeviceOptions {
   keep: boolean;
   podNetworks: string[];
   tier: Tier;
+  handover: Handover;
 }
 
 export class NodeDevice {
@@ -40,8 +42,10 @@ export class NodeDevice {
 
   /** Makes the interface, or attaches to one that was kept, and brings it up. */
   async open(): Promise<void> {
-    const { name, mtu, keep, tier } = this.options;
-    this.#fd = openOffloaded({ name, kind: 'tun', persist: keep }, tier).fd;
+    const { name, mtu, handover } = this.options;
+    await this.#guard();
+    this.#fd = this.#takeOrMake();
+    handover.keep(this.#keptAs, this.#fd);
     try {
       await this.#links.setLink(name, { linkLocalIpv6: false });
       await this.#links.setLink(name, { mtu, queueLength: TUN_QUEUE_LENGTH, up: true });
@@ -81,13 +85,52 @@ export class NodeDevice {
 
   /** Closes the descriptor; an interface that is not kept ends with it. */
   abandon(): void {
+    if (this.#fd < 0) return;
+    this.options.handover.forget(this.#keptAs);
+    closeFd(this.#fd);
+    this.#fd = -1;
+  }
+
+  /** Ends the interface and its guard, unless they are to be kept. */
+  async close(): Promise<void> {
+    if (this.#fd >= 0 && !this.options.keep) setPersist(this.#fd, false);
+    this.abandon();
+    if (this.options.keep) return;
+    for (const prefix of this.options.podNetworks) {
+      await this.#links.removeRoute(guardRoute(prefix)).catch(() => {});
+    }
+  }
+
+  /** Leaves everything as it is, for the next daemon. */
+  leave(): void {
     if (this.#fd >= 0) closeFd(this.#fd);
     this.#fd = -1;
   }
 
-  /** Ends the interface, unless it is to be kept. */
-  close(): void {
-    if (this.#fd >= 0 && !this.options.keep) setPersist(this.#fd, false);
-    this.abandon();
+  get #keptAs(): string {
+    return `tun.${this.options.name}`;
   }
+
+  /** Routes that take over when the interface's own go with it: without them packets to pods would
+   * leave by the default route, as they are. Nothing but a clean end removes them. */
+  async #guard(): Promise<void> {
+    for (const prefix of this.options.podNetworks) {
+      await this.#links.addRoute({ ...guardRoute(prefix), replace: true });
+    }
+  }
+
+  #takeOrMake(): number {
+    const { name, keep, tier, handover } = this.options;
+    const held = handover.take(this.#keptAs);
+    if (held >= 0 && setOffloads(held, tier)) return held;
+    if (held >= 0) {
+      handover.forget(this.#keptAs);
+      closeFd(held);
+    }
+    return openOffloaded({ name, kind: 'tun', persist: keep }, tier).fd;
+  }
+}
+
+function guardRoute(prefix: string): Route {
+  return { prefix, kind: 'blackhole', metric: GUARD_METRIC };
 }

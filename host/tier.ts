@@ -7,7 +7,7 @@ import { probeSegmentLimit, probeUdpGro } from '../ffi/socket.ts';
 import { closeFd } from '../ffi/file.ts';
 import {
   openTun, probeOffloads, setTunOffload, setVnetHeaderSize, TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6,
-  TUN_F_USO4, TUN_F_USO6, type TunOffloads, type TunOptions,
+  TUN_F_USO4, TUN_F_USO6, tunDevice, type TunOffloads, type TunOptions,
 } from '../ffi/tun.ts';
 
 export const TIERS = ['T0', 'T1', 'T2', 'T3'] as const;
@@ -76,14 +76,21 @@ export function chooseTier(wanted: TierName | 'auto', offers: KernelOffers): Tie
 /** Opens a TUN or TAP with the offloads of a tier. One that was kept may have had others. */
 export function openOffloaded(
   options: Pick<TunOptions, 'name' | 'kind' | 'persist'>,
-  { name: tier, vnetSize, offloads }: Tier,
+  tier: Tier,
 ): { fd: number; name: string } {
-  const opened = openTun({ ...options, vnetHeader: vnetSize > 0 });
+  const opened = openTun({ ...options, vnetHeader: tier.vnetSize > 0 });
   const { fd, name } = opened;
-  const isSet = (vnetSize === 0 || setVnetHeaderSize(fd, vnetSize)) && setTunOffload(fd, offloads);
-  if (isSet) return opened;
+  if (setOffloads(fd, tier)) return opened;
   closeFd(fd);
-  throw new TierError(`data plane tier ${tier}: ${name} refuses its offloads`);
+  throw new TierError(`data plane tier ${tier.name}: ${name} refuses its offloads`);
+}
+
+/** Gives a TUN or TAP that is open already the offloads of a tier. False where it was deleted, or
+ * was made without a vnet header and needs one, or the other way round. */
+export function setOffloads(fd: number, { vnetSize, offloads }: Tier): boolean {
+  const device = tunDevice(fd);
+  if (device === null || device.vnetHeader !== (vnetSize > 0)) return false;
+  return (vnetSize === 0 || setVnetHeaderSize(fd, vnetSize)) && setTunOffload(fd, offloads);
 }
 
 function describe(name: TierName, offers: KernelOffers): Tier {

@@ -5,6 +5,7 @@ import { closeFd } from '../ffi/file.ts';
 import type { Links } from '../ffi/netlink.ts';
 import { joinDatagrams, openUdpSocket, receiveTos } from '../ffi/socket.ts';
 import type { HostConfig } from './config.ts';
+import type { Handover } from './handover.ts';
 import {
   RECEIVE_BUFFER_BYTES,
   SENDER_RECEIVE_BUFFER_BYTES,
@@ -61,27 +62,41 @@ function usable(addresses: string[]): string[] {
     .filter((text) => !/^(fe[89ab]|169\.254\.)/i.test(text));
 }
 
-/** Opens one receiving and several sending sockets per family. */
+/** Opens one receiving and several sending sockets per family, or takes those that an earlier
+ * daemon has left: what has come for them meanwhile is in their queues. */
 export function openUnderlay(
   underlay: UnderlayAddresses,
   config: HostConfig['underlay'],
   tier: Tier,
+  handover: Handover,
 ): UnderlaySockets[] {
   const opened: UnderlaySockets[] = [];
+  const prefix = (address: string): string =>
+    `udp.${address.replaceAll(':', '_')}.${config.port}.${tier.joins ? 'joined' : 'single'}.`;
+  const known = Object.values(underlay.addresses).map(prefix);
+  for (const name of handover.offered('udp.')) {
+    if (!known.some((start) => name.startsWith(start))) handover.refuse(name);
+  }
   try {
     for (const family of ['IPv4', 'IPv6'] as const) {
       const address = underlay.addresses[family];
       if (address === undefined) continue;
-      const open = (port: number, receiveBufferBytes: number): number => openUdpSocket({
-        family, address, port, receiveBufferBytes, sendBufferBytes: SEND_BUFFER_BYTES,
-      });
+      const open = (name: string, port: number, receiveBufferBytes: number): number => {
+        const left = handover.take(prefix(address) + name);
+        if (left >= 0) return left;
+        const fd = openUdpSocket({
+          family, address, port, receiveBufferBytes, sendBufferBytes: SEND_BUFFER_BYTES,
+        });
+        handover.keep(prefix(address) + name, fd);
+        return fd;
+      };
       const sockets: UnderlaySockets = { family, address, receiver: -1, senders: [] };
       opened.push(sockets);
-      sockets.receiver = open(config.port, RECEIVE_BUFFER_BYTES);
+      sockets.receiver = open('receiver', config.port, RECEIVE_BUFFER_BYTES);
       receiveTos(sockets.receiver, family);
       if (tier.joins) joinDatagrams(sockets.receiver);
       for (let count = 0; count < config.sendSockets; count += 1) {
-        sockets.senders.push(open(0, SENDER_RECEIVE_BUFFER_BYTES));
+        sockets.senders.push(open(`sender-${count}`, 0, SENDER_RECEIVE_BUFFER_BYTES));
       }
     }
     return opened;

@@ -52,6 +52,7 @@ export class CulvertNode {
       '--pod-networks', this.options.podNetworks.join(','),
       '--runtime-directory', this.runtimeDirectory,
       '--memory', 'small',
+      '--handover-enabled', 'false',
       ...(this.options.extra ?? []),
     ], '"msg":"ready"');
   }

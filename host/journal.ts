@@ -1,0 +1,192 @@
+// What the sidecar said, kept in a file, so that a daemon that starts again knows the cluster and
+// its policy before the sidecar has found it: what was known stays in force.
+//
+// The file is a row of frames (engine/frame.ts), each with its length and checksum: a snapshot in
+// pieces, its commit, then deltas as they were applied. A snapshot replaces the file by a rename; a
+// delta is appended. A process that is killed while it appends leaves a last frame that is not
+// whole, which is not read: the sidecar will say it again, as it sends a snapshot to every daemon.
+
+import { appendFileSync, closeSync, openSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import * as v from 'valibot';
+import { encodeFrame, FrameError, FrameReader } from '../engine/frame.ts';
+import {
+  DeltaSchema, RevisionSchema, SnapshotPartSchema,
+  type Delta, type PolicyChange, type Snapshot, type SnapshotPart,
+} from '../engine/model.ts';
+import { parseShape } from '../engine/shape.ts';
+import { diskFiles, removeFile, replaceFile, type Files } from './durable.ts';
+import { JOURNAL_BYTES_LIMIT } from './limits.ts';
+
+const JOURNAL = 'cluster';
+/** Items of one kind that are tried in one frame; half as many each time it is too large. */
+const PIECE_ITEMS = 200;
+
+const EntrySchema = v.variant('kind', [
+  v.strictObject({
+    kind: v.literal('begin'), local: v.string(), revision: RevisionSchema, hasPolicy: v.boolean(),
+  }),
+  v.strictObject({ kind: v.literal('part'), part: SnapshotPartSchema }),
+  v.strictObject({ kind: v.literal('commit') }),
+  v.strictObject({ kind: v.literal('delta'), delta: DeltaSchema }),
+]);
+type Entry = v.InferOutput<typeof EntrySchema>;
+
+const NO_POLICY: PolicyChange = {
+  identities: [], ruleSets: [], removedRuleSets: [], endpoints: [], removedEndpoints: [],
+  rules: [], removedRules: [],
+};
+
+/** The last known state: a snapshot and what changed since. */
+export interface Recalled {
+  snapshot: Snapshot;
+  deltas: Delta[];
+}
+
+/** A file that is there and cannot be used. */
+export class JournalError extends Error {
+  override name = 'JournalError';
+}
+
+export class Journal {
+  readonly #files: Files;
+  readonly #path: string;
+  #fd = -1;
+  #bytes = 0;
+  /** True once the file has a snapshot of ours, which a change may follow. */
+  #isBegun = false;
+
+  /** `folder` is made where it is missing. */
+  constructor(folder: string) {
+    this.#files = diskFiles(folder);
+    this.#path = join(folder, JOURNAL);
+  }
+
+  /** True once so much was appended that a snapshot should take its place. */
+  get isLong(): boolean {
+    return this.#bytes > JOURNAL_BYTES_LIMIT;
+  }
+
+  /** Reads what an earlier daemon was told about node `local`; null where that is nothing. Throws
+   * JournalError where there is a file and no whole snapshot in it. */
+  recall(local: string): Recalled | null {
+    if (!this.#files.list().includes(JOURNAL)) return null;
+    const entries = readEntries(readFileSync(this.#path));
+    const recalled = assemble(entries);
+    if (recalled.snapshot.local === local) return recalled;
+    throw new JournalError(`it is of node ${recalled.snapshot.local}`);
+  }
+
+  /** Makes this snapshot all there is. */
+  replace(snapshot: Snapshot): void {
+    const frames = [...snapshotEntries(snapshot)].flatMap((entry) => framesOf(entry));
+    this.close();
+    replaceFile(this.#files, JOURNAL, Buffer.concat(frames));
+    this.#bytes = 0;
+    this.#isBegun = true;
+  }
+
+  /** Adds a change that is in force. */
+  append(delta: Delta): void {
+    if (!this.#isBegun) return;
+    if (this.#fd < 0) this.#fd = openSync(this.#path, 'a', 0o600);
+    const frame = encodeFrame({ kind: 'delta', delta } satisfies Entry);
+    appendFileSync(this.#fd, frame);
+    this.#bytes += frame.length;
+  }
+
+  /** Forgets everything. */
+  clear(): void {
+    this.#isBegun = false;
+    this.close();
+    removeFile(this.#files, JOURNAL);
+  }
+
+  close(): void {
+    if (this.#fd >= 0) closeSync(this.#fd);
+    this.#fd = -1;
+  }
+}
+
+
+/** The entries that are whole. */
+function readEntries(bytes: Uint8Array): Entry[] {
+  let values: unknown[];
+  try {
+    values = new FrameReader().push(bytes);
+  } catch (error) {
+    if (!(error instanceof FrameError)) throw error;
+    values = error.before;
+  }
+  return values.map((value, index) => parseShape(EntrySchema, value, `entry ${index}`));
+}
+
+function assemble(entries: Entry[]): Recalled {
+  const [begin, ...rest] = entries;
+  const end = rest.findIndex(({ kind }) => kind === 'commit');
+  if (begin?.kind !== 'begin' || end < 0) throw new JournalError('it has no whole snapshot');
+  const { revision, local, hasPolicy } = begin;
+  const policy = hasPolicy ? structuredClone(NO_POLICY) : undefined;
+  const snapshot: Snapshot = { revision, local, nodes: [], pods: [] };
+  for (const entry of rest.slice(0, end)) {
+    if (entry.kind !== 'part') throw new JournalError(`${entry.kind} within a snapshot`);
+    addPart(snapshot, policy, entry.part);
+  }
+  const deltas = rest.slice(end + 1).flatMap((entry) => (entry.kind === 'delta' ? entry.delta : []));
+  return { snapshot: policy === undefined ? snapshot : { ...snapshot, policy }, deltas };
+}
+
+function addPart(
+  snapshot: Snapshot, policy: PolicyChange | undefined, { nodes, pods, policy: more }: SnapshotPart,
+): void {
+  for (const node of nodes ?? []) snapshot.nodes.push(node);
+  for (const pod of pods ?? []) snapshot.pods.push(pod);
+  if (policy === undefined || more === undefined) return;
+  for (const [kind, items] of Object.entries(more) as [keyof PolicyChange, unknown[]][]) {
+    const list = policy[kind] as unknown[];
+    for (const item of items) list.push(item);
+  }
+}
+
+function* snapshotEntries(snapshot: Snapshot): Generator<Entry> {
+  const { local, revision, nodes, pods, policy } = snapshot;
+  yield { kind: 'begin', local, revision, hasPolicy: policy !== undefined };
+  for (const some of pieces(nodes)) yield { kind: 'part', part: { nodes: some } };
+  for (const some of pieces(pods)) yield { kind: 'part', part: { pods: some } };
+  const lists = Object.entries(policy ?? {}) as [keyof PolicyChange, unknown[]][];
+  for (const [kind, items] of lists) {
+    for (const some of pieces(items)) {
+      yield { kind: 'part', part: { policy: { ...NO_POLICY, [kind]: some } } };
+    }
+  }
+  yield { kind: 'commit' };
+}
+
+function* pieces<T>(items: T[]): Generator<T[]> {
+  for (let at = 0; at < items.length; at += PIECE_ITEMS) yield items.slice(at, at + PIECE_ITEMS);
+}
+
+/** An entry as one frame, or a part that is too large for one as several. */
+function framesOf(entry: Entry): Uint8Array[] {
+  try {
+    return [encodeFrame(entry)];
+  } catch (error) {
+    const isTooLarge = error instanceof FrameError && error.fault === 'length';
+    if (!isTooLarge || entry.kind !== 'part') throw error;
+    return halves(entry.part).flatMap((part) => framesOf({ kind: 'part', part }));
+  }
+}
+
+/** Splits the one list that a part has. */
+function halves(part: SnapshotPart): SnapshotPart[] {
+  const split = <T>(list: T[]): [T[], T[]] => {
+    if (list.length < 2) throw new JournalError('an entry is larger than a frame');
+    return [list.slice(0, list.length >>> 1), list.slice(list.length >>> 1)];
+  };
+  if (part.nodes !== undefined) return split(part.nodes).map((nodes) => ({ nodes }));
+  if (part.pods !== undefined) return split(part.pods).map((pods) => ({ pods }));
+  const policy = part.policy ?? NO_POLICY;
+  const [kind, items] = (Object.entries(policy) as [keyof PolicyChange, unknown[]][])
+    .find(([, list]) => list.length > 0) ?? ['rules', []];
+  return split(items).map((some) => ({ policy: { ...NO_POLICY, [kind]: some } }));
+}

@@ -1,0 +1,100 @@
+// What a daemon does with that which an earlier one has left: cluster, policy and pods as they were
+// last known. Whatever cannot be used is told to the operator, and the daemon goes on without.
+
+import { randomBytes } from 'node:crypto';
+import { PROFILES } from '../engine/memory-map.ts';
+import { Core } from '../engine/core.ts';
+import type { Log } from '../engine/log.ts';
+import type { Attachment } from '../engine/model.ts';
+import {
+  DIRECTORY_DENY_WITH_ICMP,
+  DIRECTORY_ICMP_BURST,
+  DIRECTORY_ICMP_RATE,
+} from '../wasm/abi/layout.ts';
+import { endpointOf } from './attachments.ts';
+import { monotonicClock } from './clock.ts';
+import type { HostConfig } from './config.ts';
+import type { Endpoints } from './endpoints.ts';
+import type { Handover } from './handover.ts';
+import { Journal, type Recalled } from './journal.ts';
+import { keepFlows } from './kept-flows.ts';
+
+const FLOWS = 'flows';
+
+/** What was found of an earlier daemon. */
+export interface Recovered {
+  /** Connections; null where there was no table, or none that could be used. */
+  flows: number | null;
+  pods: number;
+  /** Pods whose devices were of no use any more. */
+  lostPods: number;
+  /** The cluster as it was last known is in force until a sidecar says more. */
+  isClusterKnown: boolean;
+}
+
+export function nothingRecovered(): Recovered {
+  return { flows: null, pods: 0, lostPods: 0, isClusterKnown: false };
+}
+
+/** Makes the core, with the flows that an earlier daemon has left. */
+export function makeCore(
+  module: WebAssembly.Module, { memory, icmp, policy, handover: { enabled } }: HostConfig,
+  handover: Handover, recovered: Recovered, log: Log,
+): Core {
+  const core = Core.create(module, PROFILES[memory], randomBytes(4).readUInt32LE());
+  core.setDirectory(DIRECTORY_ICMP_RATE, icmp.rate);
+  core.setDirectory(DIRECTORY_ICMP_BURST, icmp.burst);
+  core.setDirectory(DIRECTORY_DENY_WITH_ICMP, policy.denyWithIcmp ? 1 : 0);
+  if (!enabled) return core;
+  const held = handover.take(FLOWS);
+  const { fd, adopted } = keepFlows(core, held, monotonicClock()());
+  if (fd !== held) handover.keep(FLOWS, fd);
+  recovered.flows = adopted;
+  if (held >= 0 && adopted === null) {
+    log.warn({}, 'connections are judged anew: the flow table is of another build or profile');
+  }
+  return core;
+}
+
+/** The cluster as an earlier daemon was last told; null where nothing is known. */
+export function recallCluster(journal: Journal, local: string, log: Log): Recalled | null {
+  try {
+    return journal.recall(local);
+  } catch (error) {
+    const { message } = error as Error;
+    log.error({ error: message }, 'the last known state of the cluster is not used');
+    journal.clear();
+    return null;
+  }
+}
+
+/** Goes on with the pods whose devices were left. `ready` are those that the CNI plugin's caller
+ * was told of: of the others that it asked for, nothing may stay. */
+export async function restorePods(
+  handover: Handover, endpoints: Endpoints, ready: Attachment[], recovered: Recovered, log: Log,
+): Promise<void> {
+  const attached = new Set(ready.map(({ pod }) => `${pod.namespace}/${pod.name} ${pod.uid}`));
+  for (const { name, record } of handover.pods()) {
+    const { namespace, name: pod, uid } = record.endpoint;
+    if (record.isCni && !attached.has(`${namespace}/${pod} ${uid}`)) {
+      handover.removePod(name);
+      continue;
+    }
+    try {
+      if (await endpoints.restore(record)) recovered.pods += 1;
+      else recovered.lostPods += 1;
+    } catch (error) {
+      const { message } = error as Error;
+      log.error({ namespace, pod, error: message }, 'cannot go on with a pod');
+      await endpoints.remove(namespace, pod);
+      recovered.lostPods += 1;
+    }
+  }
+  for (const attachment of ready) {
+    const endpoint = endpointOf(attachment);
+    if (endpoints.find(endpoint.namespace, endpoint.name) !== null) continue;
+    endpoints.enterLost(endpoint);
+    recovered.lostPods += 1;
+  }
+  handover.refuse('');
+}
