@@ -66,6 +66,7 @@ export function verbOf(environment: Environment): Verb {
 export function parseText(text: string): Record<string, unknown> {
   try {
     const value: unknown = text.trim() === '' ? {} : JSON.parse(text);
+    if (Array.isArray(value)) throw new TypeError('it is an array');
     return parseShape(v.looseObject({}), value, 'configuration');
   } catch (error) {
     const { message } = error as Error;

@@ -172,6 +172,10 @@ export const RevisionAnswerSchema = v.strictObject({
 });
 export type RevisionAnswer = v.InferOutput<typeof RevisionAnswerSchema>;
 
+/** The pods attached to this node, with the addresses they were given here: the answer to
+ * `endpoint.follow`, and the notification `endpoints` to who has asked that. */
+export const LocalEndpointsSchema = v.strictObject({ endpoints: v.array(PodSchema) });
+
 // What the daemon answers on control.sock.
 
 const Traffic = { rxPackets: Count, rxBytes: Count, txPackets: Count, txBytes: Count };

@@ -123,7 +123,7 @@ export class Attachments {
   }
 
   async #add(add: CniAdd, from: Connection): Promise<CniAddAnswer> {
-    const { ipam, endpoints, ended, mtu, reason } = this.#options;
+    const { ipam, endpoints, ended, mtu, reason, onChange } = this.#options;
     if (ipam.find(add) !== undefined) {
       throw new RequestError(CNI_FAILURES.attached, `${keyText(add)} is attached already`);
     }
@@ -136,6 +136,7 @@ export class Attachments {
     try {
       const endpoint = endpointOf(attachment);
       const device = await endpoints.prepare(endpoint);
+      onChange();
       if (!from.isOpen) throw new RequestError(CNI_FAILURES.tryAgain, 'the plugin has gone');
       const timer = setTimeout(() => this.#undo(add, 'the plugin took too long'), CLAIM_LIMIT_MS);
       this.#claims.set(keyText(add), { connection: from, timer });
@@ -169,10 +170,9 @@ export class Attachments {
   }
 
   async #ready(key: AttachmentKey, from: Connection): Promise<null> {
-    const { ipam, policy, policyWaitMs, onChange } = this.#options;
+    const { ipam, policy, policyWaitMs } = this.#options;
     try {
       const device = await this.#inOrder(key, () => this.#start(key, from));
-      onChange();
       if (!await policy.untilOpen(device, policyWaitMs)) {
         throw new RequestError(CNI_FAILURES.tryAgain, this.#closedReason(key));
       }

@@ -2,7 +2,7 @@
 // its descriptor stays; then it moves into the pod's namespace and is set up there: by the CNI
 // plugin between prepare() and start(), or by add(), where the host may enter namespaces itself.
 
-import type { Endpoint } from '../engine/model.ts';
+import type { Endpoint, Pod } from '../engine/model.ts';
 import type { AttachedEndpoint, Forwarding } from '../engine/forwarding.ts';
 import { readTraffic, type Traffic } from '../engine/counters.ts';
 import type { Core } from '../engine/core.ts';
@@ -83,6 +83,13 @@ export class Endpoints {
         ? { rxPackets: 0, rxBytes: 0, txPackets: 0, txBytes: 0 }
         : readTraffic(this.#options.core, attached.nextHop)),
     }));
+  }
+
+  /** The pods that have an interface. */
+  pods(): Pod[] {
+    return [...this.#held.values()].filter(({ state }) => state !== 'lost')
+      .map(({ endpoint: { namespace, name, uid, addresses } }) =>
+        ({ namespace, name, uid, addresses }));
   }
 
   /** The pod that has an address, as `namespace/name`; null where none here has. */

@@ -9,6 +9,7 @@
 // must begin with a whole snapshot, and a delta that does not follow is answered with `resync`.
 // Only one sidecar is heard at a time.
 
+import * as v from 'valibot';
 import { RequestError, method } from '../engine/connection.ts';
 import type { Connection, Methods, Party } from '../engine/connection.ts';
 import {
@@ -33,6 +34,8 @@ export interface IntakeOptions {
   onDelta(delta: Delta): void | Promise<void>;
   /** True where a whole snapshot is wanted instead of the next delta. */
   wantsSnapshot?(): boolean;
+  /** The pods attached to this node. */
+  endpoints?(): Pod[];
   nodeLimit?: number;
   podLimit?: number;
 }
@@ -49,6 +52,7 @@ interface Assembly {
 export class Intake {
   readonly #options: IntakeOptions;
   #sidecar: Connection | null = null;
+  #isFollowing = false;
   #assembly: Assembly | null = null;
   #revision: number | null = null;
   #queue: Promise<unknown> = Promise.resolve();
@@ -77,6 +81,7 @@ export class Intake {
     if (connection.party?.role !== 'sync') return;
     if (this.#sidecar !== null) return connection.close('another sidecar is connected');
     this.#sidecar = connection;
+    this.#isFollowing = false;
     this.#assembly = null;
     this.#revision = null;
   }
@@ -89,9 +94,22 @@ export class Intake {
     this.#revision = null;
   }
 
+  /** Tells the sidecar, if it wants to know, of the pods attached to this node. */
+  tellEndpoints(): void {
+    if (this.#isFollowing) this.#sidecar?.notify('endpoints', this.#localEndpoints());
+  }
+
+  #localEndpoints(): { endpoints: Pod[] } {
+    return { endpoints: this.#options.endpoints?.() ?? [] };
+  }
+
   /** The methods of sync.sock. */
   methods(): Methods {
     return {
+      'endpoint.follow': method(v.null(), (_, from) => this.#inOrder(from, () => {
+        this.#isFollowing = true;
+        return this.#localEndpoints();
+      })),
       'snapshot.begin': method(SnapshotBeginSchema, (begin, from) =>
         this.#inOrder(from, () => this.#begin(begin))),
       'snapshot.part': method(SnapshotPartSchema, (part, from) =>

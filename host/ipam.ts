@@ -146,7 +146,7 @@ export class Ipam {
     if (attachment === undefined) return false;
     const name = fileName(attachment.addresses);
     const isOurs = this.#isOurs(attachment.addresses);
-    if (attachment.isDelegated || !isOurs) removeFile(this.#options.files, name);
+    if (attachment.isDelegated) removeFile(this.#options.files, name);
     else this.#writeReleased(attachment.addresses);
     this.#attachments.delete(keyText(key));
     for (const address of attachment.addresses) this.#holders.delete(address);

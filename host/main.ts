@@ -157,6 +157,7 @@ export class Host {
       local: config.nodeName,
       onSnapshot: (snapshot) => this.#take(snapshot),
       onDelta: (delta) => this.#takeDelta(delta),
+      endpoints: () => this.endpoints.pods(),
       wantsSnapshot: () => this.#journal?.isLong === true,
     });
     this.control = new ControlServer({
@@ -271,7 +272,7 @@ export class Host {
       ended: diskFiles(join(config.runtimeDirectory, ENDED_FOLDER)),
       reason: (hasOwnIpam) => this.#closedReason(hasOwnIpam),
       hasSidecar: () => this.intake.isConnected,
-      onChange: () => {},
+      onChange: () => this.intake.tellEndpoints(),
     });
   }
 

@@ -32,9 +32,9 @@ export function controlMethods(host: Host): Methods {
     'verdict.follow': method(Nothing, (_, connection) => host.observer.follow(connection)),
     ...host.attachments.methods(),
     'endpoint.add': method(EndpointSchema, (endpoint) =>
-      explained('endpoint', () => host.endpoints.add(endpoint))),
+      explained('endpoint', () => host.endpoints.add(endpoint), host)),
     'endpoint.remove': method(EndpointNameSchema, ({ namespace, name }) =>
-      explained('endpoint', () => host.endpoints.remove(namespace, name))),
+      explained('endpoint', () => host.endpoints.remove(namespace, name), host)),
   };
 }
 
@@ -50,11 +50,13 @@ function page<T>(list: T[], from: number): { entries: T[]; next: number | null }
 }
 
 /** What goes wrong with a request is the asker's to read, not a fault of the daemon. */
-async function explained<T>(code: string, work: () => Promise<T>): Promise<T> {
+async function explained<T>(code: string, work: () => Promise<T>, host: Host): Promise<T> {
   try {
     return await work();
   } catch (error) {
     throw new RequestError(code, (error as Error).message);
+  } finally {
+    host.intake.tellEndpoints();
   }
 }
 

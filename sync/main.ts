@@ -1,6 +1,9 @@
 // The sidecar: follows a source of Kubernetes objects and keeps the host told.
 
 import type { Log } from '../engine/log.ts';
+import type { Pod } from '../engine/model.ts';
+import { withLocalEndpoints } from './local-endpoints.ts';
+import type { Entry } from './objects.ts';
 import { PolicyCompiler } from './policy/compiler.ts';
 import { Sender } from './send.ts';
 import type { SenderOptions } from './send.ts';
@@ -28,43 +31,77 @@ export interface SyncOptions {
 export async function runSync(options: SyncOptions, log: Log): Promise<void> {
   const path = filePath(options.source);
   const { socket, version, nodeName, signal } = options;
-  const sender = new Sender({ ...options.sender, socket, version, log });
   const compiler = new PolicyCompiler({
     local: nodeName, legacyAnnotation: options.legacyAnnotation ?? false,
   });
+  const translator = new Translator(compiler, options, log);
+  const sender = new Sender({
+    ...options.sender, socket, version, log,
+    onEndpoints: (endpoints) => translator.takeEndpoints(endpoints),
+  });
+  translator.sender = sender;
   log.info({ source: options.source, node: nodeName, socket }, 'sync starts');
   await Promise.all([
-    watchFiles({ ...options.file, path }, sinkInto(sender, compiler, options, log), signal),
+    watchFiles({ ...options.file, path }, translator, signal),
     sender.run(signal),
   ]);
   log.info({}, 'sync stopped');
 }
 
 /** Hands good states on and tells the operator about the others. */
-function sinkInto(
-  sender: Sender, compiler: PolicyCompiler, { nodeName }: SyncOptions, log: Log,
-): Sink {
-  let warned = '';
-  const refuse = (problems: readonly string[]): void => {
-    for (const problem of problems) log.error({}, problem);
-    log.error({ problems: problems.length }, 'the objects are not used; the last state stays');
-  };
-  return {
-    problem: refuse,
-    state: (entries) => {
-      const { content, problems, warnings } = translate(entries, nodeName);
-      if (problems.length > 0) return refuse(problems);
-      compiler.replace(entries);
-      const change = compiler.commit();
-      warnings.push(...compiler.problems);
-      if (warnings.join('\n') !== warned) for (const warning of warnings) log.warn({}, warning);
-      warned = warnings.join('\n');
-      const policy = { change, whole: () => compiler.snapshot() };
-      if (!sender.update(content, policy)) return;
-      const counts = { nodes: content.nodes.length, pods: content.pods.length };
-      log.info(counts, 'the cluster has changed');
-    },
-  };
+class Translator implements Sink {
+  sender: Sender | null = null;
+  readonly #compiler: PolicyCompiler;
+  readonly #nodeName: string;
+  readonly #log: Log;
+  /** As the source has them; null before it has spoken. */
+  #entries: readonly Entry[] | null = null;
+  #endpoints: readonly Pod[] = [];
+  #warned = '';
+
+  constructor(compiler: PolicyCompiler, { nodeName }: SyncOptions, log: Log) {
+    this.#compiler = compiler;
+    this.#nodeName = nodeName;
+    this.#log = log;
+  }
+
+  state(entries: readonly Entry[]): void {
+    this.#entries = entries;
+    this.#bring();
+  }
+
+  problem(problems: readonly string[]): void {
+    for (const problem of problems) this.#log.error({}, problem);
+    this.#log.error(
+      { problems: problems.length }, 'the objects are not used; the last state stays');
+  }
+
+  /** Told of the pods attached to our node. */
+  takeEndpoints(endpoints: readonly Pod[]): void {
+    this.#endpoints = endpoints;
+    if (this.#entries !== null) this.#bring();
+  }
+
+  #bring(): void {
+    const entries = withLocalEndpoints(this.#entries ?? [], this.#nodeName, this.#endpoints);
+    const { content, problems, warnings } = translate(entries, this.#nodeName);
+    if (problems.length > 0) return this.problem(problems);
+    this.#compiler.replace(entries);
+    const change = this.#compiler.commit();
+    this.#warn([...warnings, ...this.#compiler.problems]);
+    const policy = { change, whole: () => this.#compiler.snapshot() };
+    if (this.sender?.update(content, policy) !== true) return;
+    const counts = { nodes: content.nodes.length, pods: content.pods.length };
+    this.#log.info(counts, 'the cluster has changed');
+  }
+
+  /** Says the same once. */
+  #warn(warnings: readonly string[]): void {
+    if (warnings.join('\n') !== this.#warned) {
+      for (const warning of warnings) this.#log.warn({}, warning);
+    }
+    this.#warned = warnings.join('\n');
+  }
 }
 
 function filePath(source: string): string {

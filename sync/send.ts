@@ -12,8 +12,8 @@ import * as v from 'valibot';
 import { connectionOver, method } from '../engine/connection.ts';
 import type { Connection } from '../engine/connection.ts';
 import type { Log } from '../engine/log.ts';
-import { PART_LIMIT, RevisionAnswerSchema } from '../engine/model.ts';
-import type { PolicyChange, RevisionAnswer } from '../engine/model.ts';
+import { LocalEndpointsSchema, PART_LIMIT, RevisionAnswerSchema } from '../engine/model.ts';
+import type { Pod, PolicyChange, RevisionAnswer } from '../engine/model.ts';
 import { Bell, pause } from './bell.ts';
 import { emptyChange, isSmallChange, joinChanges, partsOf } from './policy/change.ts';
 import { difference } from './translate.ts';
@@ -34,6 +34,8 @@ export interface SenderOptions {
   backoffFirstMs?: number;
   backoffCapMs?: number;
   requestTimeoutMs?: number;
+  /** Told of the pods attached to the node: at every new connection, and when they change. */
+  onEndpoints?(endpoints: Pod[]): void;
   /** 0 to 1, for the jitter. */
   random?(): number;
 }
@@ -111,16 +113,20 @@ export class Sender {
 
   /** One connection, from its beginning to its end. Always throws, but for an abort. */
   async #session(signal: AbortSignal): Promise<void> {
-    const { socket: path, version } = this.#options;
+    const { socket: path, version, onEndpoints } = this.#options;
     const socket = connect(path);
     const connection = connectionOver(socket, {
       version,
       role: 'sync',
-      methods: { resync: method(v.unknown(), () => this.#forget()) },
+      methods: {
+        resync: method(v.unknown(), () => this.#forget()),
+        endpoints: method(LocalEndpointsSchema, ({ endpoints }) => onEndpoints?.(endpoints)),
+      },
     });
     const over = connectionSignal(connection, signal);
     try {
       await this.#within('the handshake', connection.opened);
+      if (onEndpoints !== undefined) await this.#follow(connection, onEndpoints);
       this.#confirmed = null;
       this.#bell.ring();
       while (!over.aborted) {
@@ -135,6 +141,12 @@ export class Sender {
       this.#confirmed = null;
       this.#changes = null;
     }
+  }
+
+  async #follow(connection: Connection, tell: (endpoints: Pod[]) => void): Promise<void> {
+    const { endpoints } = await this.#ask(
+      connection, 'endpoint.follow', null, LocalEndpointsSchema);
+    tell(endpoints);
   }
 
   #isDone(): boolean {
