@@ -1,17 +1,14 @@
 #!/usr/bin/env node
-// The `culvert` command: verbs, options, help. Each verb's work is in a file of its own.
+// The `culvert` command: verbs, options, help. Each verb's work is in a file of its own, loaded when
+// it is asked for: a daemon that starts again is not kept waiting by what it has no use for.
 
 import { Command, Option } from 'commander';
 import { DEFAULTS, flagName, fromText, setAt, settingPaths } from '../host/config.ts';
 import type { Settings } from '../host/config.ts';
 import type { InstallOptions } from '../cni/install.ts';
-import { runSync } from '../sync/main.ts';
-import { doctor } from './doctor.ts';
 import { CommandError, EXIT_FAILED, EXIT_OK, EXIT_USAGE } from './exit.ts';
-import { observe, type ObserveOptions } from './observe.ts';
-import { makeLog, runDaemon } from './run.ts';
+import type { ObserveOptions } from './observe.ts';
 import type { ExplainOptions, PolicyOptions, TestOptions } from './policy.ts';
-import { showEndpoints, showPeers, showRoute, showRoutes, showStatus } from './show.ts';
 import type { ShowOptions } from './show.ts';
 import type { OutputFormat } from './table.ts';
 import { VERSION } from './version.ts';
@@ -74,6 +71,7 @@ function addRun(program: Command): void {
     }
     if (options['stopOnStdinEnd'] === true) stopOnStdinEnd();
     const file = typeof options['config'] === 'string' ? options['config'] : undefined;
+    const { runDaemon } = await import('./run.ts');
     await runDaemon(file, process.env, flags, stopOnSignals());
   });
 }
@@ -93,6 +91,8 @@ function addSync(program: Command): void {
       stopOnStdinEnd?: boolean;
     }) => {
       if (options.stopOnStdinEnd === true) stopOnStdinEnd();
+      const { runSync } = await import('../sync/main.ts');
+      const { makeLog } = await import('./run.ts');
       await runSync({
         source: options.source,
         socket: `${options.runtimeDirectory}/sync.sock`,
@@ -103,26 +103,30 @@ function addSync(program: Command): void {
     });
 }
 
+/** Verbs of show.ts that take nothing but options. */
+type ListVerb = 'showStatus' | 'showPeers' | 'showRoutes' | 'showEndpoints';
+
 function addShow(program: Command): void {
   const show = (
-    parent: Command, name: string, about: string, work: (options: ShowOptions) => Promise<void>,
+    parent: Command, name: string, about: string, work: ListVerb,
   ): void => {
     const words = parent === program ? name : `${parent.name()} ${name}`;
     parent.command(name).description(about).addOption(outputOption()).addOption(runtimeOption())
       .addHelpText('after', `\nExamples:\n  culvert ${words}\n  culvert ${words} -o json\n`)
-      .action((options: ShowOptions) => work(options));
+      .action(async (options: ShowOptions) => (await import('./show.ts'))[work](options));
   };
-  show(program, 'status', 'how the running daemon is: devices, sync, drops, tables', showStatus);
+  show(program, 'status', 'how the running daemon is: devices, sync, drops, tables', 'showStatus');
   const peer = program.command('peer').description('remote nodes');
-  show(peer, 'list', 'tunnels to remote nodes, with what went through them', showPeers);
+  show(peer, 'list', 'tunnels to remote nodes, with what went through them', 'showPeers');
   const route = program.command('route').description('routes of the core');
-  show(route, 'list', 'all routes in force', showRoutes);
+  show(route, 'list', 'all routes in force', 'showRoutes');
   route.command('get').description('the route that the core finds for an address')
     .argument('<address>').addOption(outputOption()).addOption(runtimeOption())
     .addHelpText('after', '\nExample:\n  culvert route get 10.244.2.9\n')
-    .action((address: string, options: ShowOptions) => showRoute(address, options));
+    .action(async (address: string, options: ShowOptions) =>
+      (await import('./show.ts')).showRoute(address, options));
   const endpoint = program.command('endpoint').description('pods attached to this node');
-  show(endpoint, 'list', 'attached pods, with what they sent and got', showEndpoints);
+  show(endpoint, 'list', 'attached pods, with what they sent and got', 'showEndpoints');
 }
 
 function addObserve(program: Command): void {
@@ -138,8 +142,8 @@ function addObserve(program: Command): void {
     .addOption(outputOption()).addOption(runtimeOption())
     .addHelpText('after', '\nExamples:\n  culvert observe -f --verdict denied\n'
       + '  culvert observe --last 100 --to-pod data/db-0 -o json\n')
-    .action((options: ObserveOptions) =>
-      observe({ ...options, follow: options.follow === true }, stopOnSignals()));
+    .action(async (options: ObserveOptions) =>
+      (await import('./observe.ts')).observe({ ...options, follow: options.follow === true }, stopOnSignals()));
 }
 
 function addDoctor(program: Command): void {
@@ -147,7 +151,7 @@ function addDoctor(program: Command): void {
     .addOption(outputOption())
     .addHelpText('after', '\nExamples:\n  culvert doctor\n  culvert doctor -o json\n')
     .action(async ({ output }: OutputOption) => {
-      process.exitCode = await doctor(output);
+      process.exitCode = await (await import('./doctor.ts')).doctor(output);
     });
 }
 

@@ -7,7 +7,7 @@
 
 import { constants } from 'node:fs';
 import { check, ERRNO, SystemError, type Remedies } from './errno.ts';
-import { closeFd } from './file.ts';
+import { closeFd, closeFdAsync } from './file.ts';
 import { IFREQ_DATA, interfaceRequest } from './interface.ts';
 import * as libc from './libc.ts';
 import { NativeBlock } from './memory.ts';
@@ -155,7 +155,8 @@ export function probeOffloads(): TunOffloads {
       udpTunnelGso: accepts(TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_UDP_TUNNEL_GSO),
     };
   } finally {
-    closeFd(fd);
+    // Deleting a device takes the kernel some 25 ms, which a daemon that starts need not wait for.
+    void closeFdAsync(fd);
   }
 }
 

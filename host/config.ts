@@ -3,8 +3,10 @@
 // or flag.
 
 import { readFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
 import * as v from 'valibot';
-import { isMap, isScalar, isSeq, LineCounter, parseDocument, type Document } from 'yaml';
+import type * as Yaml from 'yaml';
+import type { Document } from 'yaml';
 import { isAddress, isPrefix } from '../engine/address.ts';
 import type { ProfileName } from '../engine/memory-map.ts';
 import { fieldPath, issuePath, issueReason } from '../engine/shape.ts';
@@ -195,6 +197,7 @@ export function readConfigFile(file: string): Settings {
   } catch (error) {
     throw new ConfigError(`read ${file}: ${(error as NodeJS.ErrnoException).code ?? 'failed'}`);
   }
+  const { LineCounter, parseDocument } = yaml();
   const lines = new LineCounter();
   const document = parseDocument(source, { lineCounter: lines, prettyErrors: false });
   const [fault] = document.errors;
@@ -209,8 +212,14 @@ export function readConfigFile(file: string): Settings {
   });
 }
 
+/** The parser, which takes longer to load than all the rest of a daemon without a file needs. */
+function yaml(): typeof Yaml {
+  return createRequire(import.meta.url)('yaml') as typeof Yaml;
+}
+
 /** Where in the text a field stands: its key, or the item of a list. */
 function offsetOf(document: Document, path: readonly (string | number)[]): number {
+  const { isMap, isScalar, isSeq } = yaml();
   let node: unknown = document.contents;
   let offset = 0;
   for (const step of path) {

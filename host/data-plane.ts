@@ -56,13 +56,14 @@ export class DataPlane {
     return this.#worker !== null;
   }
 
-  /** Gives a device to the worker. Resolves when the worker reads it, and survives its crashes. */
-  async attach(device: DeviceSpec): Promise<void> {
-    this.#devices.set(device.index, device);
+  /** Gives devices to the worker, all between two of its turns. Resolves when the worker reads them,
+   * and survives its crashes. */
+  async attach(...devices: DeviceSpec[]): Promise<void> {
+    for (const device of devices) this.#devices.set(device.index, device);
     try {
-      await this.#command({ verb: 'attach', device });
+      await this.#command({ verb: 'attach', devices });
     } catch (error) {
-      this.#devices.delete(device.index);
+      for (const { index } of devices) this.#devices.delete(index);
       throw error;
     }
   }
@@ -127,12 +128,10 @@ export class DataPlane {
     const orphans = [...this.#waiting.values()];
     this.#waiting.clear();
     this.#start();
-    for (const device of this.#devices.values()) {
-      this.#command({ verb: 'attach', device }).catch((error: Error) => {
-        const fields = { device: device.name, error: error.message };
-        this.#options.log.error(fields, 'cannot attach again');
+    this.#command({ verb: 'attach', devices: [...this.#devices.values()] })
+      .catch((error: Error) => {
+        this.#options.log.error({ error: error.message }, 'cannot attach devices again');
       });
-    }
     for (const orphan of orphans) orphan.resolve();
   }
 

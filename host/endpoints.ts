@@ -151,17 +151,17 @@ export class Endpoints {
     held.isBusy = true;
     try {
       this.#options.handover.writePod(podName(namespace, name), { endpoint, device, mac, isCni });
-      await this.#read(held, held.attached.device);
+      await this.#options.dataPlane.attach(this.#spec(held, held.attached.device));
       held.state = 'ready';
     } finally {
       held.isBusy = false;
     }
   }
 
-  /** Goes on with a pod whose device an earlier daemon has left. False where the device has ended
-   * meanwhile or is of no use in this tier; the pod is listed as lost then. Precondition: policy is
-   * as it was last known. */
-  async restore({ endpoint, device, mac, isCni }: PodRecord): Promise<boolean> {
+  /** Goes on with a pod whose device an earlier daemon has left. Returns what the worker is to read;
+   * null where the device has ended meanwhile or is of no use in this tier, and the pod is listed
+   * as lost then. */
+  async restore({ endpoint, device, mac, isCni }: PodRecord): Promise<DeviceSpec | null> {
     const { forwarding, policy, tier, handover } = this.#options;
     const { namespace, name } = endpoint;
     const owner = `${namespace}/${name}`;
@@ -171,14 +171,13 @@ export class Endpoints {
     if (fd < 0 || !setOffloads(fd, tier)) {
       held.state = 'lost';
       await this.#closeDevice(held);
-      return false;
+      return null;
     }
     const attached = forwarding.attachEndpoint(owner, endpoint.addresses, mac);
     held.attached = attached;
     policy.attach(attached.device, endpoint);
-    await this.#read(held, attached.device);
     held.state = 'ready';
-    return true;
+    return this.#spec(held, attached.device);
   }
 
   /** Lists a pod whose interface went with an earlier daemon. */
@@ -253,11 +252,11 @@ export class Endpoints {
     await this.#closeDevice(held);
   }
 
-  /** Has the worker read the pod's packets. */
-  #read({ endpoint, fd: receiver }: Held, index: number): Promise<void> {
+  /** What the worker needs to read the pod's packets. */
+  #spec({ endpoint, fd: receiver }: Held, index: number): DeviceSpec {
     const { namespace, name, device: kind } = endpoint;
     const ends = { index, name: `${namespace}_${name}`, kind, receiver, senders: [] };
-    return this.#options.dataPlane.attach(this.#options.spec(ends));
+    return this.#options.spec(ends);
   }
 
   /** Ends the pod's device, which nobody uses any more; its record goes first. */

@@ -246,14 +246,14 @@ export class Host {
     await this.nodeDevice.open();
     this.attachments.open();
     if (!await this.#recall()) await this.#takeConfigured();
-    await restorePods(
+    const pods = await restorePods(
       this.handover, this.endpoints, this.attachments.ready, this.recovered, log);
-    await this.#attachNodeDevice();
-    for (const { family, receiver, senders } of this.#sockets) {
+    const underlays = this.#sockets.map(({ family, receiver, senders }) => {
       const index = family === 'IPv4' ? DEVICE_UNDERLAY_IPV4 : DEVICE_UNDERLAY_IPV6;
       const name = `underlay-${family.toLowerCase()}`;
-      await this.dataPlane.attach(this.#spec({ index, name, kind: 'udp', receiver, senders }));
-    }
+      return this.#spec({ index, name, kind: 'udp', receiver, senders });
+    });
+    await this.dataPlane.attach(...underlays, this.#nodeSpec(), ...pods);
     log.info({ ...this.recovered, keeper: this.handover.keeper }, 'left by an earlier daemon');
     await this.control.listen();
     this.attachments.takeNotes();
@@ -349,14 +349,14 @@ export class Host {
     });
   }
 
-  #attachNodeDevice(): Promise<void> {
-    return this.dataPlane.attach(this.#spec({
+  #nodeSpec(): DeviceSpec {
+    return this.#spec({
       index: DEVICE_NODE,
       name: this.options.config.device.name,
       kind: 'tun',
       receiver: this.nodeDevice.descriptor,
       senders: [],
-    }));
+    });
   }
 
   /** Adds what the configuration says of offloads, recording and faults; those are the
@@ -447,7 +447,7 @@ export class Host {
     if (this.#isStopping) return;
     try {
       await this.nodeDevice.reopen();
-      await this.#attachNodeDevice();
+      await this.dataPlane.attach(this.#nodeSpec());
       this.isNodeDeviceLost = false;
       this.options.log.info({ device: this.options.config.device.name }, 'device is back');
     } catch (error) {

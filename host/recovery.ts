@@ -18,6 +18,7 @@ import type { Endpoints } from './endpoints.ts';
 import type { Handover } from './handover.ts';
 import { Journal, type Recalled } from './journal.ts';
 import { keepFlows } from './kept-flows.ts';
+import type { DeviceSpec } from './worker.ts';
 
 const FLOWS = 'flows';
 
@@ -68,11 +69,13 @@ export function recallCluster(journal: Journal, local: string, log: Log): Recall
   }
 }
 
-/** Goes on with the pods whose devices were left. `ready` are those that the CNI plugin's caller
- * was told of: of the others that it asked for, nothing may stay. */
+/** Goes on with the pods whose devices were left; returns what the worker is to read. `ready` are
+ * those that the CNI plugin's caller was told of: of the others that it asked for, nothing may
+ * stay. */
 export async function restorePods(
   handover: Handover, endpoints: Endpoints, ready: Attachment[], recovered: Recovered, log: Log,
-): Promise<void> {
+): Promise<DeviceSpec[]> {
+  const specs: DeviceSpec[] = [];
   const attached = new Set(ready.map(({ pod }) => `${pod.namespace}/${pod.name} ${pod.uid}`));
   for (const { name, record } of handover.pods()) {
     const { namespace, name: pod, uid } = record.endpoint;
@@ -81,8 +84,9 @@ export async function restorePods(
       continue;
     }
     try {
-      if (await endpoints.restore(record)) recovered.pods += 1;
-      else recovered.lostPods += 1;
+      const spec = await endpoints.restore(record);
+      if (spec === null) recovered.lostPods += 1;
+      else specs.push(spec);
     } catch (error) {
       const { message } = error as Error;
       log.error({ namespace, pod, error: message }, 'cannot go on with a pod');
@@ -97,4 +101,6 @@ export async function restorePods(
     recovered.lostPods += 1;
   }
   handover.refuse('');
+  recovered.pods = specs.length;
+  return specs;
 }

@@ -45,7 +45,7 @@ export interface WorkerData {
 }
 
 export type Command =
-  | { id: number; verb: 'attach'; device: DeviceSpec }
+  | { id: number; verb: 'attach'; devices: DeviceSpec[] }
   | { id: number; verb: 'detach'; index: number }
   | { id: number; verb: 'stop' };
 
@@ -109,14 +109,20 @@ function obey(
     if (received === undefined) return false;
     const command = received.message;
     let error: string | null = null;
-    try {
-      if (command.verb === 'attach') {
-        loop.attach(command.device.index, makeDevice(slots, command.device, report));
-      } else if (command.verb === 'detach') {
-        loop.detach(command.index);
+    const attempt = (work: () => void): void => {
+      try {
+        work();
+      } catch (failure) {
+        error ??= (failure as Error).message;
       }
-    } catch (failure) {
-      error = (failure as Error).message;
+    };
+    if (command.verb === 'attach') {
+      // All before the next turn: a packet may go from each of them to each other.
+      for (const device of command.devices) {
+        attempt(() => loop.attach(device.index, makeDevice(slots, device, report)));
+      }
+    } else if (command.verb === 'detach') {
+      attempt(() => loop.detach(command.index));
     }
     report({ type: 'done', id: command.id, error });
     if (command.verb === 'stop') return true;

@@ -185,6 +185,11 @@ export class Bed {
     return { host, port, ...addresses };
   }
 
+  /** The program that was started last, ready or not. */
+  get newest(): Daemon | null {
+    return this.#daemons.at(-1) ?? null;
+  }
+
   /** Starts a program in a namespace and waits for a line of its log. It ends with this process:
    * its standard input is a pipe that nobody else holds. */
   async start(host: Host, command: string[], readyText: string): Promise<Daemon> {

@@ -1,0 +1,241 @@
+// A node whose daemon is killed again and again under load, and the account of what that did.
+//
+//   namespace node-3                    hub (router)           namespace node-2
+//   culvert run, killed and started     watched: any packet    culvert run, culvert sync
+//   again; culvert sync                 of a pod outside a
+//                                       tunnel?
+//   eth0 192.0.2.3 -------------------- port1   port0 -------- eth0 192.0.2.2
+//     |                                                          |
+//     +-- pod-3-10   datagrams, connection -------------------> pod-2-10
+//     |   (takes no connections) <------- denied datagrams ----- pod-2-11
+//     +-- pod-3-11   <---------------- datagrams --------------- pod-2-10
+//     +-- node-3 itself --------------- datagrams -------------> pod-2-11
+
+import * as assert from 'uvu/assert';
+import type { Bed } from '../../../cli/demo/bed.ts';
+import { TUN_QUEUE_LENGTH } from '../../../host/limits.ts';
+import type { Random } from '../../support/random.ts';
+import { clusterNode, podAddress } from './forge-cluster.ts';
+import { Place, kill, mustReach, type Pod } from './forge-scene.ts';
+import { Stream, type StreamReport } from './forge-stream.ts';
+import { Paced, type PacedReport } from './paced.ts';
+
+const NODES = [2, 3];
+const OUT_PORT = 7001;
+const IN_PORT = 7002;
+const NODE_PORT = 7003;
+const DENIED_PORT = 7004;
+const PER_SECOND = 1000;
+const DENIED_PER_SECOND = 200;
+/** Longest life of a daemon that is ready. */
+const LIFE_LIMIT_MS = 500;
+/** Longest life of one that may be killed before it is ready. */
+const EARLY_LIMIT_MS = 900;
+const SETTLE_MS = 1500;
+/** What a daemon should need to be ready; a busy machine makes some of them need longer. */
+const READY_LIMIT_MS = 500;
+/** All that one pod sends in a second, with bursts. */
+const QUEUE_RATE = 1600;
+/** A process that is killed takes a while to end. */
+const EXIT_MS = 50;
+/** A holder that a test leaves behind ends by itself. */
+export const AWAY_FLAGS = ['--handover-enabled', 'true', '--handover-away-seconds', '30'];
+
+/** Takes no connections; may open any. */
+const ISOLATED = {
+  apiVersion: 'networking.k8s.io/v1',
+  kind: 'NetworkPolicy',
+  metadata: { namespace: 'test', name: 'no-ingress' },
+  spec: { podSelector: { matchLabels: { name: 'pod-3-10' } }, policyTypes: ['Ingress'] },
+};
+
+export interface KilledReport {
+  kills: number;
+  /** Daemons that were killed before they were ready. */
+  early: number;
+  /** From the start of a process to its word that it is ready, milliseconds. */
+  readyMs: number[];
+  outbound: Ends;
+  inbound: Ends;
+  node: Ends;
+  denied: Ends;
+  stream: StreamReport;
+  link: PacedReport;
+}
+
+interface Ends {
+  sent: number;
+  arrived: number;
+  duplicates: number;
+  longestGapMs: number;
+}
+
+/** A steady flow of datagrams between two hosts. */
+class Flow {
+  readonly #sender: Paced;
+  readonly #listener: Paced;
+
+  private constructor(sender: Paced, listener: Paced) {
+    this.#sender = sender;
+    this.#listener = listener;
+  }
+
+  static async start(
+    from: Pod['host'], to: Pod['host'], address: string, port: number, perSecond = PER_SECOND,
+  ): Promise<Flow> {
+    const listener = await Paced.listener(to, address, port);
+    return new Flow(await Paced.sender(from, address, port, perSecond), listener);
+  }
+
+  stop(): Promise<PacedReport> {
+    return this.#sender.stop();
+  }
+
+  async report(): Promise<Ends> {
+    const { sent } = await this.#sender.report();
+    const { arrived, duplicates, longestGapMs } = await this.#listener.report();
+    return { sent, arrived, duplicates, longestGapMs };
+  }
+
+  async close(): Promise<void> {
+    await this.#sender.close();
+    await this.#listener.close();
+  }
+}
+
+export class KilledScene {
+  readonly bed: Bed;
+  readonly place: Place;
+  readonly other: Place;
+  readonly pods: { own: Pod; open: Pod; remote: Pod; denied: Pod };
+
+  private constructor(bed: Bed, place: Place, other: Place, pods: KilledScene['pods']) {
+    this.bed = bed;
+    this.place = place;
+    this.other = other;
+    this.pods = pods;
+  }
+
+  static async make(bed: Bed, flags: string[] = AWAY_FLAGS): Promise<KilledScene> {
+    const other = await Place.add(bed, 2, NODES);
+    const place = await Place.add(bed, 3, NODES, flags);
+    place.write(NODES.map(clusterNode), [ISOLATED]);
+    await other.culvert.start();
+    await place.culvert.start();
+    const pods = {
+      own: await place.addPod(10), open: await place.addPod(11),
+      remote: await other.addPod(10), denied: await other.addPod(11),
+    };
+    await mustReach(pods.own.host, pods.remote.addresses);
+    await mustReach(pods.remote.host, pods.open.addresses);
+    return new KilledScene(bed, place, other, pods);
+  }
+
+  /** Kills and starts the daemon so many times while packets flow, and gives the account. Some are
+   * killed before they are ready where `isHasty` is set. */
+  async run(kills: number, random: Random, isHasty = false): Promise<KilledReport> {
+    const { own, open, remote, denied } = this.pods;
+    const link = await Paced.watch(this.bed.hub, this.place.culvert.node.port);
+    const stream = await Stream.start(own.host, remote.host, podAddress(2, 10, 'IPv4'));
+    const flows = {
+      outbound: await Flow.start(own.host, remote.host, podAddress(2, 10, 'IPv4'), OUT_PORT),
+      inbound: await Flow.start(remote.host, open.host, podAddress(3, 11, 'IPv6'), IN_PORT),
+      node: await Flow.start(this.place.host, denied.host, podAddress(2, 11, 'IPv4'), NODE_PORT),
+      denied: await Flow.start(
+        denied.host, own.host, podAddress(3, 10, 'IPv4'), DENIED_PORT, DENIED_PER_SECOND),
+    };
+    await stream.goesOn();
+    const { readyMs, early } = await this.#killAndStart(kills, random, isHasty);
+    await stream.goesOn();
+    for (const flow of Object.values(flows)) await flow.stop();
+    await new Promise((resolve) => setTimeout(resolve, SETTLE_MS));
+    const report = {
+      kills, early, readyMs,
+      outbound: await flows.outbound.report(), inbound: await flows.inbound.report(),
+      node: await flows.node.report(), denied: await flows.denied.report(),
+      stream: await stream.stop(), link: await link.stop(),
+    };
+    for (const flow of Object.values(flows)) await flow.close();
+    await link.close();
+    return report;
+  }
+
+  async #killAndStart(
+    kills: number, random: Random, isHasty: boolean,
+  ): Promise<Pick<KilledReport, 'readyMs' | 'early'>> {
+    const { culvert } = this.place;
+    const readyMs: number[] = [];
+    let early = 0;
+    for (let done = 0; done < kills; done += 1) {
+      await kill(this.place.daemon, 'SIGKILL');
+      const startMs = performance.now();
+      const mayBeEarly = isHasty && done < kills - 1;
+      const lifeMs = mayBeEarly ? random.below(EARLY_LIMIT_MS) : Infinity;
+      const started = culvert.startDaemon().then(() => true, () => false);
+      if (await Promise.race([started, elapsed(lifeMs)]) === true) {
+        readyMs.push(performance.now() - startMs);
+        await elapsed(random.below(LIFE_LIMIT_MS));
+      } else {
+        early += 1;
+        if (this.bed.newest !== null) await kill(this.bed.newest, 'SIGKILL');
+        await started;
+      }
+    }
+    return { readyMs, early };
+  }
+}
+
+/** Milliseconds later: false. Never, for Infinity. */
+function elapsed(ms: number): Promise<boolean> {
+  return new Promise((resolve) => {
+    if (ms !== Infinity) setTimeout(() => resolve(false), ms);
+  });
+}
+
+/** One line about a flow. */
+export function describeEnds(
+  name: string, { sent, arrived, duplicates, longestGapMs }: Ends,
+): string {
+  return `${name}: ${sent} sent, ${sent - arrived} lost, ${duplicates} twice, `
+    + `longest silence ${longestGapMs.toFixed(0)} ms`;
+}
+
+/** Prints the account. */
+export function printKilled(report: KilledReport): void {
+  const { kills, early, stream, link } = report;
+  const sorted = [...report.readyMs].sort((a, b) => a - b);
+  const at = (share: number): string =>
+    (sorted[Math.min(Math.floor(sorted.length * share), sorted.length - 1)] ?? 0).toFixed(0);
+  console.log([
+    `${kills} kills, ${early} of them before it was ready; ready after ${at(0)} to ${at(1)} ms, `
+      + `median ${at(0.5)} ms`,
+    describeEnds('pod to pod', report.outbound),
+    describeEnds('back to a pod', report.inbound),
+    describeEnds('node to pod', report.node),
+    `denied: ${report.denied.sent} sent, ${report.denied.arrived} arrived`,
+    `connection: ${stream.records} records, ${stream.returned} came back, fault "${stream.fault}"`,
+    `link: ${link.frames} frames, ${link.strays} of pods outside a tunnel ${link.sample}`,
+  ].join('\n'));
+}
+
+/** Throws unless nothing went astray and no more was lost than the queues could not hold. */
+export function checkKilled(report: KilledReport): void {
+  const { readyMs, stream, link, denied } = report;
+  assert.is(link.strays, 0, link.sample);
+  assert.ok(link.frames > report.outbound.arrived, 'the watch saw the link');
+  assert.is(denied.arrived, 0);
+  assert.is(stream.fault, '');
+  assert.is(stream.returned, stream.records);
+  assert.ok(Math.min(...readyMs) <= READY_LIMIT_MS, `ready after ${Math.min(...readyMs)} ms`);
+  for (const { sent, arrived } of [report.outbound, report.inbound, report.node]) {
+    assert.ok(sent - arrived <= lossLimit(readyMs), `${sent - arrived} lost`);
+  }
+}
+
+/** What the queues of the devices cannot hold while there is no daemon, and a packet for each kill
+ * that the daemon had in its hands. */
+function lossLimit(readyMs: number[]): number {
+  const overflow = (ms: number): number =>
+    Math.max((QUEUE_RATE * (ms + EXIT_MS)) / 1000 - TUN_QUEUE_LENGTH, 0);
+  return readyMs.reduce((sum, ms) => sum + 1 + overflow(ms), 0);
+}
