@@ -116,7 +116,7 @@ async function attach(
   const wanted = { ...key, network, netns, pod, mtu: mtu === 0 ? null : mtu, addresses };
   const { device, setUp } = await daemon.ask('cni.add', wanted, CniAddAnswerSchema);
   try {
-    const { attachInterface } = await import('./interface.ts');
+    const { attachInterface } = await loadInterface();
     await attachInterface(device, netns, setUp);
     await daemon.ask('cni.ready', key, v.null());
   } catch (error) {
@@ -134,12 +134,23 @@ async function remove(request: Request, options: PluginOptions): Promise<void> {
   if (ipam.type !== '') await delegate(request, 'DEL');
   if (await tryRemove(request, options)) return;
   if (netns !== '') {
-    const { removeInterface } = await import('./interface.ts');
+    const { removeInterface } = await loadInterface();
     await removeInterface(netns, interfaceName);
   }
   leaveNote(runtimeDirectory, key);
   // A daemon that has started meanwhile may have looked for notes before this one was there.
   if (await tryRemove(request, options)) removeNote(runtimeDirectory, key);
+}
+
+/** Loads what makes system calls; native, and so not part of the bundle. */
+async function loadInterface(): Promise<typeof import('./interface.ts')> {
+  try {
+    return await import('./interface.ts');
+  } catch (error) {
+    throw new CniError(CODE.attachFailed,
+      'the package that this plugin was installed from cannot be loaded; run `culvert cni install`',
+      (error as Error).message);
+  }
 }
 
 /** False where no daemon answers. */
@@ -174,7 +185,7 @@ async function check(request: Request, options: PluginOptions): Promise<void> {
       throw new CniError(CODE.checkFailed,
         `prevResult has the address ${wrong}, the daemon ${setUp.addresses.join(', ')}`);
     }
-    const { checkInterface } = await import('./interface.ts');
+    const { checkInterface } = await loadInterface();
     await checkInterface(netns, setUp);
   } finally {
     daemon.close();

@@ -340,7 +340,7 @@ scenario('without a daemon: ADD and GC later, STATUS says why, DEL is kept for i
   expectOk(await runtime.call('DEL', pod));
 });
 
-scenario('a daemon that was killed knows who was attached', async (all) => {
+scenario('a daemon that was killed goes on with who was attached', async (all) => {
   const { runtime, bed } = all;
   const { culvert } = runtime;
   const pods = ['web', 'db'].map((name) => runtime.container(bed.addHost(name), name));
@@ -349,7 +349,10 @@ scenario('a daemon that was killed knows who was attached', async (all) => {
   culvert.daemon?.process.kill('SIGKILL');
   await culvert.startDaemon();
   await culvert.waitFor(({ sync, policy }) => sync.revision !== null && policy.endpoints === 3);
-  assert.equal((await endpoints(all)).map((line) => line.split(' ')[0]), ['shop/db', 'shop/web']);
+  assert.equal(await endpoints(all), ['shop/db ready', 'shop/web ready']);
+  for (const [index, pod] of pods.entries()) {
+    expectOk(await runtime.call('CHECK', pod, { config: { prevResult: given[index] } }));
+  }
   const third = addresses(expectOk(await runtime.call(
     'ADD', runtime.container(bed.addHost('cache'), 'cache'))));
   assert.not.ok(given.some((result) => addresses(result).some((one) => third.includes(one))));

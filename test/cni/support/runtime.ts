@@ -12,6 +12,9 @@ import { ROOT } from '../../support/source.ts';
 export const NETWORK = 'pods';
 export const POD_NETWORKS = ['10.244.0.0/16', 'fd00:10:244::/48'];
 
+/** Pods live through a kill of the daemon. What holds their devices ends soon after the last one. */
+const HELD = ['--handover-enabled', 'true', '--handover-away-seconds', '10'];
+
 /** What an attachment is known by, and what the pod is. */
 export interface Container {
   id: string;
@@ -75,7 +78,7 @@ export class Runtime {
     const node = await bed.addNode('node-1', { ipv4: '192.0.2.1', ipv6: '2001:db8::1' });
     const objects = join(bed.folder, 'objects.json');
     const culvert = new CulvertNode(bed, node, {
-      name: 'node-1', source: objects, podNetworks: POD_NETWORKS, extra,
+      name: 'node-1', source: objects, podNetworks: POD_NETWORKS, extra: [...HELD, ...extra],
     });
     const binDirectory = join(bed.folder, 'bin');
     installPlugin({
