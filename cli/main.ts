@@ -1,6 +1,6 @@
 #!/usr/bin/env node
-// The `culvert` command: verbs, options, help. Each verb's work is in a file of its own, loaded when
-// it is asked for: a daemon that starts again is not kept waiting by what it has no use for.
+// The `culvert` command: verbs, options, help. Each verb's work is in a file of its own, loaded
+// when it is asked for: a daemon that starts again is not kept waiting by what it has no use for.
 
 import { Command, Option } from 'commander';
 import { DEFAULTS, flagName, fromText, setAt, settingPaths } from '../host/config.ts';
@@ -142,8 +142,10 @@ function addObserve(program: Command): void {
     .addOption(outputOption()).addOption(runtimeOption())
     .addHelpText('after', '\nExamples:\n  culvert observe -f --verdict denied\n'
       + '  culvert observe --last 100 --to-pod data/db-0 -o json\n')
-    .action(async (options: ObserveOptions) =>
-      (await import('./observe.ts')).observe({ ...options, follow: options.follow === true }, stopOnSignals()));
+    .action(async (options: ObserveOptions) => {
+      const { observe } = await import('./observe.ts');
+      await observe({ ...options, follow: options.follow === true }, stopOnSignals());
+    });
 }
 
 function addDoctor(program: Command): void {

@@ -56,8 +56,8 @@ export class DataPlane {
     return this.#worker !== null;
   }
 
-  /** Gives devices to the worker, all between two of its turns. Resolves when the worker reads them,
-   * and survives its crashes. */
+  /** Gives devices to the worker, all between two of its turns. Resolves when the worker reads
+   * them, and survives its crashes. */
   async attach(...devices: DeviceSpec[]): Promise<void> {
     for (const device of devices) this.#devices.set(device.index, device);
     try {

@@ -158,9 +158,9 @@ export class Endpoints {
     }
   }
 
-  /** Goes on with a pod whose device an earlier daemon has left. Returns what the worker is to read;
-   * null where the device has ended meanwhile or is of no use in this tier, and the pod is listed
-   * as lost then. */
+  /** Goes on with a pod whose device an earlier daemon has left. Returns what the worker is to
+   * read; null where the device has ended meanwhile or is of no use in this tier, and the pod is
+   * listed as lost then. */
   async restore({ endpoint, device, mac, isCni }: PodRecord): Promise<DeviceSpec | null> {
     const { forwarding, policy, tier, handover } = this.#options;
     const { namespace, name } = endpoint;

@@ -79,11 +79,17 @@ export class Handover {
     if (this.#files !== null) removeUnfinished(this.#files);
   }
 
-  /** Finds or starts a keeper. A failure is logged, and then there is none. */
+  /** Finds a keeper that is there. */
   static async begin(options: HandoverOptions): Promise<Handover> {
     const handover = new Handover(options);
-    if (options.isEnabled) await handover.#find();
+    const found = options.isEnabled ? HolderClient.find(holderPath(options)) : null;
+    if (found !== null) await handover.#take(found);
     return handover;
+  }
+
+  /** Starts a keeper where there is none. A failure is logged, and then there is none. */
+  async ensure(): Promise<void> {
+    if (this.#options.isEnabled && this.#keeper === null) await this.#find();
   }
 
   /** Who keeps things for us: `holder`, `systemd`, or `none`. */
@@ -173,18 +179,27 @@ export class Handover {
     }
   }
 
-  async #find(): Promise<void> {
-    const { runtimeDirectory, awayMs, log } = this.#options;
-    const path = join(runtimeDirectory, HOLDER_SOCKET);
+  /** Takes what an earlier daemon has left with a keeper. */
+  async #take(client: HolderClient): Promise<void> {
     try {
-      const found = HolderClient.find(path);
-      const client = found ?? await HolderClient.start(path, awayMs);
+      await client.watch(this.#options.awayMs, () => this.#lost(client));
+      for (const [name, fd] of client.list()) this.#offered.set(name, fd);
+      this.#keeper = client;
+    } catch (error) {
+      const { message } = error as Error;
+      this.#options.log.error({ error: message }, 'nothing is left by an earlier daemon');
+      client.close();
+    }
+  }
+
+  /** Finds or starts a keeper, and has it keep what is to be kept. */
+  async #find(): Promise<void> {
+    const { awayMs, log } = this.#options;
+    const path = holderPath(this.#options);
+    try {
+      const client = HolderClient.find(path) ?? await HolderClient.start(path, awayMs);
       await client.watch(awayMs, () => this.#lost(client));
       if (this.#isOver) return client.stop();
-      const isFirst = this.#kept.size === 0 && this.#offered.size === 0;
-      if (found !== null && isFirst) {
-        for (const [name, fd] of found.list()) this.#offered.set(name, fd);
-      }
       this.#keeper = client;
       for (const [name, fd] of this.#kept) client.put(name, fd);
       this.#restartMs = RESTART_FIRST_MS;
@@ -223,6 +238,10 @@ export class Handover {
       this.#lost(keeper);
     }
   }
+}
+
+function holderPath({ runtimeDirectory }: HandoverOptions): string {
+  return join(runtimeDirectory, HOLDER_SOCKET);
 }
 
 function keptFolder({ runtimeDirectory }: HandoverOptions): string {

@@ -132,7 +132,8 @@ function assemble(entries: Entry[]): Recalled {
     if (entry.kind !== 'part') throw new JournalError(`${entry.kind} within a snapshot`);
     addPart(snapshot, policy, entry.part);
   }
-  const deltas = rest.slice(end + 1).flatMap((entry) => (entry.kind === 'delta' ? entry.delta : []));
+  const deltas = rest.slice(end + 1)
+    .flatMap((entry) => (entry.kind === 'delta' ? entry.delta : []));
   return { snapshot: policy === undefined ? snapshot : { ...snapshot, policy }, deltas };
 }
 

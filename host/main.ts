@@ -33,7 +33,9 @@ import { controlMethods } from './methods.ts';
 import { NodeDevice } from './node-device.ts';
 import { Observer } from './observe.ts';
 import { PolicyGate } from './policy-gate.ts';
-import { makeCore, nothingRecovered, recallCluster, restorePods } from './recovery.ts';
+import {
+  makeCore, nothingRecovered, recallCluster, restorePods, type Recovered,
+} from './recovery.ts';
 import { writeSubnetEnv } from './subnet-env.ts';
 import { chooseTier, probeKernel, type Tier } from './tier.ts';
 import { closeUnderlay, findUnderlay, openUnderlay, type UnderlaySockets } from './underlay.ts';
@@ -74,6 +76,9 @@ interface HostParts {
   tier: Tier;
   underlay: UnderlayAddresses;
   sockets: UnderlaySockets[];
+  core: Core;
+  dataPlane: DataPlane;
+  recovered: Recovered;
 }
 
 /** One running daemon. */
@@ -96,7 +101,7 @@ export class Host {
   readonly sync: ControlServer;
   readonly handover: Handover;
   /** What an earlier daemon has left us. */
-  readonly recovered = nothingRecovered();
+  readonly recovered: Recovered;
   isNodeDeviceLost = false;
   readonly #journal: Journal | null;
   readonly #links: Links;
@@ -117,21 +122,19 @@ export class Host {
     this.underlay = underlay;
     this.tier = tier;
     this.handover = handover;
+    this.core = parts.core;
+    this.dataPlane = parts.dataPlane;
+    this.recovered = parts.recovered;
     this.#journal = config.handover.enabled
       ? new Journal(join(config.runtimeDirectory, KEPT_FOLDER))
       : null;
-    const module = new WebAssembly.Module(readFileSync(options.corePath));
     const limits = PROFILES[config.memory];
-    this.core = makeCore(module, config, handover, this.recovered, log);
     const policyTables = new PolicyTables(this.core, limits.policy);
     this.policy = new PolicyGate(policyTables, config.policy.unknownPods, log);
     this.forwarding = new Forwarding(
       this.core, limits, forwardingOptions(config, underlay.mtu));
     this.forwarding.devices.closedAtStart = config.policy.unknownPods === 'closed';
     this.#setOffloads();
-    this.dataPlane = new DataPlane({
-      core: this.core, module, log, onLost: (index, errno) => this.#lost(index, errno),
-    });
     this.nodeDevice = new NodeDevice(links, {
       ...config.device, mtu: overlayMtu(underlay), podNetworks: config.podNetworks, tier,
       handover,
@@ -176,7 +179,7 @@ export class Host {
 
   /** Starts a daemon. Rejects with what is missing; then nothing is left behind. */
   static async start(options: HostOptions): Promise<Host> {
-    const { config } = options;
+    const { config, log } = options;
     makeRuntimeDirectory(config.runtimeDirectory);
     const lockPath = join(config.runtimeDirectory, LOCK_FILE);
     const lock = lockFile(lockPath);
@@ -184,24 +187,33 @@ export class Host {
       throw new SecondInstanceError(`start daemon: another one holds ${lockPath}`);
     }
     const links = new Links();
-    let handover: Handover | null = null;
+    const handover = await Handover.begin({ ...handoverOptions(config), log });
     // A daemon that cannot start leaves what it has found to one that can.
-    let isLeft = false;
+    const isLeft = handover.offered('').length > 0;
+    const recovered = nothingRecovered();
+    const module = new WebAssembly.Module(readFileSync(options.corePath));
+    const core = makeCore(module, config, handover, recovered, log);
     let sockets: UnderlaySockets[] = [];
     let host: Host | null = null;
+    // The worker's thread starts while all else is made ready.
+    const dataPlane = new DataPlane({
+      core, module, log, onLost: (index, errno) => (host as Host).#lost(index, errno),
+    });
     try {
       const tier = chooseTier(config.dataPlane.tier, probeKernel());
       const underlay = await findUnderlay(links, config.underlay);
-      handover = await Handover.begin({ ...handoverOptions(config), log: options.log });
-      isLeft = handover.offered('').length > 0;
+      await handover.ensure();
       sockets = openUnderlay(underlay, config.underlay, tier, handover);
-      host = new Host(options, { lock, links, handover, tier, underlay, sockets });
+      host = new Host(options, {
+        lock, links, handover, tier, underlay, sockets, core, dataPlane, recovered,
+      });
       await host.#open();
       return host;
     } catch (error) {
       if (host === null) {
+        await dataPlane.stop();
         closeUnderlay(sockets);
-        handover?.end(isLeft);
+        handover.end(isLeft);
         links.close();
         closeFd(lock);
       } else {
@@ -306,7 +318,8 @@ export class Host {
     try {
       write(this.#journal);
     } catch (error) {
-      this.options.log.error({ error: (error as Error).message }, 'cannot keep the cluster\'s state');
+      const { message } = error as Error;
+      this.options.log.error({ error: message }, 'cannot keep the cluster\'s state');
       this.#journal.clear();
     }
   }
