@@ -1,8 +1,7 @@
-// Programs that some tests and benches use as the other side: Debian's traceroute, iperf3, tcpdump,
-// nft and wireguard-go. One that is on PATH is used as it is. One that is missing is unpacked from its Debian
-// package into .tools/debian/, with the libraries it lacks; nothing is installed on the machine, so
-// no privilege is needed. A tool that cannot be had is no error: tests that need it are skipped
-// with the reason.
+// Programs that some tests and benches use as the other side, from Debian. One that is on PATH is
+// used as it is. One that is missing is unpacked from its Debian package into .tools/debian/, with
+// the libraries it lacks; nothing is installed on the machine, so no privilege is needed. A tool
+// that cannot be had is no error: tests that need it are skipped with the reason.
 
 import { spawn } from 'node:child_process';
 import { accessSync, chmodSync, constants, existsSync, mkdirSync, mkdtempSync, readFileSync,
@@ -27,6 +26,11 @@ export const TOOLS: readonly Tool[] = [
   // As root, tcpdump becomes the user that its package would have made, unless told another.
   { name: 'tcpdump', package: 'tcpdump', program: 'usr/bin/tcpdump', always: '-Z root' },
   { name: 'nft', package: 'nftables', program: 'usr/sbin/nft', always: '' },
+  // The CNI project's own plugins, named after one of them, and a runtime that calls plugins.
+  { name: 'cni-bridge', package: 'containernetworking-plugins', program: 'usr/lib/cni/bridge',
+    always: '' },
+  { name: 'containerd', package: 'containerd', program: 'usr/bin/containerd', always: '' },
+  { name: 'catatonit', package: 'catatonit', program: 'usr/bin/catatonit', always: '' },
 ];
 
 /** The rival of `bench path`. The package of Debian 12 itself is older than the offloads that made
@@ -75,6 +79,12 @@ function findOnPath(name: string): string | null {
 export function findTool(name: string): string | null {
   const ours = join(FOLDER, name, name);
   return findOnPath(name) ?? (isProgram(ours) ? ours : null);
+}
+
+/** The folder that a tool's package was unpacked to; null where the machine has its own or none. */
+export function toolFolder(name: string): string | null {
+  const folder = join(FOLDER, name);
+  return findTool(name) === join(folder, name) ? folder : null;
 }
 
 /** Why findTool() answered null. */

@@ -104,7 +104,7 @@ scenario('VERSION, in the version it was asked in', async ({ runtime }) => {
     { cniVersion: '1.1.0', supportedVersions });
 });
 
-scenario('ADD gives addresses of both families, routes and loopback; traffic flows', async (all) => {
+scenario('ADD gives addresses of both families, routes, loopback; traffic flows', async (all) => {
   await withPod(all, 'web', async (pod, web, added) => {
     assert.is(added.cniVersion, '1.1.0');
     assert.equal(added.interfaces, [{ name: 'eth0', mtu: 1430, sandbox: pod.netns }]);
@@ -289,7 +289,7 @@ scenario('policy of the file source holds for pods that the plugin attaches', as
   await runtime.culvert.waitFor(({ policy }) => policy.ruleSets === 0);
 });
 
-scenario('another IPAM plugin gives the addresses where the configuration names one', async (all) => {
+scenario('another IPAM plugin gives the addresses where ipam.type names one', async (all) => {
   const { runtime, bed } = all;
   const log = join(bed.folder, 'ipam.log');
   const ipam = join(bed.folder, 'ipam.sh');

@@ -1,8 +1,8 @@
 // Pods that come and go while plugins, and now and then the daemon, are killed at random points.
 //
 // Four runtimes work side by side, each on pods of its own. After a plugin was killed during ADD,
-// its runtime does one of the things that runtimes do: DEL, ADD once more, or nothing, which is left
-// to GC. What they were promised must hold all the time: no address twice, a working CHECK.
+// its runtime does one of the things that runtimes do: DEL, ADD once more, or nothing, which is
+// left to GC. What they were promised must hold all the time: no address twice, a working CHECK.
 
 import * as assert from 'uvu/assert';
 import { readFileSync, readdirSync } from 'node:fs';

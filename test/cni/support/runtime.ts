@@ -12,7 +12,7 @@ import { ROOT } from '../../support/source.ts';
 export const NETWORK = 'pods';
 export const POD_NETWORKS = ['10.244.0.0/16', 'fd00:10:244::/48'];
 
-/** Pods live through a kill of the daemon. What holds their devices ends soon after the last one. */
+/** Pods live through a kill of the daemon. What holds their devices ends soon after it. */
 const HELD = ['--handover-enabled', 'true', '--handover-away-seconds', '10'];
 
 /** What an attachment is known by, and what the pod is. */
@@ -51,6 +51,8 @@ export interface Call {
   environment?: Record<string, string>;
   /** Ends the plugin with SIGKILL after so many milliseconds. */
   killAfterMs?: number;
+  /** Path of another plugin. */
+  program?: string;
 }
 
 /** The pod as Kubernetes' runtimes name it. */
@@ -65,6 +67,8 @@ export class Runtime {
   readonly culvert: CulvertNode;
   readonly binDirectory: string;
   readonly objects: string;
+  /** Fields of node-1's object in the place of the usual ones. */
+  nodeFields: object = {};
 
   private constructor(node: LabNode, culvert: CulvertNode, binDirectory: string, objects: string) {
     this.node = node;
@@ -97,6 +101,7 @@ export class Runtime {
         apiVersion: 'v1', kind: 'Node', metadata: { name: 'node-1' },
         spec: { podCIDRs: ['10.244.1.0/24', 'fd00:10:244:1::/64'] },
         status: { addresses: [{ type: 'InternalIP', address: '192.0.2.1' }] },
+        ...this.nodeFields,
       },
       { apiVersion: 'v1', kind: 'Namespace', metadata: { name: 'shop' } },
       ...objects,
@@ -126,6 +131,7 @@ export class Runtime {
   /** Calls the plugin. */
   call(verb: string, container: Container | null, call: Call = {}): Promise<Answer> {
     const { version = '1.1.0', config = {}, killAfterMs } = call;
+    const program = call.program ?? join(this.binDirectory, 'culvert');
     const text = call.text ?? JSON.stringify({
       cniVersion: version, name: NETWORK, type: 'culvert',
       runtimeDirectory: this.culvert.runtimeDirectory, ...config,
@@ -138,12 +144,14 @@ export class Runtime {
       }),
       ...call.environment,
     };
-    return this.#run(environment, text, killAfterMs);
+    return this.#run(program, environment, text, killAfterMs);
   }
 
-  #run(env: Record<string, string>, text: string, killAfterMs?: number): Promise<Answer> {
+  #run(
+    program: string, env: Record<string, string>, text: string, killAfterMs?: number,
+  ): Promise<Answer> {
     const child = this.node.host.namespace.run(() =>
-      spawn(join(this.binDirectory, 'culvert'), [], { env, stdio: ['pipe', 'pipe', 'inherit'] }));
+      spawn(program, [], { env, stdio: ['pipe', 'pipe', 'inherit'] }));
     let output = '';
     child.stdout.on('data', (chunk: Buffer) => { output += chunk.toString(); });
     child.stdin.on('error', () => {});
