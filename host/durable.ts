@@ -6,8 +6,8 @@
 // leaves beside ends in `.new` and is removed at the next start.
 
 import {
-  closeSync, fsyncSync, mkdirSync, openSync, readFileSync, readdirSync, renameSync, rmSync,
-  writeSync,
+  closeSync, existsSync, fsyncSync, mkdirSync, openSync, readFileSync, readdirSync, renameSync,
+  rmSync, writeSync,
 } from 'node:fs';
 import { join } from 'node:path';
 
@@ -29,23 +29,15 @@ export interface Files {
   syncFolder(): void;
 }
 
-/** The files of a real folder, which is made where it is missing. */
+/** The files of a real folder, which is made when the first is written. */
 export function diskFiles(folder: string): Files {
-  mkdirSync(folder, { recursive: true, mode: FOLDER_MODE });
   const path = (name: string): string => join(folder, name);
-  const sync = (name: string): void => {
-    const fd = openSync(path(name), 'r');
-    try {
-      fsyncSync(fd);
-    } finally {
-      closeSync(fd);
-    }
-  };
   return {
-    list: () => readdirSync(folder, { withFileTypes: true })
+    list: () => (existsSync(folder) ? readdirSync(folder, { withFileTypes: true }) : [])
       .filter((entry) => entry.isFile()).map(({ name }) => name).sort(),
     read: (name) => readFileSync(path(name)),
     write: (name, bytes) => {
+      mkdirSync(folder, { recursive: true, mode: FOLDER_MODE });
       const fd = openSync(path(name), 'w', FILE_MODE);
       try {
         for (let at = 0; at < bytes.length;) at += writeSync(fd, bytes, at);
@@ -53,11 +45,20 @@ export function diskFiles(folder: string): Files {
         closeSync(fd);
       }
     },
-    sync,
+    sync: (name) => forceToDisk(path(name)),
     rename: (from, to) => renameSync(path(from), path(to)),
     remove: (name) => rmSync(path(name), { force: true }),
-    syncFolder: () => sync('.'),
+    syncFolder: () => { if (existsSync(folder)) forceToDisk(folder); },
   };
+}
+
+function forceToDisk(path: string): void {
+  const fd = openSync(path, 'r');
+  try {
+    fsyncSync(fd);
+  } finally {
+    closeSync(fd);
+  }
 }
 
 /** Gives a file new content. When it returns, the content lasts. */
