@@ -20,7 +20,8 @@ import { diskFiles, removeFile, removeUnfinished, replaceFile, type Files } from
 import { HolderClient } from './holder-client.ts';
 import { POD_PREFIX } from './holder-protocol.ts';
 
-const HOLDER_SOCKET = 'holder.sock';
+/** The holder's socket, in the runtime directory. */
+export const HOLDER_SOCKET = 'holder.sock';
 /** Folder of the records, in the runtime directory. */
 export const KEPT_FOLDER = 'kept';
 /** First wait before another holder is started, and the longest. */
@@ -200,8 +201,9 @@ export class Handover {
       const client = HolderClient.find(path) ?? await HolderClient.start(path, awayMs);
       await client.watch(awayMs, () => this.#lost(client));
       if (this.#isOver) return client.stop();
-      this.#keeper = client;
       for (const [name, fd] of this.#kept) client.put(name, fd);
+      this.#keeper = client;
+      if (this.#restartMs > RESTART_FIRST_MS) log.info({}, 'the holder is back');
       this.#restartMs = RESTART_FIRST_MS;
     } catch (error) {
       this.#keeper = null;

@@ -4,6 +4,7 @@
 import { createSocket } from 'node:dgram';
 import { parentPort, workerData } from 'node:worker_threads';
 import { addressText } from '../../../engine/address.ts';
+import { closeFd } from '../../../ffi/file.ts';
 import { Namespace } from '../../../ffi/netns.ts';
 import { openPacketSocket, receiveFrame, receiveFrom } from '../../../ffi/raw-socket.ts';
 import { openUdpSocket } from '../../../ffi/socket.ts';
@@ -22,6 +23,8 @@ const report: PacedReport = {
   sent: 0, arrived: 0, duplicates: 0, longestGapMs: 0, frames: 0, strays: 0, sample: '',
 };
 let isOver = false;
+/** What end() has to close: descriptors do not go with a thread. */
+let descriptor = -1;
 
 /** Sends what is due by the clock, whether there is a way or not. */
 function send({ address, port, perSecond }: PacedData): void {
@@ -46,6 +49,7 @@ function listen({ address, port }: PacedData): void {
   const fd = openUdpSocket({
     family, address, port, receiveBufferBytes: BUFFER_BYTES, sendBufferBytes: BUFFER_BYTES,
   });
+  descriptor = fd;
   const seen = new Set<number>();
   const buffer = new Uint8Array(FRAME_SIZE_MAX);
   let lastMs = 0;
@@ -85,6 +89,7 @@ function isStray(frame: Uint8Array): boolean {
 
 function watch(device: string): void {
   const fd = openPacketSocket(device);
+  descriptor = fd;
   const buffer = new Uint8Array(FRAME_SIZE_MAX);
   repeat(() => {
     const received = receiveFrame(fd, buffer, STEP_MS);
@@ -106,7 +111,10 @@ if (parent !== null) {
   else watch(data.device);
   parent.on('message', (verb: string) => {
     if (verb === 'stop') isOver = true;
-    if (verb === 'end') process.exit();
+    if (verb === 'end') {
+      if (descriptor >= 0) closeFd(descriptor);
+      process.exit();
+    }
     parent.postMessage(report);
   });
   parent.postMessage(report);
