@@ -70,7 +70,8 @@ function makeDevice(slots: Slots, spec: DeviceSpec, report: Report): Device {
   if (spec.pcap === null) return device;
   const linkType = spec.kind === 'tun' ? LINK_TYPE_RAW : LINK_TYPE_ETHERNET;
   const skip = spec.kind === 'udp' ? VXLAN_HEADER_SIZE : 0;
-  return new PcapDevice(device, slots, { path: spec.pcap, linkType, skip });
+  const { pcap: path, vnetSize } = spec;
+  return new PcapDevice(device, slots, { path, linkType, skip, vnetSize });
 }
 
 function main(data: WorkerData, report: Report): void {
