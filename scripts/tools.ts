@@ -1,8 +1,8 @@
 // Programs that some tests and benches use as the other side: Debian's traceroute, iperf3, tcpdump,
-// nft and wireguard-go. One that is on PATH is used as it is. One that is missing is unpacked from its Debian
-// package into .tools/debian/, with the libraries it lacks; nothing is installed on the machine, so
-// no privilege is needed. A tool that cannot be had is no error: tests that need it are skipped
-// with the reason.
+// nft and wireguard-go. One that is on PATH is used as it is. One that is missing is unpacked from
+// its Debian package into .tools/debian/, with the libraries it lacks; nothing is installed on the
+// machine, so no privilege is needed. A tool that cannot be had is no error: tests that need it are
+// skipped with the reason.
 
 import { spawn } from 'node:child_process';
 import { accessSync, chmodSync, constants, existsSync, mkdirSync, mkdtempSync, readFileSync,
