@@ -33,8 +33,7 @@ import { NodeDevice } from './node-device.ts';
 import { Observer } from './observe.ts';
 import { PolicyGate } from './policy-gate.ts';
 import { chooseTier, probeKernel, type Tier } from './tier.ts';
-import { closeUnderlay, findUnderlay, openUnderlay, type UnderlaySockets } from './underlay.ts';
-import type { UnderlayAddresses } from './underlay.ts';
+import { Underlay } from './underlay.ts';
 import type { DeviceEnds, DeviceSpec } from './worker.ts';
 
 /** First wait before a deleted device is made again, and the longest. */
@@ -80,14 +79,13 @@ export class Host {
   readonly policy: PolicyGate;
   readonly observer: Observer;
   readonly intake: Intake;
-  readonly underlay: UnderlayAddresses;
+  readonly underlay: Underlay;
   readonly tier: Tier;
   readonly control: ControlServer;
   readonly sync: ControlServer;
   isNodeDeviceLost = false;
   readonly #links: Links;
   readonly #lock: number;
-  readonly #sockets: UnderlaySockets[];
   /** The cluster's pods of this node, by namespace and name. */
   readonly #pods = new Set<string>();
   #isStopping = false;
@@ -97,15 +95,13 @@ export class Host {
     options: HostOptions,
     lock: number,
     links: Links,
-    underlay: UnderlayAddresses,
-    sockets: UnderlaySockets[],
+    underlay: Underlay,
     tier: Tier,
   ) {
     const { config, log } = options;
     this.options = options;
     this.#lock = lock;
     this.#links = links;
-    this.#sockets = sockets;
     this.underlay = underlay;
     this.tier = tier;
     const module = new WebAssembly.Module(readFileSync(options.corePath));
@@ -171,18 +167,17 @@ export class Host {
       throw new SecondInstanceError(`start daemon: another one holds ${lockPath}`);
     }
     const links = new Links();
-    let sockets: UnderlaySockets[] = [];
+    let underlay: Underlay | null = null;
     let host: Host | null = null;
     try {
       const tier = chooseTier(config.dataPlane.tier, probeKernel());
-      const underlay = await findUnderlay(links, config.underlay);
-      sockets = openUnderlay(underlay, config.underlay, tier);
-      host = new Host(options, lock, links, underlay, sockets, tier);
+      underlay = await Underlay.open(links, config, tier);
+      host = new Host(options, lock, links, underlay, tier);
       await host.#open();
       return host;
     } catch (error) {
       if (host === null) {
-        closeUnderlay(sockets);
+        underlay?.close();
         links.close();
         closeFd(lock);
       } else {
@@ -206,18 +201,23 @@ export class Host {
     await this.endpoints.close();
     await this.dataPlane.stop();
     this.nodeDevice.close();
-    closeUnderlay(this.#sockets);
+    this.underlay.close();
     this.#links.close();
     closeFd(this.#lock);
   }
 
   async #open(): Promise<void> {
+    const limits = [...this.tier.limits, ...this.underlay.tap?.limits ?? []];
+    this.options.log.info({ tier: this.tier.name, limits }, 'data plane tier');
     await this.nodeDevice.open();
     await this.#attachNodeDevice();
-    for (const { family, receiver, senders } of this.#sockets) {
+    for (const { family, receiver, senders } of this.underlay.sockets) {
       const index = family === 'IPv4' ? DEVICE_UNDERLAY_IPV4 : DEVICE_UNDERLAY_IPV6;
       const name = `underlay-${family.toLowerCase()}`;
-      await this.dataPlane.attach(this.#spec({ index, name, kind: 'udp', receiver, senders }));
+      const spec = this.#spec({ index, name, kind: 'udp', receiver, senders });
+      const { tap } = this.underlay;
+      const tunnelTap = tap?.families.includes(family) === true ? tap.fd : -1;
+      await this.dataPlane.attach({ ...spec, tunnelTap });
     }
     await this.control.listen();
     await this.sync.listen();
@@ -227,9 +227,11 @@ export class Host {
   #setOffloads(): void {
     const { devices } = this.forwarding;
     devices.setOffloads(this.tier);
-    for (const { family, address, senders } of this.#sockets) {
+    for (const { family, address, senders } of this.underlay.sockets) {
       devices.setSenders(family, address, senders.map(localPort));
     }
+    const { tap } = this.underlay;
+    for (const family of tap?.families ?? []) devices.setTunnelTap(family, tap?.mac ?? '');
   }
 
   #syncServer(): ControlServer {
@@ -362,6 +364,6 @@ function podKey({ namespace, name }: { namespace: string; name: string }): strin
 }
 
 /** The MTU that every path of the overlay takes. */
-function overlayMtu({ mtu, addresses }: UnderlayAddresses): number {
+function overlayMtu({ mtu, addresses }: Underlay): number {
   return mtu - (addresses.IPv6 === undefined ? VXLAN_OVERHEAD_IPV4 : VXLAN_OVERHEAD_IPV6);
 }

@@ -1,4 +1,4 @@
-// The underlay's sockets: which local addresses, which MTU, and the descriptors for the worker.
+// The underlay: which local addresses, which MTU, and the descriptors for the worker.
 
 import { addressFamily, type Family } from '../engine/address.ts';
 import { closeFd } from '../ffi/file.ts';
@@ -11,11 +11,12 @@ import {
   SEND_BUFFER_BYTES,
 } from './limits.ts';
 import type { Tier } from './tier.ts';
+import { TunnelTap } from './tunnel-tap.ts';
 
 const DEFAULT_MTU = 1500;
 
 /** Where tunnels start from. */
-export interface UnderlayAddresses {
+interface UnderlayPlace {
   interface: string;
   mtu: number;
   addresses: Partial<Record<Family, string>>;
@@ -29,11 +30,68 @@ export interface UnderlaySockets {
   senders: number[];
 }
 
+/** What tunnels start from, and what they leave and arrive by. */
+export class Underlay {
+  readonly interface: string;
+  readonly mtu: number;
+  readonly addresses: Partial<Record<Family, string>>;
+  readonly sockets: UnderlaySockets[] = [];
+  tap: TunnelTap | null = null;
+
+  private constructor(place: UnderlayPlace) {
+    this.interface = place.interface;
+    this.mtu = place.mtu;
+    this.addresses = place.addresses;
+  }
+
+  /** Opens what the configuration and the tier ask for, or nothing. */
+  static async open(links: Links, config: HostConfig, tier: Tier): Promise<Underlay> {
+    const underlay = new Underlay(await findPlace(links, config.underlay));
+    try {
+      for (const family of ['IPv4', 'IPv6'] as const) {
+        const address = underlay.addresses[family];
+        if (address !== undefined) underlay.#openSockets(family, address, config.underlay, tier);
+      }
+      if (tier.name === 'T3') {
+        const families = underlay.sockets.map(({ family }) => family);
+        underlay.tap = await TunnelTap.open(links, config.dataPlane.tunnelDevice, families);
+      }
+      return underlay;
+    } catch (error) {
+      underlay.close();
+      throw error;
+    }
+  }
+
+  close(): void {
+    for (const { receiver, senders } of this.sockets) {
+      for (const fd of [receiver, ...senders]) {
+        if (fd >= 0) closeFd(fd);
+      }
+    }
+    this.tap?.close();
+  }
+
+  /** Opens one receiving and several sending sockets. */
+  #openSockets(
+    family: Family, address: string, config: HostConfig['underlay'], tier: Tier,
+  ): void {
+    const open = (port: number, receiveBufferBytes: number): number => openUdpSocket({
+      family, address, port, receiveBufferBytes, sendBufferBytes: SEND_BUFFER_BYTES,
+    });
+    const sockets: UnderlaySockets = { family, address, receiver: -1, senders: [] };
+    this.sockets.push(sockets);
+    sockets.receiver = open(config.port, RECEIVE_BUFFER_BYTES);
+    receiveTos(sockets.receiver, family);
+    if (tier.joins) joinDatagrams(sockets.receiver);
+    for (let count = 0; count < config.sendSockets; count += 1) {
+      sockets.senders.push(open(0, SENDER_RECEIVE_BUFFER_BYTES));
+    }
+  }
+}
+
 /** Finds the addresses and the MTU that the configuration means. */
-export async function findUnderlay(
-  links: Links,
-  config: HostConfig['underlay'],
-): Promise<UnderlayAddresses> {
+async function findPlace(links: Links, config: HostConfig['underlay']): Promise<UnderlayPlace> {
   const name = config.interface !== ''
     ? config.interface
     : await interfaceOf(links, config.addresses[0] ?? '');
@@ -59,42 +117,4 @@ async function interfaceOf(links: Links, address: string): Promise<string> {
 function usable(addresses: string[]): string[] {
   return addresses.map((text) => text.split('/')[0] ?? '')
     .filter((text) => !/^(fe[89ab]|169\.254\.)/i.test(text));
-}
-
-/** Opens one receiving and several sending sockets per family. */
-export function openUnderlay(
-  underlay: UnderlayAddresses,
-  config: HostConfig['underlay'],
-  tier: Tier,
-): UnderlaySockets[] {
-  const opened: UnderlaySockets[] = [];
-  try {
-    for (const family of ['IPv4', 'IPv6'] as const) {
-      const address = underlay.addresses[family];
-      if (address === undefined) continue;
-      const open = (port: number, receiveBufferBytes: number): number => openUdpSocket({
-        family, address, port, receiveBufferBytes, sendBufferBytes: SEND_BUFFER_BYTES,
-      });
-      const sockets: UnderlaySockets = { family, address, receiver: -1, senders: [] };
-      opened.push(sockets);
-      sockets.receiver = open(config.port, RECEIVE_BUFFER_BYTES);
-      receiveTos(sockets.receiver, family);
-      if (tier.joins) joinDatagrams(sockets.receiver);
-      for (let count = 0; count < config.sendSockets; count += 1) {
-        sockets.senders.push(open(0, SENDER_RECEIVE_BUFFER_BYTES));
-      }
-    }
-    return opened;
-  } catch (error) {
-    closeUnderlay(opened);
-    throw error;
-  }
-}
-
-export function closeUnderlay(opened: UnderlaySockets[]): void {
-  for (const { receiver, senders } of opened) {
-    for (const fd of [receiver, ...senders]) {
-      if (fd >= 0) closeFd(fd);
-    }
-  }
 }
