@@ -5,9 +5,10 @@
 import { constants, readFileSync } from 'node:fs';
 import { closeFd, openFile } from '../ffi/file.ts';
 import { createNamespace } from '../ffi/netns.ts';
+import { TIERS } from '../host/tier.ts';
 import { bringTools, findTool, toolReason, TOOLS, WIREGUARD_GO } from '../scripts/tools.ts';
 import type { Contender, Recipe, Site } from './path/contender.ts';
-import { CULVERTS, SAME_NODE, TIERS } from './path/culvert.ts';
+import { CULVERTS, SAME_NODE } from './path/culvert.ts';
 import { flood, roundTrip, transfer, type Measure, type Sample } from './path/measure.ts';
 import { nativeProgram, RIVALS } from './path/rivals.ts';
 import { Hash } from './random.ts';
@@ -90,7 +91,10 @@ interface RatioSpec {
 export async function runPath(options: PathOptions): Promise<PathReport> {
   const { rounds, say, stop } = options;
   checkMachine();
-  await bringTools([...TOOLS.filter(({ name }) => name === 'iperf3'), WIREGUARD_GO]);
+  const hasWireguard = options.contenders?.includes('wireguardGo') ?? true;
+  await bringTools([
+    ...TOOLS.filter(({ name }) => name === 'iperf3'), ...(hasWireguard ? [WIREGUARD_GO] : []),
+  ]);
   const iperf3 = findTool('iperf3');
   if (iperf3 === null) throw new MissingError(`iperf3 is needed: ${toolReason('iperf3')}`);
   const field = new Field(options, iperf3);

@@ -230,6 +230,9 @@ static bool sendWhole(Twin *twin, Packet *packet, struct virtio_net_hdr vnet) {
   ip.tot_len = htons((uint16_t)length);
   signIpv4(&ip);
   header->ip = ip;
+  // The outer checksum is asked for, and begun with the pseudo-header's sum: a receiver's kernel
+  // does not join datagrams without one (UDP_GRO), and the kernel has it for little once the inner
+  // one is known.
   int udpLength = length - (int)sizeof ip;
   uint64_t addresses = addBytes(htons(IPPROTO_UDP), &ip.saddr, 8);
   header->udp.len = htons((uint16_t)udpLength);

@@ -9,14 +9,12 @@ import * as v from 'valibot';
 import { connectionOver } from '../../engine/connection.ts';
 import { StatusReportSchema } from '../../engine/model.ts';
 import { CONTROL_SOCKET } from '../../host/main.ts';
+import { TIERS, type TierName } from '../../host/tier.ts';
 import { Bed, UNDERLAY_DEVICE, type BedNode, type Place } from './bed.ts';
 import { podAddress, podCidr, POD_NETWORK, VXLAN_POD_MTU, withBed, type Contender, type Recipe,
   type Site } from './contender.ts';
 import { GarbageTrace } from './garbage.ts';
 import { sleep, type Program } from './program.ts';
-
-export const TIERS = ['T0', 'T1', 'T2', 'T3'] as const;
-export type Tier = (typeof TIERS)[number];
 
 const PACKAGE_FOLDER = fileURLToPath(new URL('../../..', import.meta.url));
 const CLI = join(PACKAGE_FOLDER, 'dist', 'cli', 'main.js');
@@ -67,7 +65,7 @@ const podUid = (number: number, pod: number): string => `uid-${number}-${pod}`;
 
 /** Starts daemon and sidecar of a node and waits until the objects are in force. */
 async function startNode(
-  bed: Bed, node: BedNode, tier: Tier, objects: string,
+  bed: Bed, node: BedNode, tier: TierName, objects: string,
 ): Promise<Daemon> {
   const folder = bed.makeFolder();
   const trace = new GarbageTrace();
@@ -129,7 +127,7 @@ const POD = 10;
 const SECOND_POD = 11;
 
 /** Two nodes with a pod each. At T3 the kernel cuts, so it has to finish the checksums. */
-async function twoNodes(site: Site, tier: Tier): Promise<Contender> {
+async function twoNodes(site: Site, tier: TierName): Promise<Contender> {
   const { cores, stop } = site;
   const bed = await Bed.create({ cores, link: 'wire', txChecksum: tier !== 'T3', stop });
   return withBed(bed, async () => {
@@ -151,7 +149,7 @@ async function twoNodes(site: Site, tier: Tier): Promise<Contender> {
 }
 
 /** One node with two pods. The node has both processors, each pod one of them. */
-async function oneNode(site: Site, tier: Tier): Promise<Contender> {
+async function oneNode(site: Site, tier: TierName): Promise<Contender> {
   const { bothCores, cores, stop } = site;
   const bed = await Bed.create({
     cores: [bothCores, bothCores], link: 'plain', txChecksum: true, stop,

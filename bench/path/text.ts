@@ -19,10 +19,12 @@ export function pathText(report: PathReport): string {
         ...pauses.map(([name, { collections, longestMs }]) =>
           `${name}: ${collections} collections, longest ${longestMs} ms`)];
     });
+  const hasWireguard = report.results.some(({ name }) => name === 'tcp/wireguardGo');
+  const notes = hasWireguard ? [['wireguardGo encrypts what it carries; Culvert does not']] : [];
   const skipped = Object.entries(report.skipped).map(([name, reason]) => ['skipped', name, reason]);
   return [
     reportText(report),
-    ...[...rates.filter((row) => row.length > 1), ...processes, ...skipped]
+    ...[...rates.filter((row) => row.length > 1), ...processes, ...notes, ...skipped]
       .map((row) => `${row.join('  ')}\n`),
   ].join('');
 }
