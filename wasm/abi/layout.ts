@@ -154,6 +154,7 @@ export const PIECE_LIMIT = 4096;
 export const HEADER_STRIDE = 192;
 export const HEADER_LIMIT = 2048;
 export const SEGMENTS_MAX = 1024;             // packets that one slot may become
+export const RUN_SEGMENTS_MAX = 128;          // packets that are joined to one
 export const DATAGRAMS_BYTES_MAX = 65000;     // of one send: below 64 KiB with every outer header
 
 // Remote: the address of an underlay socket's other end. Byte for byte what Linux calls
