@@ -35,10 +35,13 @@ export class TunnelTap {
     this.limits = limits;
   }
 
-  /** Makes and sets up the TAP for tunnels of these families. Throws a TierError that names what is
-   * missing; then there is no TAP. */
-  static async open(links: Links, name: string, families: readonly Family[]): Promise<TunnelTap> {
-    const { fd } = openTun({ name, kind: 'tap', vnetHeader: true });
+  /** Makes and sets up the TAP for tunnels of these families; `pattern` is its name, or has the
+   * kernel number it: `probe%d`. Throws a TierError that names what is missing; then there is no
+   * TAP. */
+  static async open(
+    links: Links, pattern: string, families: readonly Family[],
+  ): Promise<TunnelTap> {
+    const { fd, name } = openTun({ name: pattern, kind: 'tap', vnetHeader: true });
     try {
       if (!setVnetHeaderSize(fd, VNET_TUNNEL_HEADER_SIZE) || !setTunOffload(fd, OFFLOADS)) {
         throw new TierError(`data plane tier T3: ${name} refuses tunnel GSO (Linux 6.17 has it)`);
@@ -92,7 +95,16 @@ function forwardIpv6(name: string): string[] {
     return [];
   } catch (error) {
     if (!(error instanceof SystemError)) throw error;
-    if (readSysctl('net.ipv6.conf.all.forwarding') === '1') return [];
-    return [`peers over IPv6 as at T2: ${error.message}, and net.ipv6.conf.all.forwarding is 0`];
+    if (isForwardingIpv6()) return [];
+    return [`peers over IPv6 as at T2: ${error.message}, and net.ipv6.conf.all.forwarding is not 1`];
+  }
+}
+
+function isForwardingIpv6(): boolean {
+  try {
+    return readSysctl('net.ipv6.conf.all.forwarding') === '1';
+  } catch (error) {
+    if (error instanceof SystemError) return false;
+    throw error;
   }
 }

@@ -178,7 +178,8 @@ for (const carrier of ['IPv4', 'IPv6'] as const) {
   });
 }
 
-testNeeding('vxlan', test, 'what the node must allow is set for the TAP alone, or named', async () => {
+const SETTINGS_TEST = 'what the node must allow is set for the TAP alone, or named';
+testNeeding('vxlan', test, SETTINGS_TEST, async () => {
   const bed = await makeBed('IPv4');
   try {
     const tap = await openTap(bed);
