@@ -96,7 +96,7 @@ function forwardIpv6(name: string): string[] {
   } catch (error) {
     if (!(error instanceof SystemError)) throw error;
     if (isForwardingIpv6()) return [];
-    return [`peers over IPv6 as at T2: ${error.message}, and net.ipv6.conf.all.forwarding is not 1`];
+    return [`peers over IPv6 as at T2: ${error.message}; net.ipv6.conf.all.forwarding is not 1`];
   }
 }
 
