@@ -35,7 +35,7 @@ import { countEvent, countEvents, countReceived, countSent, drop } from "./count
 import { enforce } from "./flow";
 import { answerWithError } from "./icmp-error";
 import { emitSegments, sendSegmentsToDevice } from "./offload/segment";
-import { emitVnet, finishChecksum, keepFirst, largestPacket, lastPacket } from "./offload/vnet";
+import { emitVnet, finishChecksum, keepFirst, largestPacket, lastPacket, needsChecksum } from "./offload/vnet";
 import { sendBehind, sendToDevice, takeHeaders } from "./outbox";
 import {
   isSuperPacket,
@@ -190,7 +190,7 @@ function checkSize(descriptor: usize, worker: i32, mtu: i32): i32 {
 function sendToPeer(descriptor: usize, worker: i32, nextHop: i32, peer: usize): void {
   countSent(worker, nextHop, descriptor);
   if (!isSuperPacket(descriptor)) {
-    finishChecksum(descriptor);
+    if (needsChecksum(descriptor)) finishChecksum(descriptor);
     encapsulateVxlan(descriptor, worker, peer);
   } else if (!frameVxlan(descriptor, worker, peer)) {
     countEvent(worker, EVENT_SEGMENTED);
@@ -216,7 +216,7 @@ function deliver(
   if (vnetSize == 0 && isSuperPacket(descriptor)) {
     return deliverSegments(descriptor, worker, index, link);
   }
-  if (vnetSize == 0) finishChecksum(descriptor);
+  if (vnetSize == 0 && needsChecksum(descriptor)) finishChecksum(descriptor);
   const size = vnetSize + link;
   // What came from a tunnel may have another datagram right in front of its tunnel headers.
   const isApart = direction == DIRECTION_INBOUND && size > PEER_HEADER_SIZE;

@@ -181,10 +181,10 @@ export function sendBehind(
   setOutput(descriptor, device);
 }
 
-/** Adds a datagram of `count` pieces, the last taken, for a peer. Where the kernel cuts, it joins
- * the send before it: same peer and flow, same size (the last may be shorter, RFC 1122 has no say
- * in it: linux/udp.h, UDP_SEGMENT), same TOS. `joins` false leaves it alone, because the kernel
- * must fragment it. */
+/** Adds a datagram of `count` pieces, the last taken, for a peer. Where the kernel cuts sends
+ * (linux/udp.h, UDP_SEGMENT), it joins the one before, if it could have been that one's next: same
+ * peer and flow, same TOS, same length or shorter. `joins` false leaves it alone, because the
+ * kernel must fragment it. */
 export function addDatagram(
   worker: i32,
   peer: usize,
@@ -195,9 +195,74 @@ export function addDatagram(
   joins: bool,
 ): void {
   const pieces = nextPiece(worker) - <usize>(count * pieceSize());
-  if (joins && joinsLast(worker, peer, pieces, count, length, flowHash, tos)) return;
-  const send = addSend(worker, peerDevice(peer), pieces, count, length, 1);
-  addressSend(send, peer, flowHash, tos, joins ? 0 : SEND_FLAG_CLOSED);
+  const send = joins ? openSend(worker, peer, pieces, flowHash, tos) : 0;
+  if (send != 0 && fillSend(send, 1, count, length, length) != 0) return;
+  const alone = addSend(worker, peerDevice(peer), pieces, count, length, 1);
+  addressSend(alone, peer, flowHash, tos, joins ? 0 : SEND_FLAG_CLOSED);
+}
+
+/** The same for `packets` datagrams of `count` pieces each. All have `length` bytes but the last,
+ * which may be shorter. */
+export function addDatagrams(
+  worker: i32,
+  peer: usize,
+  packets: i32,
+  count: i32,
+  length: i32,
+  lastLength: i32,
+  flowHash: u32,
+  tos: i32,
+  joins: bool,
+): void {
+  let left = packets;
+  let pieces = nextPiece(worker) - <usize>(packets * count * pieceSize());
+  let send = joins ? openSend(worker, peer, pieces, flowHash, tos) : 0;
+  while (left > 0) {
+    let added = send == 0 ? 0 : fillSend(send, left, count, length, lastLength);
+    if (added == 0) {
+      added = 1;
+      send = addSend(worker, peerDevice(peer), pieces, count, left == 1 ? lastLength : length, 1);
+      addressSend(send, peer, flowHash, tos, joins ? 0 : SEND_FLAG_CLOSED);
+    }
+    left -= added;
+    pieces += <usize>(added * count * pieceSize());
+  }
+}
+
+/** The last send, if it is for this peer and flow, and its pieces end where `pieces` begin (a run
+ * that came to nothing leaves pieces that are no send's); otherwise 0. */
+function openSend(worker: i32, peer: usize, pieces: usize, flowHash: u32, tos: i32): usize {
+  const sends = load<i32>(workerBlock(worker), WORKER_SENDS);
+  if (sends == 0) return 0;
+  const send = sendAt(worker, sends - 1);
+  if (<usize>load<u32>(send, SEND_PEER) != peer || load<u32>(send, SEND_FLOW_HASH) != flowHash
+    || <i32>load<u8>(send, SEND_TOS) != tos) return 0;
+  const size = load<i32>(send, SEND_PIECE_COUNT) * pieceSize();
+  return <usize>load<u32>(send, SEND_PIECES) + <usize>size == pieces ? send : 0;
+}
+
+/** Adds to a send as many of `left` datagrams as go with those in it; returns how many. A shorter
+ * one closes it. */
+function fillSend(send: usize, left: i32, count: i32, length: i32, lastLength: i32): i32 {
+  const before = <i32>load<u16>(send, SEND_PACKETS);
+  const total = load<i32>(send, SEND_LENGTH);
+  const size = before == 1 ? total : <i32>load<u16>(send, SEND_SEGMENT_SIZE);
+  const next = left == 1 ? lastLength : length;
+  if (load<u8>(send, SEND_FLAGS) != 0 || next > size) return 0;
+  // A single one needs no division.
+  const isSingle = left == 1 || next < size;
+  const room = DATAGRAMS_BYTES_MAX - total;
+  const fit = isSingle ? (next <= room ? 1 : 0) : room / next;
+  const added = min(min(left, fit), directory(DIRECTORY_SEGMENT_LIMIT) - before);
+  if (added <= 0) return 0;
+  const bytes = added == left ? ((added - 1) * length) + lastLength : added * length;
+  const isShort = next < size || (added == left && lastLength < size);
+  store<u16>(send, <u16>size, SEND_SEGMENT_SIZE);
+  store<u16>(send, <u16>(before + added), SEND_PACKETS);
+  store<i32>(send, total + bytes, SEND_LENGTH);
+  store<i32>(send, load<i32>(send, SEND_PIECE_COUNT) + (added * count), SEND_PIECE_COUNT);
+  if (isShort) store<u8>(send, SEND_FLAG_CLOSED, SEND_FLAGS);
+  return added;
 }
 
 /** Adds a whole frame that carries the packet of `descriptor` to a peer. */

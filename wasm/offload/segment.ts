@@ -21,7 +21,7 @@ import {
 } from "../abi/headers";
 import { HEADER_STRIDE } from "../abi/layout";
 import { checksumAdd, checksumFold } from "../checksum";
-import { addDatagram, addPiece, addSend, nextPiece, pieceSize, pieceStart } from "../outbox";
+import { addDatagrams, addSend, pieceSize, pieceStart, setPiece, takePieces } from "../outbox";
 import { packetLength, packetPieces, packetSegments, packetStart } from "../packet";
 import { isIpv4 } from "../wire/ip";
 import { ipv4HeaderLength, ipv4Identification } from "../wire/ipv4";
@@ -32,6 +32,7 @@ import {
   checksumOffset,
   checksumStart,
   gsoType,
+  largestPacket,
   lastPacket,
   segmentSize,
   superHeaders,
@@ -65,70 +66,80 @@ function copyFirst(blocks: usize, length: i32, count: i32): void {
 
 /** Total length, identification (one more from packet to packet, RFC 6864) and checksum. */
 function emitIpv4Fields(descriptor: usize, first: usize, headers: i32): void {
-  const identification = ipv4Identification(first);
   const last = packetSegments(descriptor) - 1;
+  const length = headers + segmentSize(descriptor);
+  const lastLength = lastPacket(descriptor);
+  let number = ipv4Identification(first);
   store<u32>(first, 0, IPV4_TOTAL_LENGTH); // and IPV4_IDENTIFICATION behind it
   store<u16>(first, 0, IPV4_CHECKSUM);
-  const base = checksumAdd(0, first, ipv4HeaderLength(first));
+  const alike = checksumAdd(0, first, ipv4HeaderLength(first));
   let header = first;
   for (let index = 0; index <= last; index += 1) {
-    const length = bswap<u16>(<u16>(headers + payloadLength(descriptor, index == last)));
-    const number = bswap<u16>(<u16>(identification + index));
-    store<u16>(header, length, IPV4_TOTAL_LENGTH);
-    store<u16>(header, number, IPV4_IDENTIFICATION);
-    store<u16>(header, checksumFold(base + <u64>length + <u64>number), IPV4_CHECKSUM);
+    const total = bswap<u16>(<u16>(index == last ? lastLength : length));
+    const identification = bswap<u16>(<u16>number);
+    store<u16>(header, total, IPV4_TOTAL_LENGTH);
+    store<u16>(header, identification, IPV4_IDENTIFICATION);
+    const sum = alike + <u64>total + <u64>identification;
+    store<u16>(header, checksumFold(sum), IPV4_CHECKSUM);
+    number += 1;
     header += HEADER_STRIDE;
   }
 }
 
 function emitIpv6Fields(descriptor: usize, first: usize, headers: i32): void {
   const last = packetSegments(descriptor) - 1;
+  const length = headers + segmentSize(descriptor);
   let header = first;
-  for (let index = 0; index <= last; index += 1) {
-    const length = headers + payloadLength(descriptor, index == last);
+  for (let index = 0; index < last; index += 1) {
     setIpv6PayloadLength(header, length - IPV6_HEADER_SIZE);
     header += HEADER_STRIDE;
   }
+  setIpv6PayloadLength(header, lastPacket(descriptor) - IPV6_HEADER_SIZE);
 }
 
 /** Sequence number, flags and checksum. CWR is the first packet's (RFC 3168 section 6.1.2), FIN and
  * PSH go with the last byte. */
 function emitTcpFields(descriptor: usize, first: usize): void {
   const last = packetSegments(descriptor) - 1;
+  const size = segmentSize(descriptor);
+  const lastSize = lastPacket(descriptor) - superHeaders(descriptor);
   const headerLength = tcpHeaderLength(first);
   const flags = tcpFlags(first);
   let sequence = tcpSequence(first);
   setTcpSequence(first, 0);
   setTcpFlags(first, 0);
-  const base = sumAlike(descriptor, first, headerLength);
+  const alike = sumAlike(descriptor, first, headerLength);
   let header = first;
   for (let index = 0; index <= last; index += 1) {
-    const length = payloadLength(descriptor, index == last);
-    const others = (index == 0 ? 0 : TCP_FLAG_CWR)
-      | (index == last ? 0 : TCP_FLAG_FIN | TCP_FLAG_PSH);
+    const length = index == last ? lastSize : size;
+    let own = flags;
+    if (index > 0) own &= ~TCP_FLAG_CWR;
+    if (index < last) own &= ~(TCP_FLAG_FIN | TCP_FLAG_PSH);
     setTcpSequence(header, sequence);
-    setTcpFlags(header, flags & ~others);
-    const own = <u64>bswap<u32>(sequence) + (<u64>(flags & ~others) << 8)
+    setTcpFlags(header, own);
+    const sum = alike + <u64>bswap<u32>(sequence) + (<u64>own << 8)
       + <u64>bswap<u16>(<u16>(headerLength + length));
-    const sum = checksumAdd(base + own, payloadStart(descriptor, index), length);
-    store<u16>(header, checksumFold(sum), TCP_CHECKSUM);
+    const whole = checksumAdd(sum, payloadStart(descriptor, index), length);
+    store<u16>(header, checksumFold(whole), TCP_CHECKSUM);
     sequence += length;
     header += HEADER_STRIDE;
   }
 }
 
-/** Length and checksum. The length counts twice, as the pseudo-header has it, too. */
+/** Length and checksum. The length counts twice: the pseudo-header has it, too. */
 function emitUdpFields(descriptor: usize, first: usize): void {
   const last = packetSegments(descriptor) - 1;
+  const size = segmentSize(descriptor);
+  const lastSize = lastPacket(descriptor) - superHeaders(descriptor);
   setUdpLength(first, 0);
-  const base = sumAlike(descriptor, first, UDP_HEADER_SIZE);
+  const alike = sumAlike(descriptor, first, UDP_HEADER_SIZE);
   let header = first;
   for (let index = 0; index <= last; index += 1) {
-    const length = payloadLength(descriptor, index == last);
+    const length = index == last ? lastSize : size;
     setUdpLength(header, UDP_HEADER_SIZE + length);
-    const own = <u64>bswap<u16>(<u16>(UDP_HEADER_SIZE + length)) * 2;
-    const sum = checksumAdd(base + own, payloadStart(descriptor, index), length);
-    store<u16>(header, udpChecksumField(checksumFold(sum)), UDP_CHECKSUM);
+    const sum = alike + (<u64>bswap<u16>(<u16>(UDP_HEADER_SIZE + length)) << 1);
+    const whole = checksumAdd(sum, payloadStart(descriptor, index), length);
+    store<u16>(header, udpChecksumField(checksumFold(whole)), UDP_CHECKSUM);
     header += HEADER_STRIDE;
   }
 }
@@ -144,11 +155,6 @@ function sumAlike(descriptor: usize, header: usize, headerLength: i32): u64 {
   return checksumAdd(pseudo, header, headerLength);
 }
 
-/** Bytes of payload in the last packet, or in each of the others. */
-function payloadLength(descriptor: usize, isLast: bool): i32 {
-  return isLast ? lastPacket(descriptor) - superHeaders(descriptor) : segmentSize(descriptor);
-}
-
 /** Where a packet's payload lies: behind the one before it, or where its piece says. */
 function payloadStart(descriptor: usize, index: i32): usize {
   const pieces = packetPieces(descriptor);
@@ -157,7 +163,7 @@ function payloadStart(descriptor: usize, index: i32): usize {
   return first + <usize>(index * segmentSize(descriptor));
 }
 
-/** Sends all packets to a peer, their blocks written. `joins` as addDatagram() has it. */
+/** Sends all packets to a peer, their blocks written. `joins` as addDatagrams() has it. */
 export function sendSegments(
   descriptor: usize,
   worker: i32,
@@ -168,12 +174,11 @@ export function sendSegments(
   tos: i32,
   joins: bool,
 ): void {
-  const last = packetSegments(descriptor) - 1;
-  const head = prefix + superHeaders(descriptor);
-  for (let index = 0; index <= last; index += 1) {
-    const length = addSegment(descriptor, worker, blocks, head, index, index == last);
-    addDatagram(worker, peer, 2, length, flowHash, tos, joins);
-  }
+  addPieces(descriptor, worker, blocks, prefix);
+  const length = prefix + largestPacket(descriptor);
+  const lastLength = prefix + lastPacket(descriptor);
+  addDatagrams(worker, peer, packetSegments(descriptor), 2, length, lastLength, flowHash, tos,
+    joins);
 }
 
 /** Sends them to a local device. */
@@ -185,25 +190,26 @@ export function sendSegmentsToDevice(
   device: i32,
 ): void {
   const last = packetSegments(descriptor) - 1;
-  const head = prefix + superHeaders(descriptor);
+  let pieces = addPieces(descriptor, worker, blocks, prefix);
   for (let index = 0; index <= last; index += 1) {
-    const pieces = nextPiece(worker);
-    const length = addSegment(descriptor, worker, blocks, head, index, index == last);
-    addSend(worker, device, pieces, 2, length, 1);
+    const length = index == last ? lastPacket(descriptor) : largestPacket(descriptor);
+    addSend(worker, device, pieces, 2, prefix + length, 1);
+    pieces += <usize>(2 * pieceSize());
   }
 }
 
-/** Adds the two pieces of a packet; returns its length. */
-function addSegment(
-  descriptor: usize,
-  worker: i32,
-  blocks: usize,
-  head: i32,
-  index: i32,
-  isLast: bool,
-): i32 {
-  const length = payloadLength(descriptor, isLast);
-  addPiece(worker, blocks + <usize>(index * HEADER_STRIDE), head);
-  addPiece(worker, payloadStart(descriptor, index), length);
-  return head + length;
+/** Takes two pieces for each packet, its block and its payload; returns the first. */
+function addPieces(descriptor: usize, worker: i32, blocks: usize, prefix: i32): usize {
+  const last = packetSegments(descriptor) - 1;
+  const headers = superHeaders(descriptor);
+  const step = <usize>pieceSize();
+  const pieces = takePieces(worker, 2 * (last + 1));
+  let piece = pieces;
+  for (let index = 0; index <= last; index += 1) {
+    const length = index == last ? lastPacket(descriptor) - headers : segmentSize(descriptor);
+    setPiece(piece, blocks + <usize>(index * HEADER_STRIDE), prefix + headers);
+    setPiece(piece + step, payloadStart(descriptor, index), length);
+    piece += 2 * step;
+  }
+  return pieces;
 }
