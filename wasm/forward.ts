@@ -35,7 +35,14 @@ import { countEvent, countEvents, countReceived, countSent, drop } from "./count
 import { enforce } from "./flow";
 import { answerWithError } from "./icmp-error";
 import { emitSegments, sendSegmentsToDevice } from "./offload/segment";
-import { emitVnet, finishChecksum, keepFirst, largestPacket, lastPacket, needsChecksum } from "./offload/vnet";
+import {
+  emitVnet,
+  finishChecksum,
+  keepFirst,
+  largestPacket,
+  lastPacket,
+  needsChecksum,
+} from "./offload/vnet";
 import { sendBehind, sendToDevice, takeHeaders } from "./outbox";
 import {
   isSuperPacket,
