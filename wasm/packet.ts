@@ -8,6 +8,7 @@ import {
   DESCRIPTOR_HEAD,
   DESCRIPTOR_INPUT,
   DESCRIPTOR_LENGTH,
+  DESCRIPTOR_OUTER_TOS,
   DESCRIPTOR_OUTPUT,
   DESCRIPTOR_PIECES,
   DESCRIPTOR_REASON,
@@ -54,6 +55,22 @@ export function inputDevice(descriptor: usize): i32 {
 /** Address of the remote that an underlay datagram came from. */
 export function outerSource(descriptor: usize): usize {
   return descriptor + DESCRIPTOR_SOURCE;
+}
+
+/** TOS or traffic class of the outer header that an underlay datagram came with. */
+export function outerTos(descriptor: usize): i32 {
+  return load<u8>(descriptor, DESCRIPTOR_OUTER_TOS);
+}
+
+/** Points the descriptor at other bytes. */
+export function setPacket(descriptor: usize, start: usize, length: i32): void {
+  store<u32>(descriptor, <u32>start, DESCRIPTOR_START);
+  store<i32>(descriptor, length, DESCRIPTOR_LENGTH);
+}
+
+/** Says how many packets this one stands for. */
+export function setSegments(descriptor: usize, count: i32): void {
+  store<u16>(descriptor, <u16>count, DESCRIPTOR_SEGMENTS);
 }
 
 /** Makes room for a header in front of the packet; returns the new start. */
