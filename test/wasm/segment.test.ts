@@ -5,12 +5,13 @@ import * as assert from 'uvu/assert';
 import { readDrops, readEvents, readTraffic } from '../../engine/counters.ts';
 import * as layout from '../../wasm/abi/layout.ts';
 import { finishChecksum, gsoTypeOf, segment, unfinished } from '../reference/offload.ts';
+import { fromEdge, placeArrival } from '../support/arrivals.ts';
 import { TEST_LIMITS } from '../support/core.ts';
 import { deviceIndex, makeHome } from '../support/home.ts';
 import { innerOf, placeBehind, runBatches, runOne, setPointers, setVnetSize, withHopSpent,
   type Send } from '../support/offload.ts';
-import { PROTOCOL, concat, ipv4, ipv6, optionsHeader, parseEthernet, parseIpv4, parseVxlan, tcp,
-  toHex, udp } from '../support/packets.ts';
+import { PROTOCOL, concat, ipv4, ipv6, optionsHeader, parseEthernet, parseIpv4, parseVxlan,
+  read16, tcp, toHex, udp } from '../support/packets.ts';
 import { Random } from '../support/random.ts';
 import type { Scene } from '../support/scene.ts';
 import { Trains, type Ends } from '../support/trains.ts';
@@ -315,6 +316,47 @@ test('a device without vnet headers gets the packets one by one', () => {
       assert.is(toHex(send.bytes.subarray(link)), toHex(expected[index] ?? []));
     }
     assert.is(readEvents(core).segmented, 1);
+  }
+});
+
+test('what was joined is cut again for a device without vnet headers', () => {
+  const trains = new Trains(new Random(SEED));
+  for (const [name, destination, link] of [
+    ['pod-a', '10.244.0.5', 0], ['pod-b', '10.244.0.6', 14],
+  ] as const) {
+    const scene = makeHome();
+    setPointers(scene.core, LIMIT);
+    scene.core.setDirectory(layout.DIRECTORY_COALESCE, layout.COALESCE_TCP);
+    const stream = trains.stream({ family: 'IPv4', source: '10.244.1.7', destination },
+      PROTOCOL.tcp);
+    const packets = trains.train({ ...stream, tos: 0, dontFragment: false }, 5, 1000, 1);
+    placeArrival(scene, 0, { datagrams: packets.map((packet) => fromEdge(packet)) });
+    const sends = runBatches(scene.core, 1).flat();
+    assert.ok(sends.every(({ device }) => device === deviceIndex(scene, name)));
+    assert.equal(sends.map(({ bytes }) => toHex(bytes.subarray(link))),
+      packets.map((packet) => toHex(withHopSpent(packet))));
+    assert.equal([readEvents(scene.core).coalesced, readEvents(scene.core).segmented], [1, 1]);
+  }
+});
+
+test('pieces of a run that came to nothing are no part of another send', () => {
+  const trains = new Trains(new Random(SEED));
+  const scene = makeHome();
+  setPointers(scene.core, LIMIT);
+  scene.core.setDirectory(layout.DIRECTORY_COALESCE, layout.COALESCE_TCP);
+  // Each run is answered with an error, which is like the one before: of one flow and length.
+  for (const [slot, sourcePort] of [4000, 4001, 4002].entries()) {
+    const stream = trains.stream(
+      { family: 'IPv4', source: '10.244.1.7', destination: '10.244.0.5' }, PROTOCOL.tcp);
+    const packets = trains.train({ ...stream, sourcePort, ttl: 1, tos: 0 }, 4, 1000);
+    placeArrival(scene, slot, { datagrams: packets.map((packet) => fromEdge(packet)) });
+  }
+  const sends = runBatches(scene.core, 3).flat();
+  const errors = sends.flatMap(({ datagrams }) => datagrams.map(innerOf));
+  assert.is(errors.length, 3);
+  for (const [index, error] of errors.entries()) {
+    assert.equal([error[20], parseIpv4(error).totalLength], [11, error.length]);
+    assert.is(read16(error, 20 + 8 + 20), 4000 + index);
   }
 });
 
