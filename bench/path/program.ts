@@ -90,9 +90,14 @@ export class Program {
 
   /** Waits for a good end, and gives what it printed on standard output. */
   async finish(timeoutMs: number): Promise<string> {
-    const timer = setTimeout(() => this.#child.kill('SIGKILL'), timeoutMs);
+    let isLate = false;
+    const timer = setTimeout(() => {
+      isLate = true;
+      this.kill();
+    }, timeoutMs);
     const code = await this.#exited;
     clearTimeout(timer);
+    if (isLate) throw this.#failure(`took more than ${timeoutMs / 1000} s`);
     if (code !== 0) throw this.#failure(code === null ? 'was ended' : `exit ${code}`);
     return this.#output;
   }
@@ -132,8 +137,8 @@ export class Program {
 
   #failure(what: string): Error {
     const said = this.#log === '' ? this.#output : this.#log;
-    const lines = said.trim().split('\n').slice(-QUOTED_LINES);
-    return new Error(`${this.#name} ${what}: ${lines.join('; ')}`);
+    const lines = said.trim().split('\n').slice(-QUOTED_LINES).filter((line) => line !== '');
+    return new Error([`${this.#name} ${what}`, ...lines].join('; '));
   }
 }
 
