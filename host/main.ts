@@ -32,8 +32,9 @@ import { controlMethods } from './methods.ts';
 import { NodeDevice } from './node-device.ts';
 import { Observer } from './observe.ts';
 import { PolicyGate } from './policy-gate.ts';
-import { chooseTier, probeKernel, type Tier } from './tier.ts';
+import { chooseTier, probeKernel, type Tier, type TierName } from './tier.ts';
 import { Underlay } from './underlay.ts';
+import { warmUp } from './warm-up.ts';
 import type { DeviceEnds, DeviceSpec } from './worker.ts';
 
 /** First wait before a deleted device is made again, and the longest. */
@@ -84,6 +85,10 @@ export class Host {
   readonly control: ControlServer;
   readonly sync: ControlServer;
   isNodeDeviceLost = false;
+  /** The tier in use: one less once the TAP of T3 is gone. */
+  tierName: TierName;
+  /** Fulfilled when the core runs at its speed. */
+  readonly #warm: Promise<void>;
   readonly #links: Links;
   readonly #lock: number;
   /** The cluster's pods of this node, by namespace and name. */
@@ -104,7 +109,9 @@ export class Host {
     this.#links = links;
     this.underlay = underlay;
     this.tier = tier;
+    this.tierName = tier.name;
     const module = new WebAssembly.Module(readFileSync(options.corePath));
+    this.#warm = warmUp(module, tier);
     const limits = PROFILES[config.memory];
     this.core = makeCore(module, config);
     const policyTables = new PolicyTables(this.core, limits.policy);
@@ -120,7 +127,9 @@ export class Host {
     this.forwarding.devices.closedAtStart = config.policy.unknownPods === 'closed';
     this.#setOffloads();
     this.dataPlane = new DataPlane({
-      core: this.core, module, log, onLost: (index, errno) => this.#lost(index, errno),
+      core: this.core, module, log,
+      onLost: (index, errno) => this.#lost(index, errno),
+      onTapLost: () => this.#tapLost(),
     });
     this.nodeDevice = new NodeDevice(links, {
       ...config.device, mtu: overlayMtu(underlay), podNetworks: config.podNetworks, tier,
@@ -210,6 +219,7 @@ export class Host {
     const limits = [...this.tier.limits, ...this.underlay.tap?.limits ?? []];
     this.options.log.info({ tier: this.tier.name, limits }, 'data plane tier');
     await this.nodeDevice.open();
+    await this.#warm;
     await this.#attachNodeDevice();
     for (const { family, receiver, senders } of this.underlay.sockets) {
       const index = family === 'IPv4' ? DEVICE_UNDERLAY_IPV4 : DEVICE_UNDERLAY_IPV6;
@@ -321,6 +331,14 @@ export class Host {
     }
     const endpoint = this.endpoints.lost(index);
     log.error({ endpoint, error }, 'endpoint lost: its interface was deleted');
+  }
+
+  #tapLost(): void {
+    const { log, config } = this.options;
+    this.forwarding.devices.clearTunnelTaps();
+    this.tierName = 'T2';
+    const fields = { device: config.dataPlane.tunnelDevice };
+    log.error(fields, 'device deleted under us; going on without it, as at tier T2');
   }
 
   async #reopenNodeDevice(waitMs: number): Promise<void> {

@@ -52,6 +52,7 @@ export type Command =
 export type WorkerReport =
   | { type: 'done'; id: number; error: string | null }
   | { type: 'uncut'; name: string }
+  | { type: 'tapLost' }
   | { type: 'lost'; index: number; errno: number };
 
 type Report = (message: WorkerReport) => void;
@@ -59,7 +60,9 @@ type Report = (message: WorkerReport) => void;
 function makeUnderlay(slots: Slots, spec: DeviceSpec, report: Report): Device {
   const onUncut = (): void => report({ type: 'uncut', name: spec.name });
   const device = new UdpDevice(slots, { ...spec, onUncut });
-  return spec.tunnelTap < 0 ? device : new TunnelTapDevice(device, slots, spec.tunnelTap);
+  if (spec.tunnelTap < 0) return device;
+  const onLost = (): void => report({ type: 'tapLost' });
+  return new TunnelTapDevice(device, slots, spec.tunnelTap, onLost);
 }
 
 function makeDevice(slots: Slots, spec: DeviceSpec, report: Report): Device {
