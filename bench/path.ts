@@ -2,6 +2,7 @@
 // contender is set up once and kept; in each round all take their turns, one after the other, so
 // that what disturbs the machine disturbs all of them, and a ratio is taken within a round.
 
+import { setMaxListeners } from 'node:events';
 import { constants, readFileSync } from 'node:fs';
 import { closeFd, openFile } from '../ffi/file.ts';
 import { createNamespace } from '../ffi/netns.ts';
@@ -91,6 +92,8 @@ interface RatioSpec {
 export async function runPath(options: PathOptions): Promise<PathReport> {
   const { rounds, say, stop } = options;
   checkMachine();
+  // Every bed listens, for as long as it is there, and one more while it is being made.
+  setMaxListeners(RECIPES.length + 1, stop);
   const hasWireguard = options.contenders?.includes('wireguardGo') ?? true;
   await bringTools([
     ...TOOLS.filter(({ name }) => name === 'iperf3'), ...(hasWireguard ? [WIREGUARD_GO] : []),
