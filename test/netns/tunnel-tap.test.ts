@@ -5,6 +5,10 @@
 //                          192.0.2.1                192.0.2.2
 //                        2001:db8::1                2001:db8::2
 
+import { spawnSync } from 'node:child_process';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import {
@@ -13,6 +17,8 @@ import {
   VNET_INNER_NETWORK, VNET_NEEDS_CHECKSUM, VNET_OUTER_TRANSPORT, VNET_TUNNEL_CHECKSUM,
   VNET_TUNNEL_HEADER_SIZE,
 } from '../../wasm/abi/headers.ts';
+import { EXIT_NO_PERMISSION } from '../../cli/exit.ts';
+import { PACKAGE_FOLDER } from '../../cli/version.ts';
 import type { Family } from '../../engine/address.ts';
 import { setOffload } from '../../ffi/ethtool.ts';
 import { closeFd, writeAt } from '../../ffi/file.ts';
@@ -202,6 +208,25 @@ testNeeding('vxlan', test, SETTINGS_TEST, async () => {
     }
   } finally {
     bed.close();
+  }
+});
+
+testNeeding('vxlan', test, 'a daemon that cannot have T3 ends with 77 and names why', async () => {
+  const bed = await makeBed('IPv4');
+  const folder = mkdtempSync(join(tmpdir(), `culvert-tap-${process.pid}-`));
+  try {
+    const { status, stderr } = bed.a.run(() => {
+      writeSysctl('net.ipv4.conf.all.rp_filter', 1);
+      return spawnSync(process.execPath, [
+        join(PACKAGE_FOLDER, 'dist/cli/main.js'), 'run', '--node-name', 'a',
+        '--underlay-interface', 'eth0', '--data-plane-tier', 'T3', '--runtime-directory', folder,
+      ], { encoding: 'utf8', input: '', timeout: TIMEOUT_MS * 4 });
+    });
+    assert.is(status, EXIT_NO_PERMISSION, stderr);
+    assert.match(stderr, /^culvert: data plane tier T3: net\.ipv4\.conf\.all\.rp_filter is 1, /m);
+  } finally {
+    bed.close();
+    rmSync(folder, { recursive: true });
   }
 });
 
