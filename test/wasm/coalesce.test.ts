@@ -450,6 +450,7 @@ test('a run that a worker left behind when it died is not gone on with', () => {
   scene.core.view.setUint16(run + layout.DESCRIPTOR_SEGMENTS, 2, true);
   const packets = [tcpPacket(0), tcpPacket(1)];
   expectJoined(receive(scene, [train(...packets)]), packets);
+  assert.equal(inboundCounts(scene), { rxPackets: 2, coalesced: 1, drops: {} });
 });
 
 test('a run goes on in the next slot, and ends with the batch', () => {
