@@ -3,12 +3,17 @@
 import { writeFileSync } from 'node:fs';
 import { Command, InvalidArgumentError, Option } from 'commander';
 import { BENCHES, runMicro, selectBenches } from './micro.ts';
+import { CONTENDERS, MissingError, PATH_ROUNDS, PATH_SECONDS, runPath } from './path.ts';
+import { pathPlot } from './path/plot.ts';
+import { pathText } from './path/text.ts';
 import { policyPlot } from './plot.ts';
 import { reportText } from './report.ts';
 
 const EXIT_FAILED = 1;
 const EXIT_USAGE = 2;
+const EXIT_NO_PERMISSION = 77;
 const DEFAULT_SECONDS = 3;
+const ROUNDS_LIMIT = 1000;
 
 interface MicroArguments {
   output: 'table' | 'json';
@@ -17,10 +22,35 @@ interface MicroArguments {
   plot?: string;
 }
 
+interface PathArguments {
+  output: 'table' | 'json';
+  rounds: number;
+  seconds: number;
+  contenders?: string[];
+  plot?: string;
+}
+
 function parseSeconds(text: string): number {
   const seconds = Number(text);
   if (!(seconds > 0 && seconds <= 3600)) throw new InvalidArgumentError('seconds, up to 3600');
   return seconds;
+}
+
+function parseRounds(text: string): number {
+  const rounds = Number(text);
+  if (!Number.isInteger(rounds) || rounds < 1 || rounds > ROUNDS_LIMIT) {
+    throw new InvalidArgumentError(`a number from 1 to ${ROUNDS_LIMIT}`);
+  }
+  return rounds;
+}
+
+function parseContenders(text: string): string[] {
+  const names = text.split(',').map((name) => name.trim()).filter((name) => name !== '');
+  const unknown = names.find((name) => !CONTENDERS.includes(name));
+  if (unknown !== undefined || names.length === 0) {
+    throw new InvalidArgumentError(`${unknown ?? 'nobody'}; there are ${CONTENDERS.join(', ')}`);
+  }
+  return names;
 }
 
 /** Progress goes to standard error; standard output is the report's. */
@@ -47,12 +77,28 @@ async function micro(options: MicroArguments): Promise<void> {
   writeFileSync(options.plot, plot);
 }
 
+/** Ends with everything that it started, also when it is told to. */
+async function path(options: PathArguments): Promise<void> {
+  const { output, plot, ...others } = options;
+  const interrupt = new AbortController();
+  const end = (): void => interrupt.abort(new Error('interrupted'));
+  for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.once(name, end);
+  const report = await runPath({ ...others, say, stop: interrupt.signal });
+  process.stdout.write(output === 'json' ? `${JSON.stringify(report)}\n` : pathText(report));
+  if (plot === undefined) return;
+  const drawn = pathPlot(report);
+  if (drawn === null) throw new Error(`--plot ${plot}: there are no ratios`);
+  writeFileSync(plot, drawn);
+}
+
+const outputOption = (): Option => new Option('-o, --output <format>', 'table or json')
+  .choices(['table', 'json']).default('table');
+
 async function main(): Promise<void> {
   const program = new Command('culvert bench').description('what packets cost, as ratios')
     .exitOverride();
   program.command('micro').description('batch calls of the core, in interleaved rounds')
-    .addOption(new Option('-o, --output <format>', 'table or json').choices(['table', 'json'])
-      .default('table'))
+    .addOption(outputOption())
     .option('--duration <seconds>', 'measuring time for each figure', parseSeconds,
       DEFAULT_SECONDS)
     .option('--filter <name>', 'only benches whose name, or results, contain it')
@@ -62,6 +108,17 @@ async function main(): Promise<void> {
       + '  culvert bench micro --filter policy --plot policy.svg\n')
     .exitOverride()
     .action(micro);
+  program.command('path').description('whole paths through namespaces, beside rivals')
+    .addOption(outputOption())
+    .option('--rounds <number>', 'how often everybody takes a turn', parseRounds, PATH_ROUNDS)
+    .option('--seconds <seconds>', 'of each transfer', parseSeconds, PATH_SECONDS)
+    .option('--contenders <names>', `only these: ${CONTENDERS.join(', ')}`, parseContenders)
+    .option('--plot <file>', 'draw the ratios, as SVG')
+    .addHelpText('after', '\nExamples:\n  culvert bench path\n'
+      + '  culvert bench path -o json --plot path.svg\n'
+      + '  culvert bench path --rounds 3 --seconds 1 --contenders T1,flannelUdp\n')
+    .exitOverride()
+    .action(path);
   await program.parseAsync();
 }
 
@@ -72,5 +129,5 @@ main().catch((error: unknown) => {
     return;
   }
   say(error instanceof Error ? error.message : String(error));
-  process.exitCode = EXIT_FAILED;
+  process.exitCode = error instanceof MissingError ? EXIT_NO_PERMISSION : EXIT_FAILED;
 });

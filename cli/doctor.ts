@@ -6,6 +6,8 @@ import { createNamespace } from '../ffi/netns.ts';
 import { Links } from '../ffi/netlink.ts';
 import { probeSegmentLimit, probeUdpGro } from '../ffi/socket.ts';
 import { probeOffloads, type TunOffloads } from '../ffi/tun.ts';
+import { chooseTier, missingFor, TIERS, type KernelOffers } from '../host/tier.ts';
+import { TunnelTap } from '../host/tunnel-tap.ts';
 import { EXIT_NO_PERMISSION, EXIT_OK } from './exit.ts';
 import { print, type OutputFormat } from './table.ts';
 import { VERSION } from './version.ts';
@@ -24,7 +26,8 @@ export interface DoctorReport {
   version: string;
   node: string;
   arch: string;
-  tier: { used: string; kernelOffers: string };
+  /** What `auto` takes, the best that the kernel offers, and why the one is not more. */
+  tier: { used: string; kernelOffers: string; limits: string[] };
   tunnel: string;
   checks: Check[];
   notes: string[];
@@ -42,7 +45,8 @@ export async function doctor(output: OutputFormat): Promise<number> {
     ...report.checks.map(({ name, ok, needed, found, fix }) =>
       [name, ok ? 'ok' : needed ? 'MISSING' : 'absent', found, fix ?? '']),
     ['tunnel', 'ok', report.tunnel, ''],
-    ['tier', 'ok', `${report.tier.used} in use, kernel offers ${report.tier.kernelOffers}`, ''],
+    ['tier', 'ok', `${report.tier.used} is used, kernel offers ${report.tier.kernelOffers}`, ''],
+    ...report.tier.limits.map((limit) => ['tier', '', limit, '']),
     ...report.notes.map((note) => ['note', '', note, '']),
   ]);
   return report.ok ? EXIT_OK : EXIT_NO_PERMISSION;
@@ -51,8 +55,12 @@ export async function doctor(output: OutputFormat): Promise<number> {
 /** Examines the machine. Leaves nothing behind. */
 export async function examine(): Promise<DoctorReport> {
   const offloads: Attempt<TunOffloads> = attempt(() => probeOffloads());
-  const segment = (attempt(() => probeSegmentLimit()).value ?? 1) > 1;
-  const gro = attempt(() => probeUdpGro()).value ?? false;
+  const offers: KernelOffers = {
+    tun: offloads.value ?? NO_OFFLOADS,
+    segmentLimit: attempt(() => probeSegmentLimit()).value ?? 1,
+    joins: attempt(() => probeUdpGro()).value ?? false,
+  };
+  const tier = chooseTier('auto', offers);
   const checks = [
     nodeCheck(),
     tunDriverCheck(),
@@ -62,8 +70,11 @@ export async function examine(): Promise<DoctorReport> {
     optional('network namespaces', namespaceError(), 'can be made',
       'only the demo and tests need them'),
     optional('kernel veth', await vethError(), 'offered', 'only the demo and tests need it'),
-    optional('UDP_SEGMENT', segment ? null : 'not offered', 'offered', 'Linux 4.18 has it'),
-    optional('UDP_GRO', gro ? null : 'not offered', 'offered', 'Linux 5.0 has it'),
+    optional('UDP_SEGMENT', offers.segmentLimit > 1 ? null : 'not offered',
+      `${offers.segmentLimit} datagrams at once`, 'Linux 4.18 has it'),
+    optional('UDP_GRO', offers.joins ? null : 'not offered', 'offered', 'Linux 5.0 has it'),
+    optional('tier T3', await tunnelTapError(), 'can be set up',
+      'needed for dataPlane.tier T3 alone'),
     optional('kernel vxlan', await vxlanError(), 'offered',
       'not needed: Culvert carries VXLAN itself'),
   ];
@@ -72,13 +83,14 @@ export async function examine(): Promise<DoctorReport> {
     version: VERSION,
     node: process.version,
     arch: process.arch,
-    tier: { used: 'T0', kernelOffers: offeredTier(offloads.value ?? NO_OFFLOADS, segment && gro) },
+    tier: { used: tier.name, kernelOffers: offeredTier(offers), limits: tier.limits },
     tunnel: 'vxlan, in user space',
     checks,
     notes: [
       'pods reach beyond the cluster only where the node masquerades for them, which Culvert does '
         + 'not do',
-      'tier T0 is the one that is built; the kernel may offer more',
+      'tier T3 is taken only where dataPlane.tier says so; its packets pass the node\'s FORWARD '
+        + 'chain',
     ],
   };
 }
@@ -164,8 +176,22 @@ function vethError(): Promise<string | null> {
   return linkError((links) => links.addVeth('probe', 'peer'));
 }
 
-function offeredTier(offloads: TunOffloads, hasUdpOffloads: boolean): string {
-  if (!offloads.vnetHeader || !offloads.tso4 || !offloads.tso6 || !hasUdpOffloads) return 'T0';
-  if (!offloads.uso4 || !offloads.uso6) return 'T1';
-  return offloads.udpTunnelGso ? 'T3' : 'T2';
+/** Sets the TAP of tier T3 up and takes it away again. Returns why that fails, or null. */
+async function tunnelTapError(): Promise<string | null> {
+  try {
+    const links = new Links();
+    try {
+      const tap = await TunnelTap.open(links, 'tunprobe%d', ['IPv4', 'IPv6']);
+      tap.close();
+      return tap.limits.length > 0 ? tap.limits.join('; ') : null;
+    } finally {
+      links.close();
+    }
+  } catch (error) {
+    return (error as Error).message;
+  }
+}
+
+function offeredTier(offers: KernelOffers): string {
+  return TIERS.findLast((tier) => missingFor(tier, offers).length === 0) ?? 'T0';
 }

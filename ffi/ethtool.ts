@@ -51,8 +51,8 @@ export function setTxChecksum(interfaceName: string, on: boolean): void {
   setOffload(interfaceName, 'tx', on);
 }
 
-/** Names of all features that the kernel knows, such as `tx-udp-segmentation`, by their number; empty
- * for a number that is not in use. */
+/** Names of all features that the kernel knows, such as `tx-udp-segmentation`, by their number;
+ * empty for a number that is not in use. */
 export function featureNames(interfaceName: string): string[] {
   const info = new NativeBlock(SSET_INFO_SIZE);
   info.setInt(0, ETHTOOL_GSSET_INFO);

@@ -6,7 +6,7 @@
 // asynchronous fs) stay in the one the process started in. What a thread opens while it is inside
 // (sockets, TUN devices, netlink) stays inside for good, and a child it spawns lives there.
 
-import { constants, closeSync, openSync, writeSync } from 'node:fs';
+import { constants, closeSync, openSync, readFileSync, writeSync } from 'node:fs';
 import { check, SystemError, type Remedies } from './errno.ts';
 import { closeFd, openFile } from './file.ts';
 import { setInterfaceUp } from './interface.ts';
@@ -95,12 +95,22 @@ export function currentNamespace(): Namespace {
   return new Namespace(openFile(OWN_NAMESPACE, constants.O_RDONLY));
 }
 
+/** Reads a kernel parameter of the calling thread's namespace, named as writeSysctl() names it. */
+export function readSysctl(name: string): string {
+  const path = sysctlPath(name);
+  try {
+    return readFileSync(path, 'utf8').trim();
+  } catch (error) {
+    throw new SystemError('read', path, errnoOf(error), SYSCTL_REMEDIES);
+  }
+}
+
 /**
  * Sets a kernel parameter of the calling thread's namespace: `net.ipv4.ip_forward`, or with
  * slashes where an interface name may have dots: `net/ipv6/conf/eth0.7/accept_ra`.
  */
 export function writeSysctl(name: string, value: string | number): void {
-  const path = `/proc/sys/${name.includes('/') ? name : name.replaceAll('.', '/')}`;
+  const path = sysctlPath(name);
   try {
     const fd = openSync(path, 'w');
     try {
@@ -111,6 +121,10 @@ export function writeSysctl(name: string, value: string | number): void {
   } catch (error) {
     throw new SystemError(`write(${value})`, path, errnoOf(error), SYSCTL_REMEDIES);
   }
+}
+
+function sysctlPath(name: string): string {
+  return `/proc/sys/${name.includes('/') ? name : name.replaceAll('.', '/')}`;
 }
 
 function errnoOf(error: unknown): number {

@@ -21,6 +21,8 @@ export interface DataPlaneOptions {
   log: Log;
   /** A device ended by itself: its interface was deleted. It is detached already. */
   onLost(index: number, errno: number): void;
+  /** The TAP of tier T3 was deleted; frames for it are lost until the core makes none. */
+  onTapLost(): void;
 }
 
 interface Waiting {
@@ -155,6 +157,10 @@ export class DataPlane {
     if (report.type === 'lost') {
       this.#devices.delete(report.index);
       this.#options.onLost(report.index, report.errno);
+      return;
+    }
+    if (report.type === 'tapLost') {
+      this.#options.onTapLost();
       return;
     }
     if (report.type === 'uncut') {

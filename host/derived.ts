@@ -5,7 +5,7 @@ import type { ForwardingOptions } from '../engine/forwarding.ts';
 import { VXLAN_OVERHEAD_IPV4, VXLAN_OVERHEAD_IPV6 } from '../wasm/abi/headers.ts';
 import type { HostConfig } from './config.ts';
 import type { HandoverOptions } from './handover.ts';
-import type { UnderlayAddresses } from './underlay.ts';
+import type { Underlay } from './underlay.ts';
 
 /** A VTEP MAC for a node that the cluster has not given one: stable, locally administered. */
 export function defaultMac(nodeName: string, family: string): string {
@@ -34,6 +34,6 @@ export function handoverOptions(
 }
 
 /** The MTU that every path of the overlay takes. */
-export function overlayMtu({ mtu, addresses }: UnderlayAddresses): number {
+export function overlayMtu({ mtu, addresses }: Pick<Underlay, 'mtu' | 'addresses'>): number {
   return mtu - (addresses.IPv6 === undefined ? VXLAN_OVERHEAD_IPV4 : VXLAN_OVERHEAD_IPV6);
 }

@@ -25,21 +25,20 @@ import { DataPlane } from './data-plane.ts';
 import { forwardingOptions, handoverOptions, overlayMtu } from './derived.ts';
 import { diskFiles } from './durable.ts';
 import { Endpoints } from './endpoints.ts';
-import { Handover, KEPT_FOLDER } from './handover.ts';
+import { Handover } from './handover.ts';
 import { Intake } from './intake.ts';
 import { Ipam } from './ipam.ts';
-import { Journal } from './journal.ts';
 import { controlMethods } from './methods.ts';
 import { NodeDevice } from './node-device.ts';
 import { Observer } from './observe.ts';
 import { PolicyGate } from './policy-gate.ts';
 import {
-  makeCore, nothingRecovered, recallCluster, restorePods, type Recovered,
+  LastKnown, makeCore, nothingRecovered, restorePods, type Recovered,
 } from './recovery.ts';
 import { writeSubnetEnv } from './subnet-env.ts';
-import { chooseTier, probeKernel, type Tier } from './tier.ts';
-import { closeUnderlay, findUnderlay, openUnderlay, type UnderlaySockets } from './underlay.ts';
-import type { UnderlayAddresses } from './underlay.ts';
+import { chooseTier, probeKernel, type Tier, type TierName } from './tier.ts';
+import { Underlay } from './underlay.ts';
+import { warmUp } from './warm-up.ts';
 import type { DeviceEnds, DeviceSpec } from './worker.ts';
 
 /** First wait before a deleted device is made again, and the longest. */
@@ -74,8 +73,7 @@ interface HostParts {
   links: Links;
   handover: Handover;
   tier: Tier;
-  underlay: UnderlayAddresses;
-  sockets: UnderlaySockets[];
+  underlay: Underlay;
   core: Core;
   dataPlane: DataPlane;
   recovered: Recovered;
@@ -95,7 +93,7 @@ export class Host {
   readonly attachments: Attachments;
   readonly observer: Observer;
   readonly intake: Intake;
-  readonly underlay: UnderlayAddresses;
+  readonly underlay: Underlay;
   readonly tier: Tier;
   readonly control: ControlServer;
   readonly sync: ControlServer;
@@ -103,10 +101,11 @@ export class Host {
   /** What an earlier daemon has left us. */
   readonly recovered: Recovered;
   isNodeDeviceLost = false;
-  readonly #journal: Journal | null;
+  /** The tier in use: one less once the TAP of T3 is gone. */
+  tierName: TierName;
+  readonly #lastKnown: LastKnown;
   readonly #links: Links;
   readonly #lock: number;
-  readonly #sockets: UnderlaySockets[];
   /** The cluster's pods of this node, by namespace and name. */
   readonly #pods = new Set<string>();
   #isStopping = false;
@@ -118,16 +117,14 @@ export class Host {
     this.options = options;
     this.#lock = parts.lock;
     this.#links = links;
-    this.#sockets = parts.sockets;
     this.underlay = underlay;
     this.tier = tier;
+    this.tierName = tier.name;
     this.handover = handover;
     this.core = parts.core;
     this.dataPlane = parts.dataPlane;
     this.recovered = parts.recovered;
-    this.#journal = config.handover.enabled
-      ? new Journal(join(config.runtimeDirectory, KEPT_FOLDER))
-      : null;
+    this.#lastKnown = new LastKnown(config, log);
     const limits = PROFILES[config.memory];
     const policyTables = new PolicyTables(this.core, limits.policy);
     this.policy = new PolicyGate(policyTables, config.policy.unknownPods, log);
@@ -161,7 +158,7 @@ export class Host {
       onSnapshot: (snapshot) => this.#take(snapshot),
       onDelta: (delta) => this.#takeDelta(delta),
       endpoints: () => this.endpoints.pods(),
-      wantsSnapshot: () => this.#journal?.isLong === true,
+      wantsSnapshot: () => this.#lastKnown.isLong,
     });
     this.control = new ControlServer({
       path: join(config.runtimeDirectory, CONTROL_SOCKET),
@@ -193,26 +190,32 @@ export class Host {
     const recovered = nothingRecovered();
     const module = new WebAssembly.Module(readFileSync(options.corePath));
     const core = makeCore(module, config, handover, recovered, log);
-    let sockets: UnderlaySockets[] = [];
+    let underlay: Underlay | null = null;
     let host: Host | null = null;
     // The worker's thread starts while all else is made ready.
     const dataPlane = new DataPlane({
-      core, module, log, onLost: (index, errno) => (host as Host).#lost(index, errno),
+      core,
+      module,
+      log,
+      onLost: (index, errno) => (host as Host).#lost(index, errno),
+      onTapLost: () => (host as Host).#tapLost(),
     });
     try {
       const tier = chooseTier(config.dataPlane.tier, probeKernel());
-      const underlay = await findUnderlay(links, config.underlay);
+      const warm = isLeft ? Promise.resolve() : warmUp(module, tier);
       await handover.ensure();
-      sockets = openUnderlay(underlay, config.underlay, tier, handover);
+      underlay = await Underlay.open(links, config, tier, handover);
       host = new Host(options, {
-        lock, links, handover, tier, underlay, sockets, core, dataPlane, recovered,
+        lock, links, handover, tier, underlay, core, dataPlane, recovered,
       });
+      // Packets that have waited long enough are not kept waiting for that.
+      await warm;
       await host.#open();
       return host;
     } catch (error) {
       if (host === null) {
         await dataPlane.stop();
-        closeUnderlay(sockets);
+        underlay?.close();
         handover.end(isLeft);
         links.close();
         closeFd(lock);
@@ -244,28 +247,27 @@ export class Host {
       this.nodeDevice.leave();
     } else {
       await this.nodeDevice.close();
-      this.#journal?.clear();
+      this.#lastKnown.clear();
     }
-    this.#journal?.close();
+    this.#lastKnown.close();
     this.handover.end(isKept);
-    closeUnderlay(this.#sockets);
+    this.underlay.close();
     this.#links.close();
     closeFd(this.#lock);
   }
 
   async #open(): Promise<void> {
     const { log } = this.options;
+    const limits = [...this.tier.limits, ...this.underlay.tap?.limits ?? []];
+    log.info({ tier: this.tier.name, limits }, 'data plane tier');
     await this.nodeDevice.open();
     this.attachments.open();
-    if (!await this.#recall()) await this.#takeConfigured();
+    this.recovered.isClusterKnown = await this.#lastKnown.recall(
+      (snapshot) => this.#applySnapshot(snapshot), (delta) => this.#applyDelta(delta));
+    if (!this.recovered.isClusterKnown) await this.#takeConfigured();
     const pods = await restorePods(
       this.handover, this.endpoints, this.attachments.ready, this.recovered, log);
-    const underlays = this.#sockets.map(({ family, receiver, senders }) => {
-      const index = family === 'IPv4' ? DEVICE_UNDERLAY_IPV4 : DEVICE_UNDERLAY_IPV6;
-      const name = `underlay-${family.toLowerCase()}`;
-      return this.#spec({ index, name, kind: 'udp', receiver, senders });
-    });
-    await this.dataPlane.attach(...underlays, this.#nodeSpec(), ...pods);
+    await this.dataPlane.attach(...this.#underlaySpecs(), this.#nodeSpec(), ...pods);
     log.info({ ...this.recovered, keeper: this.handover.keeper }, 'left by an earlier daemon');
     await this.control.listen();
     this.attachments.takeNotes();
@@ -297,33 +299,6 @@ export class Host {
       + 'and cni.podCidrs is not set';
   }
 
-  /** Puts into force what an earlier daemon was last told. False where nothing is known. */
-  async #recall(): Promise<boolean> {
-    const { config: { nodeName }, log } = this.options;
-    const recalled = this.#journal && recallCluster(this.#journal, nodeName, log);
-    if (!recalled) return false;
-    try {
-      await this.#applySnapshot(recalled.snapshot);
-      for (const delta of recalled.deltas) await this.#applyDelta(delta);
-      this.recovered.isClusterKnown = true;
-    } catch (error) {
-      log.error({ error: (error as Error).message }, 'the last known cluster is not in force');
-    }
-    return this.recovered.isClusterKnown;
-  }
-
-  /** Writes down what is in force; what cannot be written must not come back. */
-  #remember(write: (journal: Journal) => void): void {
-    if (this.#journal === null) return;
-    try {
-      write(this.#journal);
-    } catch (error) {
-      const { message } = error as Error;
-      this.options.log.error({ error: message }, 'cannot keep the cluster\'s state');
-      this.#journal.clear();
-    }
-  }
-
   /** Until a sidecar says more, our node is the one that the configuration describes. */
   async #takeConfigured(): Promise<void> {
     const { nodeName: name, cni: { podCidrs } } = this.options.config;
@@ -338,9 +313,11 @@ export class Host {
   #setOffloads(): void {
     const { devices } = this.forwarding;
     devices.setOffloads(this.tier);
-    for (const { family, address, senders } of this.#sockets) {
+    for (const { family, address, senders } of this.underlay.sockets) {
       devices.setSenders(family, address, senders.map(localPort));
     }
+    const { tap } = this.underlay;
+    for (const family of tap?.families ?? []) devices.setTunnelTap(family, tap?.mac ?? '');
   }
 
   #syncServer(): ControlServer {
@@ -359,6 +336,16 @@ export class Host {
       accept: (party) => this.intake.refusal(party),
       onOpen: (connection) => this.intake.opened(connection),
       onClosed: (connection) => this.intake.closed(connection),
+    });
+  }
+
+  #underlaySpecs(): DeviceSpec[] {
+    const { sockets, tap } = this.underlay;
+    return sockets.map(({ family, receiver, senders }) => {
+      const index = family === 'IPv4' ? DEVICE_UNDERLAY_IPV4 : DEVICE_UNDERLAY_IPV6;
+      const name = `underlay-${family.toLowerCase()}`;
+      const spec = this.#spec({ index, name, kind: 'udp', receiver, senders });
+      return { ...spec, tunnelTap: tap?.families.includes(family) === true ? tap.fd : -1 };
     });
   }
 
@@ -389,14 +376,14 @@ export class Host {
 
   async #take(snapshot: Snapshot): Promise<void> {
     await this.#applySnapshot(snapshot);
-    this.#remember((journal) => journal.replace(snapshot));
+    this.#lastKnown.replace(snapshot);
     this.options.log.info(
       { revision: snapshot.revision, nodes: snapshot.nodes.length }, 'snapshot in force');
   }
 
   async #takeDelta(delta: Delta): Promise<void> {
     await this.#applyDelta(delta);
-    this.#remember((journal) => journal.append(delta));
+    this.#lastKnown.append(delta);
   }
 
   async #applySnapshot(snapshot: Snapshot): Promise<void> {
@@ -454,6 +441,14 @@ export class Host {
     }
     const endpoint = this.endpoints.lost(index);
     log.error({ endpoint, error }, 'endpoint lost: its interface was deleted');
+  }
+
+  #tapLost(): void {
+    const { log, config } = this.options;
+    this.forwarding.devices.clearTunnelTaps();
+    this.tierName = 'T2';
+    const fields = { device: config.dataPlane.tunnelDevice };
+    log.error(fields, 'device deleted under us; going on without it, as at tier T2');
   }
 
   async #reopenNodeDevice(waitMs: number): Promise<void> {

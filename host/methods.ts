@@ -92,7 +92,7 @@ function status(host: Host): StatusReport {
     },
     dataPlane: {
       running: host.dataPlane.isRunning,
-      tier: host.tier.name,
+      tier: host.tierName,
       crashes: host.dataPlane.crashes,
       memoryBytes: host.core.bytes.length,
     },

@@ -2,10 +2,11 @@
 // last known. Whatever cannot be used is told to the operator, and the daemon goes on without.
 
 import { randomBytes } from 'node:crypto';
+import { join } from 'node:path';
 import { PROFILES } from '../engine/memory-map.ts';
 import { Core } from '../engine/core.ts';
 import type { Log } from '../engine/log.ts';
-import type { Attachment } from '../engine/model.ts';
+import type { Attachment, Delta, Snapshot } from '../engine/model.ts';
 import {
   DIRECTORY_DENY_WITH_ICMP,
   DIRECTORY_ICMP_BURST,
@@ -15,8 +16,8 @@ import { endpointOf } from './attachments.ts';
 import { monotonicClock } from './clock.ts';
 import type { HostConfig } from './config.ts';
 import type { Endpoints } from './endpoints.ts';
-import type { Handover } from './handover.ts';
-import { Journal, type Recalled } from './journal.ts';
+import { KEPT_FOLDER, type Handover } from './handover.ts';
+import { Journal } from './journal.ts';
 import { keepFlows } from './kept-flows.ts';
 import type { DeviceSpec } from './worker.ts';
 
@@ -57,15 +58,70 @@ export function makeCore(
   return core;
 }
 
-/** The cluster as an earlier daemon was last told; null where nothing is known. */
-export function recallCluster(journal: Journal, local: string, log: Log): Recalled | null {
-  try {
-    return journal.recall(local);
-  } catch (error) {
-    const { message } = error as Error;
-    log.error({ error: message }, 'the last known state of the cluster is not used');
-    journal.clear();
-    return null;
+/** The cluster as it was last told, in a file; nothing where nothing is left to a next daemon. What
+ * goes wrong with it is logged, and costs no more than what a next daemon would have known. */
+export class LastKnown {
+  readonly #journal: Journal | null;
+  readonly #local: string;
+  readonly #log: Log;
+
+  constructor({ handover, runtimeDirectory, nodeName }: HostConfig, log: Log) {
+    this.#journal = handover.enabled ? new Journal(join(runtimeDirectory, KEPT_FOLDER)) : null;
+    this.#local = nodeName;
+    this.#log = log;
+  }
+
+  /** True once a snapshot should take the place of what was written. */
+  get isLong(): boolean {
+    return this.#journal?.isLong === true;
+  }
+
+  /** Puts into force what an earlier daemon was last told. False where that is nothing. */
+  async recall(
+    applySnapshot: (snapshot: Snapshot) => Promise<void>,
+    applyDelta: (delta: Delta) => Promise<void>,
+  ): Promise<boolean> {
+    try {
+      const recalled = this.#journal?.recall(this.#local) ?? null;
+      if (recalled === null) return false;
+      await applySnapshot(recalled.snapshot);
+      for (const delta of recalled.deltas) await applyDelta(delta);
+      return true;
+    } catch (error) {
+      const { message } = error as Error;
+      this.#log.error({ error: message }, 'the last known state of the cluster is not in force');
+      this.clear();
+      return false;
+    }
+  }
+
+  /** Makes a snapshot that is in force all there is. */
+  replace(snapshot: Snapshot): void {
+    this.#write((journal) => journal.replace(snapshot));
+  }
+
+  /** Adds a change that is in force. */
+  append(delta: Delta): void {
+    this.#write((journal) => journal.append(delta));
+  }
+
+  clear(): void {
+    this.#journal?.clear();
+  }
+
+  close(): void {
+    this.#journal?.close();
+  }
+
+  /** What cannot be written must not come back in part. */
+  #write(work: (journal: Journal) => void): void {
+    if (this.#journal === null) return;
+    try {
+      work(this.#journal);
+    } catch (error) {
+      this.#log.error({ error: (error as Error).message }, 'cannot keep the cluster\'s state');
+      this.clear();
+    }
   }
 }
 

@@ -2,8 +2,11 @@
 // objects. A send is named by its index in the turn.
 
 import {
+  DIRECTORY_PIECES,
   DIRECTORY_SENDS,
   FAMILY_IPV4,
+  PIECE_LIMIT,
+  PIECE_SIZE,
   REMOTE_IPV4_SIZE,
   REMOTE_IPV6_SIZE,
   SEND_DEVICE,
@@ -19,6 +22,7 @@ import {
   SEND_STRIDE,
   SEND_TOS,
   WORKERS_START,
+  WORKER_PIECES,
   WORKER_SENDS,
   WORKER_STRIDE,
 } from '../wasm/abi/layout.ts';
@@ -28,6 +32,13 @@ import { POINTER_SIZE } from '../ffi/memory.ts';
 /** Bytes from one piece to the next: those of struct iovec. */
 export const IOVEC_SIZE = 2 * POINTER_SIZE;
 
+/** One datagram of a send: its first piece, the one after its last, and its bytes. */
+export interface Datagram {
+  piece: number;
+  end: number;
+  length: number;
+}
+
 export class Sends {
   readonly #words: Uint32Array;
   readonly #halves: Uint16Array;
@@ -35,6 +46,8 @@ export class Sends {
   readonly #base: number;
   readonly #first: number;
   readonly #count: number;
+  readonly #pieces: number;
+  readonly #piecesUsed: number;
 
   constructor(core: Core, worker: number, base: number) {
     this.#words = new Uint32Array(core.memory.buffer);
@@ -43,6 +56,8 @@ export class Sends {
     this.#base = base;
     this.#first = core.directory(DIRECTORY_SENDS) + (worker * SEND_LIMIT * SEND_STRIDE);
     this.#count = WORKERS_START + (worker * WORKER_STRIDE) + WORKER_SENDS;
+    this.#pieces = core.directory(DIRECTORY_PIECES) + (worker * PIECE_LIMIT * PIECE_SIZE);
+    this.#piecesUsed = WORKERS_START + (worker * WORKER_STRIDE) + WORKER_PIECES;
   }
 
   /** Sends of this turn. */
@@ -142,6 +157,39 @@ export class Sends {
     let length = 0;
     for (let at = piece; at < end; at += 1) length += this.pieceLength(send, at);
     return length;
+  }
+
+  /** The datagrams of a send. For devices that look, not for the packet path. */
+  datagrams(send: number): Datagram[] {
+    const found: Datagram[] = [];
+    let end = 0;
+    for (let piece = 0; piece < this.pieceCount(send); piece = end) {
+      end = this.datagramEnd(send, piece);
+      found.push({ piece, end, length: this.lengthOf(send, piece, end) });
+    }
+    return found;
+  }
+
+  /** Lets a send be of these of its datagrams, in this order, some of them more than once; none but
+   * the last may be shorter than the first. Leaves it as it was where there is no room. */
+  rearrange(send: number, datagrams: readonly Datagram[]): void {
+    const pieces = datagrams.reduce((sum, { piece, end }) => sum + end - piece, 0);
+    const used = this.#words[this.#piecesUsed >>> 2] ?? 0;
+    if (used + pieces > PIECE_LIMIT) return;
+    this.#words[this.#piecesUsed >>> 2] = used + pieces;
+    const from = this.#firstPiece(send);
+    const to = this.#pieces + (used * IOVEC_SIZE);
+    let next = to;
+    for (const { piece, end } of datagrams) {
+      this.#bytes.copyWithin(next, from + (piece * IOVEC_SIZE), from + (end * IOVEC_SIZE));
+      next += (end - piece) * IOVEC_SIZE;
+    }
+    const at = this.#at(send);
+    this.#words[(at + SEND_PIECES) >>> 2] = to;
+    this.#words[(at + SEND_PIECE_COUNT) >>> 2] = pieces;
+    this.#words[(at + SEND_LENGTH) >>> 2] = this.lengthOf(send, 0, pieces);
+    this.#halves[(at + SEND_PACKETS) >>> 1] = datagrams.length;
+    if (datagrams.length === 1) this.#halves[(at + SEND_SEGMENT_SIZE) >>> 1] = 0;
   }
 
   /** Copies all its bytes together. For devices that look, not for the packet path. */

@@ -94,6 +94,11 @@ export class Slots {
     return this.#halves[(this.#at(slot) + DESCRIPTOR_SEGMENT_SIZE) >>> 1] ?? 0;
   }
 
+  /** TOS or traffic class of the outer header that it came with. */
+  outerTos(slot: number): number {
+    return this.core.bytes[this.#at(slot) + DESCRIPTOR_OUTER_TOS] ?? 0;
+  }
+
   /** Counts packets lost at a device: how many, and their bytes together. */
   countDrop(direction: number, reason: number, length: number, packets = 1): void {
     countDrop(this.core, this.worker, direction, reason, length, packets);

@@ -52,6 +52,7 @@ export type Command =
 export type WorkerReport =
   | { type: 'done'; id: number; error: string | null }
   | { type: 'uncut'; name: string }
+  | { type: 'tapLost' }
   | { type: 'lost'; index: number; errno: number };
 
 type Report = (message: WorkerReport) => void;
@@ -59,7 +60,9 @@ type Report = (message: WorkerReport) => void;
 function makeUnderlay(slots: Slots, spec: DeviceSpec, report: Report): Device {
   const onUncut = (): void => report({ type: 'uncut', name: spec.name });
   const device = new UdpDevice(slots, { ...spec, onUncut });
-  return spec.tunnelTap < 0 ? device : new TunnelTapDevice(device, slots, spec.tunnelTap);
+  if (spec.tunnelTap < 0) return device;
+  const onLost = (): void => report({ type: 'tapLost' });
+  return new TunnelTapDevice(device, slots, spec.tunnelTap, onLost);
 }
 
 function makeDevice(slots: Slots, spec: DeviceSpec, report: Report): Device {
@@ -70,7 +73,8 @@ function makeDevice(slots: Slots, spec: DeviceSpec, report: Report): Device {
   if (spec.pcap === null) return device;
   const linkType = spec.kind === 'tun' ? LINK_TYPE_RAW : LINK_TYPE_ETHERNET;
   const skip = spec.kind === 'udp' ? VXLAN_HEADER_SIZE : 0;
-  return new PcapDevice(device, slots, { path: spec.pcap, linkType, skip });
+  const { pcap: path, vnetSize } = spec;
+  return new PcapDevice(device, slots, { path, linkType, skip, vnetSize });
 }
 
 function main(data: WorkerData, report: Report): void {

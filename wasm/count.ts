@@ -41,8 +41,12 @@ export function drop(descriptor: usize, worker: i32, direction: i32, reason: i32
 }
 
 export function countEvent(worker: i32, event: i32): void {
+  countEvents(worker, event, 1);
+}
+
+export function countEvents(worker: i32, event: i32, count: i32): void {
   const counter = workerBlock(worker) + WORKER_EVENTS + (event * 8);
-  store<u64>(counter, load<u64>(counter) + 1);
+  store<u64>(counter, load<u64>(counter) + <u64>count);
 }
 
 /** Address of the statistics of one next hop on one worker. */

@@ -15,11 +15,13 @@ import {
   NEXT_HOP_KIND_PEER,
   NEXT_HOP_KIND_PROHIBIT,
   NEXT_HOP_NODE,
+  PEER_HEADER_SIZE,
 } from "./abi/layout";
 import {
   DIRECTION_INBOUND,
   DIRECTION_OUTBOUND,
   EVENT_OUTER_FRAGMENTED,
+  EVENT_SEGMENTED,
   REASON_BLACKHOLE,
   REASON_DEVICE_UNKNOWN,
   REASON_HOP_LIMIT,
@@ -29,21 +31,40 @@ import {
   REASON_PROHIBITED,
   REASON_TOO_BIG,
 } from "./abi/verdict";
-import { countEvent, countReceived, countSent, drop } from "./count";
+import { countEvent, countEvents, countReceived, countSent, drop } from "./count";
 import { enforce } from "./flow";
 import { answerWithError } from "./icmp-error";
-import { sendToDevice } from "./outbox";
-import { packetLength, packetStart, prepend, trimTo } from "./packet";
+import { emitSegments, sendSegmentsToDevice } from "./offload/segment";
+import {
+  emitVnet,
+  finishChecksum,
+  keepFirst,
+  largestPacket,
+  lastPacket,
+  needsChecksum,
+} from "./offload/vnet";
+import { sendBehind, sendToDevice, takeHeaders } from "./outbox";
+import {
+  isSuperPacket,
+  packetLength,
+  packetSegments,
+  packetStart,
+  prepend,
+  setOutput,
+  trimTo,
+} from "./packet";
 import {
   deviceAt,
   deviceKind,
+  deviceVnetSize,
   nextHopAt,
   nextHopIndex,
   nextHopKind,
   peerAt,
   peerMtu,
 } from "./table/record";
-import { encapsulateVxlan } from "./tunnel/vxlan";
+import { encapsulateVxlan, segmentVxlan } from "./tunnel/vxlan";
+import { frameVxlan } from "./tunnel/vxlan-frame";
 import { emitEthernet } from "./wire/ethernet";
 import {
   checkIp,
@@ -157,24 +178,35 @@ function spendHop(descriptor: usize, origin: i32): void {
   if (origin != NEXT_HOP_NODE) ipDecrementHopLimit(packetStart(descriptor));
 }
 
-/** Holds the inner packet to the path's MTU. What may be fragmented goes in outer fragments; every
- * IPv6 path takes 1,280 bytes, by outer fragments if need be (RFC 8200 section 5). */
+/** Holds the inner packet, or each that it stands for, to the path's MTU. What may be fragmented
+ * goes in outer fragments; every IPv6 path takes 1,280 bytes, by outer fragments if need be
+ * (RFC 8200 section 5). */
 function checkSize(descriptor: usize, worker: i32, mtu: i32): i32 {
   const packet = packetStart(descriptor);
-  const length = packetLength(descriptor);
+  const length = largestPacket(descriptor);
   if (length <= mtu) return REASON_NONE;
   const fits = isIpv4(packet) ? !ipDontFragment(packet) : length <= IPV6_MINIMUM_MTU;
   if (!fits) return REASON_TOO_BIG;
-  countEvent(worker, EVENT_OUTER_FRAGMENTED);
+  const ofThem = packetSegments(descriptor) - (lastPacket(descriptor) <= mtu ? 1 : 0);
+  countEvents(worker, EVENT_OUTER_FRAGMENTED, ofThem);
   return REASON_NONE;
 }
 
+/** Puts the packet into the peer's tunnel. A super-packet goes whole where the kernel cuts it
+ * behind the tunnel headers; otherwise it is cut here. */
 function sendToPeer(descriptor: usize, worker: i32, nextHop: i32, peer: usize): void {
   countSent(worker, nextHop, descriptor);
-  encapsulateVxlan(descriptor, worker, peer);
+  if (!isSuperPacket(descriptor)) {
+    if (needsChecksum(descriptor)) finishChecksum(descriptor);
+    encapsulateVxlan(descriptor, worker, peer);
+  } else if (!frameVxlan(descriptor, worker, peer)) {
+    countEvent(worker, EVENT_SEGMENTED);
+    segmentVxlan(descriptor, worker, peer);
+  }
 }
 
-/** Gives the packet to a local device, with an Ethernet header where that is a TAP. */
+/** Gives the packet to a local device as it takes it: behind an Ethernet header where that is a
+ * TAP, whole and behind a vnet header where it has one. */
 function deliver(
   descriptor: usize,
   worker: i32,
@@ -186,16 +218,42 @@ function deliver(
   const kind = device != 0 ? deviceKind(device) : DEVICE_KIND_NONE;
   if (kind == DEVICE_KIND_NONE) return drop(descriptor, worker, direction, REASON_DEVICE_UNKNOWN);
   countSent(worker, nextHop, descriptor);
-  if (kind == DEVICE_KIND_TAP) {
-    const type = ipEtherType(packetStart(descriptor));
-    const frame = prepend(descriptor, ETHERNET_HEADER_SIZE);
-    emitEthernet(frame, device + DEVICE_MAC, device + DEVICE_GATEWAY_MAC, type);
+  const link = kind == DEVICE_KIND_TAP ? ETHERNET_HEADER_SIZE : 0;
+  const vnetSize = deviceVnetSize(device);
+  if (vnetSize == 0 && isSuperPacket(descriptor)) {
+    return deliverSegments(descriptor, worker, index, link);
   }
+  if (vnetSize == 0 && needsChecksum(descriptor)) finishChecksum(descriptor);
+  const size = vnetSize + link;
+  // What came from a tunnel may have another datagram right in front of its tunnel headers.
+  const isApart = direction == DIRECTION_INBOUND && size > PEER_HEADER_SIZE;
+  const header = isApart ? takeHeaders(worker, 1) : packetStart(descriptor) - <usize>size;
+  if (vnetSize != 0) emitVnet(header, descriptor, link);
+  if (link != 0) emitLink(header + <usize>vnetSize, descriptor, device);
+  if (isApart) return sendBehind(descriptor, worker, index, header, size);
+  prepend(descriptor, size);
   sendToDevice(descriptor, worker, index);
 }
 
+/** Cuts a super-packet for a device that takes only packets. */
+function deliverSegments(descriptor: usize, worker: i32, index: i32, link: i32): void {
+  const blocks = takeHeaders(worker, packetSegments(descriptor));
+  if (link != 0) emitLink(blocks, descriptor, deviceAt(index));
+  countEvent(worker, EVENT_SEGMENTED);
+  emitSegments(descriptor, blocks, link);
+  sendSegmentsToDevice(descriptor, worker, blocks, link, index);
+  setOutput(descriptor, index);
+}
+
+/** Writes the Ethernet header of a packet for a TAP. */
+function emitLink(frame: usize, descriptor: usize, device: usize): void {
+  const type = ipEtherType(packetStart(descriptor));
+  emitEthernet(frame, device + DEVICE_MAC, device + DEVICE_GATEWAY_MAC, type);
+}
+
 /** Drops the packet, counts why, and tells its sender by ICMP where the RFCs have a message for it
- * and allow it. `mtu` is what REASON_TOO_BIG reports. */
+ * and allow it. `mtu` is what REASON_TOO_BIG reports. A super-packet's sender hears of the first of
+ * its packets, once. */
 export function reject(
   descriptor: usize,
   worker: i32,
@@ -206,6 +264,7 @@ export function reject(
   mtu: i32,
 ): void {
   drop(descriptor, worker, direction, reason);
+  keepFirst(descriptor);
   if (!answerWithError(descriptor, worker, nowMs, origin, reason, mtu)) return;
   const record = nextHopAt(origin);
   const kind = nextHopKind(record);

@@ -31,11 +31,22 @@ import {
   DIRECTORY_ICMP_RATE,
   DIRECTORY_NODE_IPV4,
   DIRECTORY_NODE_IPV6,
+  DIRECTORY_SLOTS,
   DIRECTORY_START,
+  HEADER_LIMIT,
+  HEADER_STRIDE,
   NEXT_HOP_KIND_PEER,
   NEXT_HOP_NODE,
+  PACKET_HEADROOM,
+  PEER_HEADER_SIZE,
+  RUN_SEGMENTS_MAX,
+  SEGMENTS_MAX,
+  SLOT_STRIDE,
   STATISTICS_ICMP_STAMP,
   STATISTICS_ICMP_TOKENS,
+  WORKERS_START,
+  WORKER_HEADERS,
+  WORKER_STRIDE,
 } from "./abi/layout";
 import {
   EVENT_ICMP_SENT,
@@ -48,7 +59,8 @@ import {
   REASON_TOO_BIG,
 } from "./abi/verdict";
 import { countEvent, statisticsOf } from "./count";
-import { directory, packetLength, packetStart, prepend, trimTo } from "./packet";
+import { takeHeaders } from "./outbox";
+import { directory, packetLength, packetStart, prepend, setPacket, trimTo } from "./packet";
 import { nextHopAt, nextHopKind } from "./table/record";
 import { emitIcmp, emitIcmpv6, mayAnswerWithError } from "./wire/icmp";
 import { ipDestinationAddress, ipSourceAddress, isIpv4 } from "./wire/ip";
@@ -56,6 +68,9 @@ import { emitIpv4 } from "./wire/ipv4";
 import { emitIpv6 } from "./wire/ipv6";
 
 const TTL: i32 = 64;
+/** Header blocks that a quote takes with headroom, at most. */
+const QUOTE_BYTES: i32 = PACKET_HEADROOM + ICMPV6_QUOTE_LIMIT;
+const QUOTE_BLOCKS: i32 = (QUOTE_BYTES + HEADER_STRIDE - 1) / HEADER_STRIDE;
 const TOS_INTERNETWORK_CONTROL: i32 = 0xc0; // RFC 1812 section 4.3.2.5
 
 /** Turns a rejected packet into the error its sender is to get. False: there is none to send. */
@@ -71,7 +86,7 @@ export function answerWithError(
   const packet = packetStart(descriptor);
   const source = errorSource(packet, origin);
   if (source == 0 || !mayAnswerWithError(packet, packetLength(descriptor))
-    || !takeToken(worker, origin, nowMs)) {
+    || !takeToken(worker, origin, nowMs) || !makeHeadroom(descriptor, worker)) {
     countEvent(worker, EVENT_ICMP_SUPPRESSED);
     return false;
   }
@@ -79,6 +94,22 @@ export function answerWithError(
   if (isIpv4(packet)) emitError4(descriptor, source, reason, mtu, fromPeer);
   else emitError6(descriptor, source, reason, mtu, fromPeer);
   countEvent(worker, EVENT_ICMP_SENT);
+  return true;
+}
+
+/** Sees to headroom in front of the quote. What lies behind another datagram of its slot has none:
+ * headers would be written over what may be in the outbox already. So what may be quoted of it is
+ * copied to header blocks. False: none are left but those that outboxHasRoom() keeps. */
+function makeHeadroom(descriptor: usize, worker: i32): bool {
+  const packet = packetStart(descriptor);
+  const place = <i32>((<u32>packet - <u32>directory(DIRECTORY_SLOTS)) % SLOT_STRIDE);
+  if (place <= PACKET_HEADROOM + PEER_HEADER_SIZE) return true;
+  const taken = load<i32>(<usize>(WORKERS_START + (worker * WORKER_STRIDE)), WORKER_HEADERS);
+  if (taken > HEADER_LIMIT - SEGMENTS_MAX - RUN_SEGMENTS_MAX - QUOTE_BLOCKS) return false;
+  const quote = takeHeaders(worker, QUOTE_BLOCKS) + PACKET_HEADROOM;
+  const length = min(packetLength(descriptor), ICMPV6_QUOTE_LIMIT);
+  memory.copy(quote, packet, length);
+  setPacket(descriptor, quote, length);
   return true;
 }
 

@@ -1,39 +1,100 @@
 // From a peer to a pod or the node. Functions stand in the order in which a packet meets them:
 //
 //   1. inbound()           the outer source is a known peer (table/route.ts)
-//   2. decapsulateVxlan()  the tunnel header matches exactly (tunnel/vxlan.ts)
-//   3. checkPacket()       headers are sound (forward.ts, wire/ip.ts)
-//   4. inbound()           the inner source belongs to that peer
-//   5. enforce()           its flow is known, or policy allows it (flow.ts)
-//   6. forwardInbound()    route, TTL; deliver (forward.ts)
+//   2. receiveTrain()      the datagrams that the kernel joined are gone through one by one
+//   3. extendRun()         it goes on where the one before it stopped: done (offload/coalesce.ts)
+//   4. decapsulateVxlan()  the tunnel header matches exactly (tunnel/vxlan.ts)
+//   5. checkPacket()       headers are sound (forward.ts, wire/ip.ts)
+//   6. admit()             the inner source belongs to that peer; ECN is carried over (wire/ecn.ts)
+//   7. openRun()           others may follow: it is held back until they have (offload/coalesce.ts)
+//   8. enforce()           its flow is known, or policy allows it (flow.ts)
+//   9. forwardInbound()    route, TTL; deliver (forward.ts)
 
-import { NEXT_HOP_KIND_PEER } from "./abi/layout";
+import { DESCRIPTOR_SEGMENT_SIZE, NEXT_HOP_KIND_PEER, SEGMENTS_MAX } from "./abi/layout";
 import {
   DIRECTION_INBOUND,
+  REASON_CONGESTION,
   REASON_FOREIGN_SOURCE,
   REASON_NONE,
+  REASON_OFFLOAD,
   REASON_UNKNOWN_PEER,
 } from "./abi/verdict";
 import { drop } from "./count";
 import { checkPacket, forwardInbound } from "./forward";
-import { outerSource, packetStart } from "./packet";
+import { extendRun, finishRun, meetSlot, openRun } from "./offload/coalesce";
+import {
+  outerSource,
+  outerTos,
+  packetLength,
+  packetStart,
+  setPacket,
+  setSegments,
+} from "./packet";
 import { nextHopAt, nextHopIndex, nextHopKind, peerAt } from "./table/record";
 import { routeDestination, routeRemote, routeSource } from "./table/route";
 import { decapsulateVxlan } from "./tunnel/vxlan";
+import { decapsulateEcn } from "./wire/ecn";
 
-/** Takes a datagram of the underlay as far as it goes. */
+/** Takes what an underlay socket received in one slot, a datagram or several, as far as each
+ * goes. */
 export function inbound(descriptor: usize, worker: i32, nowMs: i32): void {
+  meetSlot(descriptor, worker, nowMs);
   const origin = routeRemote(outerSource(descriptor));
   const record = nextHopAt(origin);
+  const size = <i32>load<u16>(descriptor, DESCRIPTOR_SEGMENT_SIZE);
+  const isTrain = size > 0 && packetLength(descriptor) > size;
   if (nextHopKind(record) != NEXT_HOP_KIND_PEER) {
+    if (isTrain) setSegments(descriptor, datagramCount(descriptor, size));
     return drop(descriptor, worker, DIRECTION_INBOUND, REASON_UNKNOWN_PEER);
   }
-  let reason = decapsulateVxlan(descriptor, peerAt(nextHopIndex(record)));
-  if (reason == REASON_NONE) reason = checkPacket(descriptor);
-  if (reason != REASON_NONE) return drop(descriptor, worker, DIRECTION_INBOUND, reason);
-  const packet = packetStart(descriptor);
-  if (routeSource(packet) != origin) {
-    return drop(descriptor, worker, DIRECTION_INBOUND, REASON_FOREIGN_SOURCE);
+  const peer = peerAt(nextHopIndex(record));
+  if (isTrain) receiveTrain(descriptor, worker, nowMs, origin, peer, size);
+  else receive(descriptor, worker, nowMs, origin, peer);
+}
+
+function datagramCount(descriptor: usize, size: i32): i32 {
+  return (packetLength(descriptor) + size - 1) / size;
+}
+
+/** Goes through datagrams of `size` bytes, the last of which may be shorter. The descriptor is that
+ * of the one in hand. */
+function receiveTrain(
+  descriptor: usize,
+  worker: i32,
+  nowMs: i32,
+  origin: i32,
+  peer: usize,
+  size: i32,
+): void {
+  const start = packetStart(descriptor);
+  const length = packetLength(descriptor);
+  const taken = min(length, size * SEGMENTS_MAX);
+  for (let at = 0; at < taken; at += size) {
+    setPacket(descriptor, start + at, min(size, taken - at));
+    receive(descriptor, worker, nowMs, origin, peer);
   }
-  forwardInbound(descriptor, worker, nowMs, origin, routeDestination(packet));
+  if (taken == length) return;
+  setPacket(descriptor, start + taken, length - taken);
+  setSegments(descriptor, datagramCount(descriptor, size));
+  drop(descriptor, worker, DIRECTION_INBOUND, REASON_OFFLOAD);
+}
+
+function receive(descriptor: usize, worker: i32, nowMs: i32, origin: i32, peer: usize): void {
+  if (extendRun(descriptor, worker, nowMs)) return;
+  finishRun(worker, nowMs);
+  let reason = decapsulateVxlan(descriptor, peer);
+  if (reason == REASON_NONE) reason = checkPacket(descriptor);
+  if (reason == REASON_NONE) reason = admit(descriptor, origin);
+  if (reason != REASON_NONE) return drop(descriptor, worker, DIRECTION_INBOUND, reason);
+  if (openRun(descriptor, worker, origin)) return;
+  const nextHop = routeDestination(packetStart(descriptor));
+  forwardInbound(descriptor, worker, nowMs, origin, nextHop);
+}
+
+/** Refuses an inner source that another peer, or nobody, owns, and a packet that met congestion
+ * and cannot say so. REASON_NONE admits it. */
+function admit(descriptor: usize, origin: i32): i32 {
+  const packet = packetStart(descriptor);
+  if (routeSource(packet) != origin) return REASON_FOREIGN_SOURCE;
+  return decapsulateEcn(packet, outerTos(descriptor)) ? REASON_NONE : REASON_CONGESTION;
 }

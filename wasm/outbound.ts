@@ -4,9 +4,10 @@
 //   1. outbound()         which device, and does it speak Ethernet
 //   2. receiveFrame()     Ethernet off; ARP and neighbour solicitation answered
 //   3. checkPacket()      headers are sound (forward.ts, wire/ip.ts)
-//   4. ownsSource()       the source address is the device's own
-//   5. enforce()          its flow is known, or policy allows it (flow.ts)
-//   6. forwardOutbound()  route, TTL, size; encapsulate or deliver (forward.ts)
+//   4. readVnet()         one packet or many, and is its checksum finished (offload/vnet.ts)
+//   5. ownsSource()       the source address is the device's own
+//   6. enforce()          its flow is known, or policy allows it (flow.ts)
+//   7. forwardOutbound()  route, TTL, size; encapsulate, cut or deliver (forward.ts)
 
 import {
   ETHERNET_DESTINATION,
@@ -37,9 +38,10 @@ import {
 import { countEvent, drop } from "./count";
 import { checkPacket, forwardOutbound } from "./forward";
 import { answerArp, answerSolicitation, isSolicitation } from "./neighbour";
+import { emitVnet, readVnet } from "./offload/vnet";
 import { sendToDevice } from "./outbox";
-import { inputDevice, packetLength, packetStart, trimFront } from "./packet";
-import { deviceKind, deviceNextHop, nextHopAt, nextHopKind } from "./table/record";
+import { inputDevice, packetLength, packetStart, prepend, trimFront } from "./packet";
+import { deviceKind, deviceNextHop, deviceVnetSize, nextHopAt, nextHopKind } from "./table/record";
 import { routeDestination, routeSource } from "./table/route";
 import { etherType, macEquals, macIsGroup } from "./wire/ethernet";
 import { ipEtherType } from "./wire/ip";
@@ -51,7 +53,8 @@ export function outbound(descriptor: usize, worker: i32, nowMs: i32, device: usi
     if (reason == ANSWERED) return;
     if (reason != REASON_NONE) return drop(descriptor, worker, DIRECTION_OUTBOUND, reason);
   }
-  const reason = checkPacket(descriptor);
+  let reason = checkPacket(descriptor);
+  if (reason == REASON_NONE) reason = readVnet(descriptor, device);
   if (reason != REASON_NONE) return drop(descriptor, worker, DIRECTION_OUTBOUND, reason);
   const packet = packetStart(descriptor);
   const source = routeSource(packet);
@@ -78,21 +81,23 @@ function receiveFrame(descriptor: usize, worker: i32, device: usize): i32 {
   const length = packetLength(descriptor);
   if (type == ETHER_TYPE_ARP) {
     return answerArp(descriptor, device, length)
-      ? answered(descriptor, worker)
+      ? answered(descriptor, worker, device)
       : REASON_NEIGHBOUR;
   }
   if (type != ETHER_TYPE_IPV4 && type != ETHER_TYPE_IPV6) return REASON_ETHER_TYPE;
   const packet = packetStart(descriptor);
   if (type == ETHER_TYPE_IPV6 && isSolicitation(packet, length)) {
     return answerSolicitation(descriptor, device)
-      ? answered(descriptor, worker)
+      ? answered(descriptor, worker, device)
       : REASON_NEIGHBOUR;
   }
   if (toGroup) return REASON_MULTICAST;
   return ipEtherType(packet) == type ? REASON_NONE : REASON_IP_VERSION;
 }
 
-function answered(descriptor: usize, worker: i32): i32 {
+function answered(descriptor: usize, worker: i32, device: usize): i32 {
+  const vnetSize = deviceVnetSize(device);
+  if (vnetSize != 0) emitVnet(prepend(descriptor, vnetSize), descriptor, ETHERNET_HEADER_SIZE);
   sendToDevice(descriptor, worker, inputDevice(descriptor));
   countEvent(worker, EVENT_NEIGHBOUR_ANSWERED);
   return ANSWERED;

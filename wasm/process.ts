@@ -5,6 +5,7 @@ import { DIRECTION_OUTBOUND, REASON_DEVICE_UNKNOWN } from "./abi/verdict";
 import { drop, enterTurn, leaveTurn } from "./count";
 import { inbound } from "./inbound";
 import { outbound } from "./outbound";
+import { finishRun, resetRun } from "./offload/coalesce";
 import { openOutbox, outboxHasRoom } from "./outbox";
 import { descriptorAt, inputDevice, resetVerdict, workerOfSlot } from "./packet";
 import { flowSweep } from "./table/flow";
@@ -18,21 +19,25 @@ export function processBatch(first: i32, count: i32, nowMs: i32): i32 {
   const worker = workerOfSlot(first);
   enterTurn(worker);
   openOutbox(worker);
+  resetRun(worker);
   let slot = first;
   while (slot < first + count && outboxHasRoom(worker)) {
     processPacket(descriptorAt(slot), worker, nowMs);
     slot += 1;
   }
+  finishRun(worker, nowMs);
   flowSweep(worker, nowMs);
   leaveTurn(worker);
   return slot - first;
 }
 
+/** A packet of a local device ends the run of packets that are being joined: it may take pieces. */
 function processPacket(descriptor: usize, worker: i32, nowMs: i32): void {
   resetVerdict(descriptor);
   const device = deviceAt(inputDevice(descriptor));
   const kind = device != 0 ? deviceKind(device) : DEVICE_KIND_NONE;
-  if (kind == DEVICE_KIND_UNDERLAY) inbound(descriptor, worker, nowMs);
-  else if (kind != DEVICE_KIND_NONE) outbound(descriptor, worker, nowMs, device);
+  if (kind == DEVICE_KIND_UNDERLAY) return inbound(descriptor, worker, nowMs);
+  finishRun(worker, nowMs);
+  if (kind != DEVICE_KIND_NONE) outbound(descriptor, worker, nowMs, device);
   else drop(descriptor, worker, DIRECTION_OUTBOUND, REASON_DEVICE_UNKNOWN);
 }

@@ -1,12 +1,12 @@
-// One packet at a time: what the proxy of flannel's udp backend does, in our own words, as the rival
-// that `culvert bench path` calls flannelUdp. Learned from flannel-io/flannel
+// One packet at a time: what the proxy of flannel's udp backend does, in our own words, as the
+// rival that `culvert bench path` calls flannelUdp. Learned from flannel-io/flannel
 // pkg/backend/udp/proxy_amd64.c; on the wire a datagram's payload is the IPv4 packet, nothing else.
 //
 //   flannel-udp TUN ADDRESS PORT PREFIX/LENGTH=NEXTHOP...
 //
-// A TUN without offloads and a UDP socket; poll() only when neither had a packet. Each way takes one
-// off the TTL (RFC 791 section 3.1) and patches the checksum (RFC 1624). Routes are a list; the one
-// found moves to its front. Socket buffers are the system's own, as there.
+// A TUN without offloads and a UDP socket; poll() only when neither had a packet. Each way takes
+// one off the TTL (RFC 791 section 3.1) and patches the checksum (RFC 1624). Routes are a list; the
+// one found moves to its front. Socket buffers are the system's own, as there.
 
 #include "path-device.h"
 

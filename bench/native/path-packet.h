@@ -180,7 +180,8 @@ static inline void writeSegment(
 
 /** May a packet begin a run of packets that become one? */
 static inline bool isMergeable(const Packet *packet, bool mergesUdp) {
-  if (packet->length == packet->payload || (packet->isIpv4 && packet->transport != 20)) return false;
+  bool hasOptions = packet->isIpv4 && packet->transport != 20;
+  if (packet->length == packet->payload || hasOptions) return false;
   if (packet->protocol == IPPROTO_UDP) {
     bool isWhole = ntohs(udp(packet)->len) == packet->length - packet->transport;
     return mergesUdp && isWhole && udp(packet)->check != 0;
@@ -202,9 +203,9 @@ static inline bool isSameFlow(const Packet *one, const Packet *other) {
   a += one->transport;
   b += other->transport;
   if (one->protocol == IPPROTO_UDP) return memcmp(a, b, 4) == 0;
-  // Ports; acknowledgment; header length, flags but PSH; options.
+  // Ports; acknowledgment and header length; flags but PSH; window; options.
   int options = one->payload - one->transport - 20;
   return memcmp(a, b, 4) == 0 && memcmp(a + 8, b + 8, 5) == 0
     && ((a[TCP_FLAGS_AT] ^ b[TCP_FLAGS_AT]) & ~FLAG_PSH) == 0
-    && memcmp(a + 20, b + 20, (size_t)options) == 0;
+    && memcmp(a + 14, b + 14, 2) == 0 && memcmp(a + 20, b + 20, (size_t)options) == 0;
 }

@@ -1,6 +1,6 @@
-// The native twin of Culvert's data path at its tiers T1 to T3, the rival that `culvert bench path`
-// calls nativeTwin: the same system calls in the same order and the same work on every packet, in C.
-// It serves one peer and judges nothing.
+// The native twin of Culvert's data path at its tiers T1 to T3, the rival that `culvert bench
+// path` calls nativeTwin: the same system calls in the same order and the same work on every
+// packet, in C. It serves one peer and judges nothing.
 //
 //   path-twin TIER TUN ADDRESS PEER
 //
@@ -10,8 +10,8 @@
 //       -> one writev() for each run
 //
 // At tier 3 a TCP super-packet is not cut: it leaves whole, with its outer headers, by the TAP
-// `TUNt`, and the kernel forwards and cuts it (tunnel GSO: linux/virtio_net.h). The TAP has to be up,
-// accept the node's own address as a source, and forward.
+// `TUNt`, and the kernel forwards and cuts it (tunnel GSO: linux/virtio_net.h). The TAP has to be
+// up, accept the node's own address as a source, and forward.
 
 #define _GNU_SOURCE
 
@@ -230,6 +230,9 @@ static bool sendWhole(Twin *twin, Packet *packet, struct virtio_net_hdr vnet) {
   ip.tot_len = htons((uint16_t)length);
   signIpv4(&ip);
   header->ip = ip;
+  // The outer checksum is asked for, and begun with the pseudo-header's sum: a receiver's kernel
+  // does not join datagrams without one (UDP_GRO), and the kernel has it for little once the inner
+  // one is known.
   int udpLength = length - (int)sizeof ip;
   uint64_t addresses = addBytes(htons(IPPROTO_UDP), &ip.saddr, 8);
   header->udp.len = htons((uint16_t)udpLength);

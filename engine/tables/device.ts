@@ -94,6 +94,12 @@ export class DeviceTable {
     this.#write(index, DEVICE_KIND_UNDERLAY, 0, VNET_TUNNEL_HEADER_SIZE);
   }
 
+  /** Lets them leave in packets again. */
+  clearTunnelTaps(): void {
+    this.#write(DEVICE_UNDERLAY_IPV4, DEVICE_KIND_UNDERLAY, 0);
+    this.#write(DEVICE_UNDERLAY_IPV6, DEVICE_KIND_UNDERLAY, 0);
+  }
+
   /** Endpoints, not counting the node's own devices. */
   get limit(): number {
     return this.#pool.limit - DEVICE_FIRST_ENDPOINT;

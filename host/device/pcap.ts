@@ -1,25 +1,42 @@
 // Writes what passes through another device to a pcap file, which tcpdump and Wireshark read
 // (draft-ietf-opsawg-pcap). A TUN's packets are raw IP; a TAP's, and the inner frames of an
-// underlay device behind its tunnel header, are Ethernet. A file that is there is continued, so
+// underlay device behind its tunnel header, are Ethernet. Datagrams that travel together are
+// recorded one by one; a super-packet is recorded as it is. A file that is there is continued, so
 // that a worker that starts after a crash loses nothing.
 
 import { closeSync, fstatSync, openSync, writeSync } from 'node:fs';
+import { FAMILY_IPV4, SEND_FLAG_FRAME } from '../../wasm/abi/layout.ts';
+import {
+  ETHERNET_HEADER_SIZE,
+  IPV4_HEADER_SIZE,
+  IPV6_HEADER_SIZE,
+  UDP_HEADER_SIZE,
+  VNET_TUNNEL_HEADER_SIZE,
+  VXLAN_HEADER_SIZE,
+} from '../../wasm/abi/headers.ts';
 import type { Slots } from '../slots.ts';
 import type { Device } from './device.ts';
 
 const MAGIC = 0xa1b2c3d4;
 const FILE_HEADER_SIZE = 24;
 const RECORD_HEADER_SIZE = 16;
-const SNAP_LENGTH = 65600;
+/** Above every super-packet; what tcpdump takes at most. */
+const SNAP_LENGTH = 262144;
 export const LINK_TYPE_ETHERNET = 1;
 export const LINK_TYPE_RAW = 101;
 
 export interface PcapOptions {
   path: string;
   linkType: number;
-  /** Bytes in front of the recorded packet that are not part of it. */
+  /** Bytes in front of each packet that are not recorded. */
   skip: number;
+  /** Likewise, of those in front of a packet that is written: its vnet header. */
+  vnetSize?: number;
 }
+
+/** What is in front of the inner frame where a frame is made whole, without the IP header. */
+const FRAME_SKIP =
+  VNET_TUNNEL_HEADER_SIZE + ETHERNET_HEADER_SIZE + UDP_HEADER_SIZE + VXLAN_HEADER_SIZE;
 
 export class PcapDevice implements Device {
   readonly name: string;
@@ -27,6 +44,7 @@ export class PcapDevice implements Device {
   readonly #inner: Device;
   readonly #slots: Slots;
   readonly #skip: number;
+  readonly #vnetSize: number;
   readonly #file: number;
   readonly #record = new DataView(new ArrayBuffer(RECORD_HEADER_SIZE));
 
@@ -34,6 +52,7 @@ export class PcapDevice implements Device {
     this.#inner = inner;
     this.#slots = slots;
     this.#skip = options.skip;
+    this.#vnetSize = options.vnetSize ?? 0;
     this.name = inner.name;
     this.descriptors = inner.descriptors;
     this.#file = openSync(options.path, 'a', 0o600);
@@ -54,17 +73,25 @@ export class PcapDevice implements Device {
     return this.#inner.isPending;
   }
 
-  read(first: number, count: number): number {
-    const done = this.#inner.read(first, count);
+  read(first: number, count: number, bytes?: number): number {
+    const done = this.#inner.read(first, count, bytes);
     for (let slot = first; slot < first + done; slot += 1) {
       const start = this.#slots.start(slot);
-      this.#save(this.#slots.core.bytes.subarray(start, start + this.#slots.length(slot)));
+      const packet = this.#slots.core.bytes.subarray(start, start + this.#slots.length(slot));
+      this.#saveTrain(packet, this.#slots.segmentSize(slot));
     }
     return done;
   }
 
   write(send: number): void {
-    this.#save(this.#slots.sends.copy(send));
+    const { sends } = this.#slots;
+    const packet = sends.copy(send);
+    if ((sends.flags(send) & SEND_FLAG_FRAME) !== 0) {
+      const isIpv4 = sends.remoteFamily(send) === FAMILY_IPV4;
+      this.#save(packet, FRAME_SKIP + (isIpv4 ? IPV4_HEADER_SIZE : IPV6_HEADER_SIZE));
+    } else {
+      this.#saveTrain(packet.subarray(this.#vnetSize), sends.segmentSize(send));
+    }
     this.#inner.write(send);
   }
 
@@ -77,8 +104,16 @@ export class PcapDevice implements Device {
     this.#inner.close();
   }
 
-  #save(packet: Uint8Array): void {
-    const length = packet.length - this.#skip;
+  /** Saves datagrams of one size that lie one behind the other, the last shorter or not. */
+  #saveTrain(train: Uint8Array, segmentSize: number): void {
+    const size = segmentSize === 0 ? train.length : segmentSize;
+    for (let at = 0; at < train.length; at += size) {
+      this.#save(train.subarray(at, at + size), this.#skip);
+    }
+  }
+
+  #save(packet: Uint8Array, skip: number): void {
+    const length = packet.length - skip;
     if (length <= 0) return;
     const now = Date.now();
     this.#record.setUint32(0, Math.floor(now / 1000), true);
@@ -86,6 +121,6 @@ export class PcapDevice implements Device {
     this.#record.setUint32(8, length, true);
     this.#record.setUint32(12, length, true);
     writeSync(this.#file, new Uint8Array(this.#record.buffer));
-    writeSync(this.#file, packet, this.#skip, length);
+    writeSync(this.#file, packet, skip, length);
   }
 }

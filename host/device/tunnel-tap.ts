@@ -22,12 +22,16 @@ export class TunnelTapDevice implements Device {
   readonly #inner: UdpDevice;
   readonly #slots: Slots;
   readonly #fd: number;
+  readonly #onLost: () => void;
+  #isLost = false;
 
-  /** `fd` is the TAP's; it belongs to someone else. */
-  constructor(inner: UdpDevice, slots: Slots, fd: number) {
+  /** `fd` is the TAP's; it belongs to someone else. `onLost` is told once that its interface was
+   * deleted; the device goes on without it. */
+  constructor(inner: UdpDevice, slots: Slots, fd: number, onLost: () => void) {
     this.#inner = inner;
     this.#slots = slots;
     this.#fd = fd;
+    this.#onLost = onLost;
     this.name = inner.name;
     this.descriptors = inner.descriptors;
   }
@@ -49,6 +53,10 @@ export class TunnelTapDevice implements Device {
     const isFull = written === -ERRNO.EAGAIN || written === -ERRNO.ENOBUFS;
     this.#slots.countDrop(DIRECTION_OUTBOUND, isFull ? REASON_DEVICE_FULL : REASON_DEVICE_ERROR,
       sends.length(send) - VNET_TUNNEL_HEADER_SIZE, sends.packets(send));
+    if (written === -ERRNO.EBADFD && !this.#isLost) {
+      this.#isLost = true;
+      this.#onLost();
+    }
   }
 
   flush(): number {

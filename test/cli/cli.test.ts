@@ -147,7 +147,7 @@ const DoctorSchema = v.strictObject({
   version: v.literal(VERSION),
   node: v.literal(process.version),
   arch: v.literal(process.arch),
-  tier: v.strictObject({ used: TIER, kernelOffers: TIER }),
+  tier: v.strictObject({ used: TIER, kernelOffers: TIER, limits: v.array(v.string()) }),
   tunnel: v.string(),
   checks: v.array(CheckSchema),
   notes: v.array(v.string()),

@@ -8,10 +8,13 @@ import * as assert from 'uvu/assert';
 import { readSocketAddress, writeSocketAddress } from '../../ffi/address.ts';
 import { ERRNO } from '../../ffi/errno.ts';
 import { closeFd } from '../../ffi/file.ts';
-import { addressOf } from '../../ffi/memory.ts';
+import { addressOf, NativeBlock, POINTER_SIZE } from '../../ffi/memory.ts';
 import { MessageVector } from '../../ffi/message-vector.ts';
 import { POLLIN, waitFor } from '../../ffi/poll.ts';
-import { localPort, openUdpSocket } from '../../ffi/socket.ts';
+import {
+  joinDatagrams, localPort, openUdpSocket, probeSegmentLimit, probeUdpGro, receiveTos,
+} from '../../ffi/socket.ts';
+import { printSkip } from '../support/needs.ts';
 
 const test = suite('ffi/message-vector');
 const SLOTS = 16;
@@ -102,6 +105,64 @@ test('errors are negative numbers: of the first message, or of a closed descript
   closeFd(receiver);
   assert.is(outgoing.send(sender, 0, 1), -ERRNO.EBADF);
   assert.is(outgoing.receive(receiver, 0, 1), -ERRNO.EBADF);
+});
+
+const TRAIN_TEST = 'one message is cut, and joined again, with its TOS or traffic class';
+if (probeSegmentLimit() === 1 || !probeUdpGro()) {
+  test.skip(TRAIN_TEST);
+  printSkip(TRAIN_TEST, 'a kernel with UDP_SEGMENT and UDP_GRO is needed');
+} else {
+  test(TRAIN_TEST, () => {
+    const outgoing = new MessageVector(2);
+    const incoming = new MessageVector(2);
+    for (const family of ['IPv4', 'IPv6'] as const) {
+      const { sender, receiver, address } = pair(family);
+      assert.ok(joinDatagrams(receiver));
+      receiveTos(receiver, family);
+      const size = writeSocketAddress(nameOf(0), address, localPort(receiver));
+      const name = base + NAME_OFFSET;
+      point(outgoing, 0, 50, size);
+      outgoing.setControl(0, nameOf(0)[0] ?? 0, 20, 0xb9);
+      // The same slot again, plain: nothing is left of what was said before.
+      outgoing.setControl(1, nameOf(0)[0] ?? 0, 20, 0xb9);
+      outgoing.set(1, base, 7, name, size);
+      assert.is(outgoing.send(sender, 0, 2), 2);
+      for (let i = 0; i < 2; i++) point(incoming, i, NAME_OFFSET, NAME_ROOM);
+      let arrived = 0;
+      while (arrived < 2) {
+        assert.ok(waitFor(receiver, POLLIN, 1000) > 0);
+        arrived += incoming.receive(receiver, arrived, 2 - arrived);
+      }
+      const seen = [0, 1].map((i) =>
+        [incoming.length(i), incoming.segmentSize(i), incoming.tos(i), incoming.nameLength(i)]);
+      assert.equal(seen, [[50, 20, 0xb9, size], [7, 0, 0, size]]);
+      closeFd(sender);
+      closeFd(receiver);
+    }
+  });
+}
+
+test('a message may be in pieces that lie elsewhere', () => {
+  const { sender, receiver, address } = pair('IPv4');
+  const size = writeSocketAddress(nameOf(0), address, localPort(receiver));
+  const pieces = new NativeBlock(3 * 2 * POINTER_SIZE);
+  [[30, 2], [10, 1], [20, 3]].forEach(([at = 0, length = 0], piece) => {
+    bytes.fill(at, at, at + length);
+    pieces.setWord(piece * 2 * POINTER_SIZE, base + at);
+    pieces.setWord((piece * 2 * POINTER_SIZE) + POINTER_SIZE, length);
+  });
+  const outgoing = new MessageVector(1);
+  outgoing.setPieces(0, pieces.address, 3, base + NAME_OFFSET, size);
+  assert.is(outgoing.send(sender, 0, 1), 1);
+  const incoming = new MessageVector(1);
+  incoming.set(0, base + SLOT_SIZE, NAME_OFFSET, 0, 0);
+  waitFor(receiver, POLLIN, 1000);
+  assert.is(incoming.receive(receiver, 0, 1), 1);
+  assert.is(incoming.length(0), 6);
+  assert.is(incoming.tos(0), 0, 'the socket was not asked for it');
+  assert.equal([...bytes.subarray(SLOT_SIZE, SLOT_SIZE + 6)], [30, 30, 10, 20, 20, 20]);
+  closeFd(sender);
+  closeFd(receiver);
 });
 
 test.run();

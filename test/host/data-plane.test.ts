@@ -82,6 +82,7 @@ async function withDataPlane(body: (bench: Bench) => Promise<void>): Promise<voi
   const dataPlane = new DataPlane({
     core: scene.core, module: coreModule(), log,
     onLost: (index, errno) => void lost.push([index, errnoName(errno)]),
+    onTapLost: () => void lost.push([-1, 'tap']),
   });
   const spec: DeviceSpec = {
     index: DEVICE_UNDERLAY_IPV4, name: 'underlay', kind: 'udp', receiver, senders: [receiver],

@@ -129,7 +129,8 @@ export const DESCRIPTOR_INPUT = 8;            // u16 device index
 export const DESCRIPTOR_OUTPUT = 10;          // u16 device index, out
 export const DESCRIPTOR_VERDICT = 12;         // u8, out
 export const DESCRIPTOR_REASON = 13;          // u8, out
-export const DESCRIPTOR_PIECES = 16;          // u32 address of a joined packet's first piece, or 0
+// Address of a joined packet's first piece, or 0. The place before it is free, for headers.
+export const DESCRIPTOR_PIECES = 16;          // u32
 export const DESCRIPTOR_HEAD = 20;            // u32 bytes that lie together from the start on
 // In, of an underlay device: bytes of each datagram but the last of those the kernel joined
 // (UDP_GRO), or 0. Then, of a super-packet: bytes of payload in each packet but the last, or 0.
@@ -168,6 +169,7 @@ export const PIECE_LIMIT = 4096;
 export const HEADER_STRIDE = 192;
 export const HEADER_LIMIT = 2048;
 export const SEGMENTS_MAX = 1024;             // packets that one slot may become
+export const RUN_SEGMENTS_MAX = 127;          // packets that are joined to one
 export const DATAGRAMS_BYTES_MAX = 65000;     // of one send: below 64 KiB with every outer header
 
 // Remote: the address of an underlay socket's other end. Byte for byte what Linux calls

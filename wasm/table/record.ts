@@ -8,6 +8,7 @@ import {
   DEVICE_KIND,
   DEVICE_NEXT_HOP,
   DEVICE_STRIDE,
+  DEVICE_VNET_SIZE,
   DIRECTORY_DEVICES,
   DIRECTORY_DEVICE_LIMIT,
   DIRECTORY_NEXT_HOPS,
@@ -67,6 +68,11 @@ export function endpointDevice(record: i32): usize {
 
 export function deviceKind(device: usize): i32 {
   return load<u8>(device, DEVICE_KIND);
+}
+
+/** Bytes of vnet header before each of the device's packets; 0 where it takes none. */
+export function deviceVnetSize(device: usize): i32 {
+  return load<u8>(device, DEVICE_VNET_SIZE);
 }
 
 /** The next hop id that leads to the device. */

@@ -3,7 +3,6 @@
 // ready-made in the peer's record but for the EtherType.
 
 import {
-  ECN_MASK,
   ETHERNET_DESTINATION,
   ETHERNET_HEADER_SIZE,
   ETHERNET_SOURCE,
@@ -22,11 +21,20 @@ import {
   REASON_WRONG_MAC,
   REASON_WRONG_VNI,
 } from "../abi/verdict";
-import { addDatagram, addPiece } from "../outbox";
-import { packetLength, packetStart, prepend, setOutput, trimFront } from "../packet";
+import { emitSegments, sendSegments } from "../offload/segment";
+import { largestPacket } from "../offload/vnet";
+import { addDatagram, addPiece, takeHeaders } from "../outbox";
+import {
+  packetLength,
+  packetSegments,
+  packetStart,
+  prepend,
+  setOutput,
+  trimFront,
+} from "../packet";
 import { peerDevice, peerMtu, peerVni } from "../table/record";
 import { etherType, macEquals, macIsBroadcast, setEtherType } from "../wire/ethernet";
-import { flowHash, ipEtherType, ipTos } from "../wire/ip";
+import { flowHash, ipEcn, ipEtherType } from "../wire/ip";
 import { checkVxlan, vxlanVni } from "../wire/vxlan";
 
 if (PEER_HEADER_SIZE != VXLAN_HEADER_SIZE + ETHERNET_HEADER_SIZE) {
@@ -38,12 +46,24 @@ export function encapsulateVxlan(descriptor: usize, worker: i32, peer: usize): v
   const inner = packetStart(descriptor);
   const hash = flowHash(inner);
   const type = ipEtherType(inner);
-  const tos = ipTos(inner) & ECN_MASK;
+  const tos = ipEcn(inner);
   const joins = packetLength(descriptor) <= peerMtu(peer);
   emitVxlan(prepend(descriptor, PEER_HEADER_SIZE), peer, type);
   setOutput(descriptor, peerDevice(peer));
   addPiece(worker, packetStart(descriptor), packetLength(descriptor));
   addDatagram(worker, peer, 1, packetLength(descriptor), hash, tos, joins);
+}
+
+/** Cuts a super-packet and addresses its packets to the peer, each behind the peer's headers. */
+export function segmentVxlan(descriptor: usize, worker: i32, peer: usize): void {
+  const inner = packetStart(descriptor);
+  const joins = largestPacket(descriptor) <= peerMtu(peer);
+  const blocks = takeHeaders(worker, packetSegments(descriptor));
+  emitVxlan(blocks, peer, ipEtherType(inner));
+  emitSegments(descriptor, blocks, PEER_HEADER_SIZE);
+  sendSegments(descriptor, worker, blocks, PEER_HEADER_SIZE, peer, flowHash(inner), ipEcn(inner),
+    joins);
+  setOutput(descriptor, peerDevice(peer));
 }
 
 /** Writes the peer's VXLAN and Ethernet headers, PEER_HEADER_SIZE bytes. */

@@ -2,12 +2,14 @@
 // has the precondition that checkIp() accepted the packet.
 
 import {
+  ECN_MASK,
   ETHER_TYPE_IPV4,
   ETHER_TYPE_IPV6,
   IPV4_DESTINATION,
   IPV4_SOURCE,
   IPV4_TOS,
   IPV6_DESTINATION,
+  IPV6_HEADER_SIZE,
   IPV6_SOURCE,
 } from "../abi/headers";
 import {
@@ -25,6 +27,7 @@ import {
   ipv4Source,
   ipv4TotalLength,
   ipv4Ttl,
+  setIpv4TotalLength,
 } from "./ipv4";
 import {
   checkIpv6,
@@ -33,6 +36,7 @@ import {
   ipv6HopLimit,
   ipv6TotalLength,
   ipv6TrafficClass,
+  setIpv6PayloadLength,
 } from "./ipv6";
 import {
   ipv4Transport,
@@ -67,6 +71,12 @@ export function ipTotalLength(packet: usize): i32 {
   return isIpv4(packet) ? ipv4TotalLength(packet) : ipv6TotalLength(packet);
 }
 
+/** Sets what ipTotalLength() reads. */
+export function setIpTotalLength(packet: usize, length: i32): void {
+  if (isIpv4(packet)) setIpv4TotalLength(packet, length);
+  else setIpv6PayloadLength(packet, length - IPV6_HEADER_SIZE);
+}
+
 export function ipEtherType(packet: usize): i32 {
   return isIpv4(packet) ? ETHER_TYPE_IPV4 : ETHER_TYPE_IPV6;
 }
@@ -84,6 +94,11 @@ export function ipDecrementHopLimit(packet: usize): void {
 /** TOS or traffic class: DSCP and ECN. */
 export function ipTos(packet: usize): i32 {
   return isIpv4(packet) ? <i32>load<u8>(packet, IPV4_TOS) : ipv6TrafficClass(packet);
+}
+
+/** The ECN field, RFC 3168 section 5. */
+export function ipEcn(packet: usize): i32 {
+  return ipTos(packet) & ECN_MASK;
 }
 
 /** True where no router may fragment the packet: IPv6, and IPv4 with DF. */

@@ -98,6 +98,19 @@ export function ipv4TotalLength(header: usize): i32 {
   return bswap<u16>(load<u16>(header, IPV4_TOTAL_LENGTH));
 }
 
+/** Sets the total length and updates the checksum, RFC 1624. */
+export function setIpv4TotalLength(header: usize, length: i32): void {
+  const before = load<u16>(header, IPV4_TOTAL_LENGTH);
+  const after = bswap<u16>(<u16>length);
+  store<u16>(header, after, IPV4_TOTAL_LENGTH);
+  const updated = checksumUpdate(load<u16>(header, IPV4_CHECKSUM), before, after);
+  store<u16>(header, updated, IPV4_CHECKSUM);
+}
+
+export function ipv4Identification(header: usize): i32 {
+  return bswap<u16>(load<u16>(header, IPV4_IDENTIFICATION));
+}
+
 export function ipv4Source(header: usize): u32 {
   return bswap<u32>(load<u32>(header, IPV4_SOURCE));
 }

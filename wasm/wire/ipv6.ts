@@ -58,6 +58,11 @@ export function ipv6TotalLength(header: usize): i32 {
   return IPV6_HEADER_SIZE + <i32>bswap<u16>(load<u16>(header, IPV6_PAYLOAD_LENGTH));
 }
 
+/** Of everything behind the header, extension headers included. */
+export function setIpv6PayloadLength(header: usize, length: i32): void {
+  store<u16>(header, bswap<u16>(<u16>length), IPV6_PAYLOAD_LENGTH);
+}
+
 export function ipv6NextHeader(header: usize): i32 {
   return load<u8>(header, IPV6_NEXT_HEADER);
 }
@@ -113,7 +118,7 @@ export function emitIpv6(
   destination: usize,
 ): void {
   store<u32>(header, 0x60, IPV6_VERSION_CLASS);
-  store<u16>(header, bswap<u16>(<u16>payloadLength), IPV6_PAYLOAD_LENGTH);
+  setIpv6PayloadLength(header, payloadLength);
   store<u8>(header, <u8>nextHeader, IPV6_NEXT_HEADER);
   store<u8>(header, <u8>hopLimit, IPV6_HOP_LIMIT);
   copyIpv6(header + IPV6_SOURCE, source);

@@ -37,6 +37,8 @@ export interface LabOptions {
   underlayMtu?: number;
   /** MTU of the pods of Culvert nodes. */
   podMtu?: number;
+  /** Further flags of `culvert run`, node by node. */
+  flags?: string[][];
 }
 
 /** A node with its pod, as the tests see them. */
@@ -113,6 +115,20 @@ export class Lab {
     return this.#culvert(number).waitFor(isWanted);
   }
 
+  /** Adds another pod to a Culvert node; its addresses end with `last` (1 to 9). */
+  async addPod(number: number, last: number, podMtu?: number): Promise<Place> {
+    const place = this.place(number);
+    const address = {
+      IPv4: place.address.IPv4.replace(/10$/, `${last}`),
+      IPv6: place.address.IPv6.replace(/a$/, `${last}`),
+    };
+    const pod = await this.#culvert(number).addPod({
+      namespace: 'lab', name: `pod-${number}-${last}`, addresses: Object.values(address),
+      device: 'tun',
+    }, podMtu);
+    return { ...place, pod, address };
+  }
+
   async close(): Promise<void> {
     this.#stop.abort();
     await Promise.allSettled(this.#senders);
@@ -128,7 +144,7 @@ export class Lab {
   }
 
   async #build(options: LabOptions): Promise<void> {
-    const { nodes, carriers = STRAIGHT, underlayMtu = 1500 } = options;
+    const { nodes, carriers = STRAIGHT, underlayMtu = 1500, flags = [] } = options;
     const cluster = nodes.map((_, index) => clusterNode(index + 1, carriers));
     await Promise.all(nodes.map(async (kind, index) => {
       const self = cluster[index];
@@ -136,7 +152,7 @@ export class Lab {
       const [ipv4 = '', ipv6 = ''] = self.addresses;
       const node = await this.bed.addNode(self.name, { ipv4, ipv6 }, underlayMtu);
       this.places[index] = kind === 'culvert'
-        ? await this.#addCulvert(node, self, cluster, options.podMtu)
+        ? await this.#addCulvert(node, self, cluster, flags[index] ?? [], options.podMtu)
         : await this.#addKernel(node, self, cluster);
     }));
     await Promise.all(this.places.map(({ pod }) => pod.agent.ask({ verb: 'serve' })));
@@ -146,11 +162,12 @@ export class Lab {
     node: LabNode,
     self: ClusterNode,
     nodes: ClusterNode[],
+    flags: string[],
     podMtu: number | undefined,
   ): Promise<Place> {
     const culvert = new CulvertNode(this.bed, node, {
       name: self.name, source: '', podNetworks: POD_NETWORKS,
-      extra: ['--policy-unknown-pods', 'open'],
+      extra: ['--policy-unknown-pods', 'open', ...flags],
     });
     await culvert.startDaemon();
     const sender = new Sender({

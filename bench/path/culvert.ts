@@ -1,0 +1,189 @@
+// Culvert itself, as users start it: `culvert run` and `culvert sync` with a file of Kubernetes
+// objects on each node, a pod on a TUN on each, at one tier of the data path.
+
+import { readFileSync, writeFileSync } from 'node:fs';
+import { connect } from 'node:net';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import * as v from 'valibot';
+import { connectionOver } from '../../engine/connection.ts';
+import { StatusReportSchema } from '../../engine/model.ts';
+import { CONTROL_SOCKET } from '../../host/main.ts';
+import { TIERS, type TierName } from '../../host/tier.ts';
+import { Bed, UNDERLAY_DEVICE, type BedNode, type Place } from './bed.ts';
+import { podAddress, podCidr, POD_NETWORK, VXLAN_POD_MTU, withBed, type Contender, type Recipe,
+  type Site } from './contender.ts';
+import { GarbageTrace } from './garbage.ts';
+import { sleep, type Program } from './program.ts';
+
+const PACKAGE_FOLDER = fileURLToPath(new URL('../../..', import.meta.url));
+const CLI = join(PACKAGE_FOLDER, 'dist', 'cli', 'main.js');
+const READY_LINE = '"msg":"ready"';
+const SYNC_LINE = 'sync starts';
+const POD_NAMESPACE = 'bench';
+const KNOWN_TIMEOUT_MS = 10_000;
+
+/** A node's daemon, with what asks it. */
+interface Daemon {
+  program: Program;
+  trace: GarbageTrace;
+  folder: string;
+}
+
+/** Kubernetes objects as an API server gives them: a node, with what flannel writes on it. */
+function nodeObject({ number, address }: BedNode): object {
+  return {
+    apiVersion: 'v1', kind: 'Node',
+    metadata: {
+      name: nodeName(number),
+      annotations: {
+        'flannel.alpha.coreos.com/kube-subnet-manager': 'true',
+        'flannel.alpha.coreos.com/backend-type': 'vxlan',
+        'flannel.alpha.coreos.com/backend-data':
+          JSON.stringify({ VNI: 1, VtepMAC: `02:c0:00:00:00:0${number}` }),
+        'flannel.alpha.coreos.com/public-ip': address,
+      },
+    },
+    spec: { podCIDR: podCidr(number), podCIDRs: [podCidr(number)] },
+    status: { addresses: [{ type: 'InternalIP', address }] },
+  };
+}
+
+function podObject(number: number, pod: number): object {
+  const podIP = podAddress(number, pod);
+  return {
+    apiVersion: 'v1', kind: 'Pod',
+    metadata: { name: podName(number, pod), namespace: POD_NAMESPACE, uid: podUid(number, pod) },
+    spec: { nodeName: nodeName(number) },
+    status: { phase: 'Running', podIP, podIPs: [{ ip: podIP }] },
+  };
+}
+
+const nodeName = (number: number): string => `node-${number}`;
+const podName = (number: number, pod: number): string => `pod-${number}-${pod}`;
+const podUid = (number: number, pod: number): string => `uid-${number}-${pod}`;
+
+/** Starts daemon and sidecar of a node and waits until the objects are in force. */
+async function startNode(
+  bed: Bed, node: BedNode, tier: TierName, objects: string,
+): Promise<Daemon> {
+  const folder = bed.makeFolder();
+  const trace = new GarbageTrace();
+  const program = await bed.start(node, [
+    process.execPath, '--trace-gc', CLI, 'run', '--stop-on-stdin-end',
+    '--node-name', nodeName(node.number), '--underlay-interface', UNDERLAY_DEVICE,
+    '--pod-networks', POD_NETWORK, '--runtime-directory', folder, '--data-plane-tier', tier,
+  ], READY_LINE, (text) => trace.read(text));
+  await bed.start(node, [
+    process.execPath, CLI, 'sync', '--stop-on-stdin-end', '--source', `file:${objects}`,
+    '--node-name', nodeName(node.number), '--runtime-directory', folder,
+  ], SYNC_LINE);
+  const deadline = performance.now() + KNOWN_TIMEOUT_MS;
+  for (;;) {
+    const { sync, nodes } = await ask(folder, 'status', null, StatusReportSchema);
+    if (sync.revision !== null && nodes > 1) return { program, trace, folder };
+    if (performance.now() > deadline) throw new Error('the sidecar has told nothing');
+    await sleep(20);
+  }
+}
+
+/** Asks a daemon over its control socket. */
+async function ask<S extends v.GenericSchema>(
+  folder: string, method: string, params: unknown, answer: S,
+): Promise<v.InferOutput<S>> {
+  const { version } = v.parse(v.object({ version: v.string() }),
+    JSON.parse(readFileSync(join(PACKAGE_FOLDER, 'package.json'), 'utf8')));
+  const socket = connect(join(folder, CONTROL_SOCKET));
+  const connection = connectionOver(socket, { version, role: 'cli' });
+  try {
+    await connection.opened;
+    return await connection.request(method, params, answer);
+  } finally {
+    connection.close();
+  }
+}
+
+/** Attaches a pod in a namespace of its own, by a TUN. */
+async function addPod(
+  bed: Bed, daemon: Daemon, node: BedNode, pod: number, cores: string,
+): Promise<Place> {
+  const place = bed.addPlace(cores);
+  await ask(daemon.folder, 'endpoint.add', {
+    namespace: POD_NAMESPACE, name: podName(node.number, pod), uid: podUid(node.number, pod),
+    addresses: [podAddress(node.number, pod)], device: 'tun', interfaceName: 'eth0',
+    mtu: VXLAN_POD_MTU, netns: place.namespace.path,
+  }, v.unknown());
+  return place;
+}
+
+function writeObjects(bed: Bed, pods: [number, number][]): string {
+  const file = join(bed.makeFolder(), 'cluster.json');
+  const items = [...bed.nodes.map(nodeObject), ...pods.map((pod) => podObject(...pod))];
+  writeFileSync(file, JSON.stringify({ apiVersion: 'v1', kind: 'List', items }));
+  return file;
+}
+
+const POD = 10;
+const SECOND_POD = 11;
+
+/** Two nodes with a pod each. At T3 the kernel cuts, so it has to finish the checksums. */
+async function twoNodes(site: Site, tier: TierName): Promise<Contender> {
+  const { cores, stop } = site;
+  const bed = await Bed.create({ cores, link: 'wire', txChecksum: tier !== 'T3', stop });
+  return withBed(bed, async () => {
+    const objects = writeObjects(bed, bed.nodes.map(({ number }) => [number, POD]));
+    const daemons: Daemon[] = [];
+    const pods: Place[] = [];
+    for (const node of bed.nodes) {
+      const daemon = await startNode(bed, node, tier, objects);
+      daemons.push(daemon);
+      pods.push(await addPod(bed, daemon, node, POD, node.cores));
+    }
+    const [near, far] = pods as [Place, Place];
+    return {
+      near, far, target: podAddress(bed.far.number, POD),
+      daemons: daemons.map(({ program }) => program),
+      traces: daemons.map(({ trace }) => trace),
+    };
+  });
+}
+
+/** One node with two pods. The node has both processors, each pod one of them. */
+async function oneNode(site: Site, tier: TierName): Promise<Contender> {
+  const { bothCores, cores, stop } = site;
+  const bed = await Bed.create({
+    cores: [bothCores, bothCores], link: 'plain', txChecksum: true, stop,
+  });
+  return withBed(bed, async () => {
+    const { number } = bed.near;
+    const objects = writeObjects(bed, [[number, POD], [number, SECOND_POD]]);
+    const daemon = await startNode(bed, bed.near, tier, objects);
+    return {
+      near: await addPod(bed, daemon, bed.near, POD, cores[0]),
+      far: await addPod(bed, daemon, bed.near, SECOND_POD, cores[1]),
+      target: podAddress(number, SECOND_POD),
+      daemons: [daemon.program], traces: [daemon.trace],
+    };
+  });
+}
+
+/** Culvert between nodes, one contender for each tier. */
+export const CULVERTS: readonly Recipe[] = TIERS.map((tier): Recipe =>
+  ({ name: tier, make: (site) => twoNodes(site, tier) }));
+
+/** Culvert within a node, at the best of the tiers that it can have. */
+export const SAME_NODE: Recipe = {
+  name: 'sameNode',
+  make: async (site) => {
+    let failure: unknown;
+    for (const tier of ['T2', 'T1', 'T0'] as const) {
+      try {
+        return await oneNode(site, tier);
+      } catch (error) {
+        site.stop.throwIfAborted();
+        failure ??= error;
+      }
+    }
+    throw failure;
+  },
+};
