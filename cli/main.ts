@@ -103,6 +103,21 @@ function addSync(program: Command): void {
     });
 }
 
+function addHolder(program: Command): void {
+  program.command('holder')
+    .description('keep a daemon\'s devices and connections while none lives; it starts one itself')
+    .addOption(runtimeOption())
+    .option('--away-seconds <seconds>', 'end after so long without a daemon; 0: as it wishes', '0')
+    .addHelpText('after', '\nFor daemons that cannot leave a process behind: run it in a container '
+      + 'of its own, with the\ndaemon\'s runtime directory.\n\nExample:\n'
+      + '  culvert holder --runtime-directory /run/culvert\n')
+    .action(async (options: { runtimeDirectory: string; awaySeconds: string }) => {
+      const { runHolder } = await import('../host/holder.ts');
+      const { holderPath } = await import('../host/handover.ts');
+      runHolder({ socketPath: holderPath(options), awayMs: Number(options.awaySeconds) * 1000 });
+    });
+}
+
 /** Verbs of show.ts that take nothing but options. */
 type ListVerb = 'showStatus' | 'showPeers' | 'showRoutes' | 'showEndpoints';
 
@@ -269,6 +284,7 @@ async function main(): Promise<void> {
     .version(VERSION).exitOverride().showHelpAfterError('(culvert --help shows the verbs)');
   addRun(program);
   addSync(program);
+  addHolder(program);
   addShow(program);
   addObserve(program);
   addDoctor(program);

@@ -72,7 +72,7 @@ export async function showEndpoints({ runtimeDirectory, output }: ShowOptions): 
 }
 
 function statusRows(status: StatusReport): string[][] {
-  const { device, underlay, dataPlane, sync, policy } = status;
+  const { device, underlay, dataPlane, handover, sync, policy } = status;
   const revision = sync.revision === null ? 'no snapshot yet' : `revision ${sync.revision}`;
   const cluster = `${revision}, ${status.nodes} nodes, ${status.pods} pods here`;
   const state = (isGood: boolean): string => (isGood ? 'Ok' : 'Degraded');
@@ -90,6 +90,7 @@ function statusRows(status: StatusReport): string[][] {
       : 'not known yet'],
     ['Engine:', state(dataPlane.running), `tier ${dataPlane.tier}, ${status.endpoints} endpoints, `
       + `${bytesText(dataPlane.memoryBytes)} memory, ${dataPlane.crashes} worker crashes`],
+    ['Handover:', handover.keeper === 'none' ? 'Note' : 'Ok', handoverText(handover)],
     ...sync.problems.map((problem) => ['Problem:', '', problem]),
   ];
   for (const direction of ['outbound', 'inbound'] as const) {
@@ -100,4 +101,13 @@ function statusRows(status: StatusReport): string[][] {
   rows.push(['Outside:', 'Note',
     'pods reach beyond the cluster only where the node masquerades for them']);
   return rows;
+}
+
+/** Who keeps devices and connections if this daemon is killed, and what the last one left. */
+function handoverText({ keeper, flows, pods, lostPods }: StatusReport['handover']): string {
+  const kept = keeper === 'none' ? 'nobody: a crash ends the pods\' devices' : `kept by ${keeper}`;
+  const left = flows === null && pods === 0 && lostPods === 0
+    ? 'nothing was left by an earlier daemon'
+    : `left by an earlier daemon: ${pods} pods, ${flows ?? 'no'} connections`;
+  return [kept, left, ...lostPods > 0 ? [`${lostPods} pods lost their devices`] : []].join('; ');
 }

@@ -223,7 +223,8 @@ export const EndpointReportSchema = v.strictObject({
   ...Traffic,
 });
 
-/** `status`. Drops are packets by reason, for each direction. */
+/** `status`. Drops are packets by reason, for each direction. `handover` is what an earlier daemon
+ * has left, `flows` being null where no table could be used, and who keeps things for the next. */
 export const StatusReportSchema = v.strictObject({
   version: v.string(),
   nodeName: Name,
@@ -237,6 +238,10 @@ export const StatusReportSchema = v.strictObject({
   }),
   dataPlane: v.strictObject({
     running: v.boolean(), tier: v.string(), crashes: Count, memoryBytes: Count,
+  }),
+  handover: v.strictObject({
+    keeper: v.picklist(['holder', 'systemd', 'none']), flows: v.nullable(Count), pods: Count,
+    lostPods: Count, isClusterKnown: v.boolean(),
   }),
   sync: v.strictObject({
     connected: v.boolean(), revision: v.nullable(RevisionSchema), problems: v.array(v.string()),

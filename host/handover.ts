@@ -94,7 +94,7 @@ export class Handover {
   }
 
   /** Who keeps things for us: `holder`, `systemd`, or `none`. */
-  get keeper(): string {
+  get keeper(): Keeper['kind'] | 'none' {
     return this.#keeper?.kind ?? 'none';
   }
 
@@ -242,7 +242,10 @@ export class Handover {
   }
 }
 
-function holderPath({ runtimeDirectory }: HandoverOptions): string {
+/** Where a daemon of this runtime directory looks for its holder. */
+export function holderPath(
+  { runtimeDirectory }: Pick<HandoverOptions, 'runtimeDirectory'>,
+): string {
   return join(runtimeDirectory, HOLDER_SOCKET);
 }
 

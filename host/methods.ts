@@ -96,10 +96,11 @@ function status(host: Host): StatusReport {
       crashes: host.dataPlane.crashes,
       memoryBytes: host.core.bytes.length,
     },
+    handover: { keeper: host.handover.keeper, ...host.recovered },
     sync: {
       connected: host.intake.isConnected,
       revision: host.intake.revision,
-      problems: host.forwarding.problems(),
+      problems: [...host.forwarding.problems(), ...host.ipam.problems()],
     },
     policy: {
       known: host.policy.isKnown,
@@ -116,6 +117,8 @@ function status(host: Host): StatusReport {
     },
     events: readEvents(host.core),
     control: sum(host.control.counters, host.sync.counters),
-    tables: [...host.forwarding.tables(), ...host.policy.tables.tables()],
+    tables: [
+      ...host.forwarding.tables(), ...host.policy.tables.tables(), host.ipam.table(),
+    ],
   };
 }

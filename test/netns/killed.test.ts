@@ -104,7 +104,7 @@ testNeeding('tun', test, 'a holder that is killed is replaced, and told everythi
   assert.is((await place.culvert.status()).endpoints, 2);
 });
 
-testNeeding('tun', test, 'a pod that ended while no daemon ran is lost, and said to be', async () => {
+testNeeding('tun', test, 'a pod that ended while no daemon ran is listed as lost', async () => {
   const { place } = await theScene();
   const pod = await place.addPod(12);
   await kill(place.daemon, 'SIGKILL');
@@ -117,7 +117,7 @@ testNeeding('tun', test, 'a pod that ended while no daemon ran is lost, and said
   await place.culvert.removePod('test', again.name);
 });
 
-testNeeding('tun', test, 'with the holder killed too, nothing leaves outside a tunnel', async () => {
+testNeeding('tun', test, 'with the holder killed, too, nothing leaves bare', async () => {
   const all = await theScene();
   const { place } = all;
   const link = await Paced.watch(all.bed.hub, place.culvert.node.port);

@@ -7,21 +7,10 @@
 // judged as any others are. What is sound is judged anew, too, at its next packet, since policy may
 // have changed; but as the connection it is, so that its replies pass.
 
+import { DIRECTORY_FLOW_COUNT, DIRECTORY_POLICY_EPOCH, WORKER_FLOWS } from "../abi/layout";
 import {
-  DIRECTORY_FLOW_COUNT,
-  DIRECTORY_POLICY_EPOCH,
-  WORKER_FLOWS,
-} from "../abi/layout";
-import {
-  FLOW_EPOCH,
-  FLOW_FLAGS,
-  FLOW_FLAG_USED,
-  FLOW_GROUP_SIZE,
-  FLOW_LIFETIME,
-  FLOW_SIZE,
-  FLOW_STATE,
-  FLOW_STATE_CLOSING,
-  FLOW_TIMEOUT_TCP,
+  FLOW_EPOCH, FLOW_FLAGS, FLOW_FLAG_USED, FLOW_GROUP_SIZE, FLOW_LIFETIME, FLOW_SIZE, FLOW_STATE,
+  FLOW_STATE_CLOSING, FLOW_TIMEOUT_TCP,
 } from "../abi/policy";
 import { directory } from "../packet";
 import {
