@@ -81,6 +81,12 @@ export class Ipam {
       `addresses ${name} are in doubt: their file was damaged, see ${name}${DAMAGED}`);
   }
 
+  /** How many addresses of the networks pods have, for `culvert status`. */
+  table(): { name: string; used: number; limit: number } {
+    const limit = Math.max(lastNumber(this.#ranges) - FIRST_NUMBER + 1, 0);
+    return { name: 'pod addresses', used: this.#attachments.size + this.#damaged.size, limit };
+  }
+
   find(key: AttachmentKey): Attachment | undefined {
     return this.#attachments.get(keyText(key));
   }

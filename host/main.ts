@@ -412,9 +412,9 @@ export class Host {
     }
     this.#warned = problems.join('\n');
     const podCidrs = this.forwarding.local?.podCidrs ?? [];
+    this.ipam.setRanges(podCidrs);
     const isKnown = podCidrs.join() === this.nodeDevice.podCidrs.join();
     if (isKnown) return;
-    this.ipam.setRanges(podCidrs);
     await this.nodeDevice.configure(podCidrs);
     this.#writeSubnetEnv();
   }

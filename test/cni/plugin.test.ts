@@ -22,6 +22,8 @@ const test = suite('cni/plugin');
 const PODS = ['web', 'db', 'cache'];
 const REACH_MS = 8000;
 const BLOCKED_MS = 400;
+/** After this a changed file of objects has been read. */
+const CHANGE_MS = 1500;
 
 interface Scene {
   bed: Bed;
@@ -77,6 +79,10 @@ function expectError({ status, result }: Answer, code: number, message: RegExp):
   assert.is(result.code, code, JSON.stringify(result));
   assert.match(`${result.msg} ${result.details ?? ''}`, message);
   assert.is(status, 1);
+}
+
+function pause(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms));
 }
 
 function addresses({ ips = [] }: CniResult): string[] {
@@ -287,6 +293,26 @@ scenario('policy of the file source holds for pods that the plugin attaches', as
     })));
   runtime.writeObjects(objects);
   await runtime.culvert.waitFor(({ policy }) => policy.ruleSets === 0);
+});
+
+scenario('a pod goes by its name where source or runtime does not know its uid', async (all) => {
+  const { runtime } = all;
+  const objects = PODS.map((name) => runtime.podObject(name, { app: name }));
+  const [web, ...others] = structuredClone(objects) as { metadata: { uid?: string } }[];
+  delete web?.metadata.uid;
+  runtime.writeObjects([web ?? {}, ...others]);
+  await pause(CHANGE_MS);
+  await withPod(all, 'web', async () => {
+    assert.equal(await endpoints(all), ['shop/web ready']);
+  });
+  runtime.writeObjects(objects);
+  await pause(CHANGE_MS);
+  const host = all.bed.addHost('without-uid');
+  const args = 'K8S_POD_NAME=web;K8S_POD_NAMESPACE=shop';
+  const pod = { ...runtime.container(host, 'web'), args };
+  expectOk(await runtime.call('ADD', pod));
+  assert.equal(await endpoints(all), ['shop/web ready']);
+  expectOk(await runtime.call('DEL', pod));
 });
 
 scenario('another IPAM plugin gives the addresses where ipam.type names one', async (all) => {

@@ -62,6 +62,7 @@ test('all addresses of a /24 but base, gateway and broadcast are given, then non
   const given = new Set<string>();
   for (let number = 0; number < 253; number += 1) given.add(attach(ipam, number).join());
   assert.is(given.size, 253);
+  assert.equal(ipam.table(), { name: 'pod addresses', used: 253, limit: 253 });
   for (const kept of ['10.244.1.0', '10.244.1.1', '10.244.1.255']) assert.not(given.has(kept));
   assert.throws(() => ipam.claim(pod(999), null),
     /no address is free in 10\.244\.1\.0\/24: all 253 are in use/);
