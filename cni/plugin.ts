@@ -93,6 +93,7 @@ async function add(request: Request, options: PluginOptions): Promise<void> {
   }
   const daemon = await connect(request, options);
   const isDelegated = config.ipam.type !== '';
+  if (isDelegated) await refuseAttached(request, daemon);
   try {
     const given = isDelegated ? await delegate(request, 'ADD') : null;
     await attach(request, daemon, options, given === null
@@ -105,6 +106,19 @@ async function add(request: Request, options: PluginOptions): Promise<void> {
   } finally {
     daemon.close();
   }
+}
+
+/** Before another IPAM plugin is asked: undoing a second ADD there would undo the first too. */
+async function refuseAttached(request: Request, daemon: Daemon): Promise<void> {
+  try {
+    await daemon.ask('cni.check', keyOf(request), CniCheckAnswerSchema);
+  } catch (error) {
+    if (error instanceof CniError && error.code === CODE.unknownContainer) return;
+    daemon.close();
+    throw error;
+  }
+  daemon.close();
+  throw new CniError(CODE.alreadyAttached, `${request.containerId} is attached already`);
 }
 
 async function attach(

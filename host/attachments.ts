@@ -170,15 +170,16 @@ export class Attachments {
   }
 
   async #ready(key: AttachmentKey, from: Connection): Promise<null> {
-    const { ipam, policy, policyWaitMs } = this.#options;
+    const { ipam, policy, policyWaitMs, log } = this.#options;
     try {
       const device = await this.#inOrder(key, () => this.#start(key, from));
       if (!await policy.untilOpen(device, policyWaitMs)) {
         throw new RequestError(CNI_FAILURES.tryAgain, this.#closedReason(key));
       }
       await this.#inOrder(key, () => {
-        this.#requireClaim(key, from);
+        const { pod, addresses } = this.#requireClaim(key, from);
         ipam.confirm(key);
+        log.info({ pod, addresses }, 'pod attached');
       });
       return null;
     } catch (error) {
@@ -216,13 +217,15 @@ export class Attachments {
 
   /** Takes a pod off. False where there is no such attachment. */
   async #end(key: AttachmentKey): Promise<boolean> {
-    const { ipam, endpoints, onChange } = this.#options;
+    const { ipam, endpoints, onChange, log } = this.#options;
     const attachment = ipam.find(key);
     this.#forget(key);
     if (attachment === undefined) return false;
-    await endpoints.remove(attachment.pod.namespace, attachment.pod.name);
+    const { pod, addresses } = attachment;
+    await endpoints.remove(pod.namespace, pod.name);
     ipam.release(key);
     onChange();
+    log.info({ pod, addresses }, 'pod detached');
     return true;
   }
 

@@ -8,7 +8,7 @@
 
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
-import { readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import * as v from 'valibot';
 import { ask, askAll } from '../../cli/client.ts';
@@ -331,7 +331,10 @@ scenario('another IPAM plugin gives the addresses where ipam.type names one', as
     assert.equal(added.dns, { nameservers: ['192.0.2.53'] });
     expectOk(await runtime.call('CHECK', pod,
       { ...call, config: { ...call.config, prevResult: added } }));
+    expectError(await runtime.call('ADD', pod, call), 100, /attached already/);
+    assert.equal(readFileSync(log, 'utf8').trim().split('\n'), ['ADD id-web', 'CHECK id-web']);
   }, call);
+  assert.match(readFileSync(log, 'utf8'), /DEL id-web\n$/);
   const refused = runtime.container(bed.addHost('refused'), 'db');
   expectError(await runtime.call('ADD', refused, call), 11, /test-ipam: none left/);
   const none = { version: '1.0.0', config: { ipam: { type: 'none-such' } } };

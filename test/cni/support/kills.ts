@@ -167,7 +167,7 @@ class Storm {
     this.#promised.delete(pod.id);
     for (;;) {
       const killAfterMs = random.below(KILL_WITHIN_MS);
-      const call = random.oneIn(2) ? {} : { killAfterMs };
+      const call = random.oneIn(3) ? { killAfterMs } : {};
       const { status, result } = await this.#runtime.call('DEL', pod, call);
       if (status === 0) return;
       assert.is(status, null, `DEL ${pod.id}: ${JSON.stringify(result)}`);
