@@ -10,6 +10,10 @@ import { CODE, CniError, DaemonDownError } from './errors.ts';
 
 const CONTROL_SOCKET = 'control.sock';
 const GREETING_TIMEOUT_MS = 5000;
+/** What a daemon says that serves as many connections as it may. */
+const TOO_MANY = 'too many connections';
+const TURN_TIMEOUT_MS = 30_000;
+const TURN_PAUSE_MS = 100;
 /** Longer than the daemon's longest wait for a pod's rule sets (cni.policyWaitSeconds). */
 const ANSWER_TIMEOUT_MS = 150_000;
 
@@ -29,20 +33,21 @@ export class Daemon {
     this.#connection = connection;
   }
 
-  /** Throws DaemonDownError. */
+  /** Waits for its turn where the daemon has too many guests: a node starts many pods at once.
+   * Throws DaemonDownError. */
   static async connect(runtimeDirectory: string, version: string): Promise<Daemon> {
     const path = join(runtimeDirectory, CONTROL_SOCKET);
-    const socket = connect(path);
-    const connection = connectionOver(socket, { version, role: 'cni' });
-    const timer = setTimeout(() => socket.destroy(new Error('no answer')), GREETING_TIMEOUT_MS);
-    try {
-      await connection.opened;
-      return new Daemon(connection);
-    } catch (error) {
-      throw new DaemonDownError(
-        `the culvert daemon does not answer on ${path}: ${(error as Error).message}`);
-    } finally {
-      clearTimeout(timer);
+    const deadline = performance.now() + TURN_TIMEOUT_MS;
+    for (;;) {
+      try {
+        return new Daemon(await open(path, version));
+      } catch (error) {
+        const { message } = error as Error;
+        if (!message.includes(TOO_MANY) || performance.now() > deadline) {
+          throw new DaemonDownError(`the culvert daemon does not answer on ${path}: ${message}`);
+        }
+      }
+      await new Promise((resolve) => setTimeout(resolve, TURN_PAUSE_MS));
     }
   }
 
@@ -66,5 +71,17 @@ export class Daemon {
 
   close(): void {
     this.#connection.close();
+  }
+}
+
+async function open(path: string, version: string): Promise<Connection> {
+  const socket = connect(path);
+  const connection = connectionOver(socket, { version, role: 'cni' });
+  const timer = setTimeout(() => socket.destroy(new Error('no answer')), GREETING_TIMEOUT_MS);
+  try {
+    await connection.opened;
+    return connection;
+  } finally {
+    clearTimeout(timer);
   }
 }

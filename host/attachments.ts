@@ -20,7 +20,7 @@ import {
 } from '../engine/model.ts';
 import { podInterface } from '../engine/pod-interface.ts';
 import { parseShape } from '../engine/shape.ts';
-import { removeFile, type Files } from './durable.ts';
+import { isUnfinished, removeFile, type Files } from './durable.ts';
 import type { Endpoints } from './endpoints.ts';
 import { AddressesExhaustedError, keyText, type Ipam } from './ipam.ts';
 import type { PolicyGate } from './policy-gate.ts';
@@ -68,33 +68,54 @@ export class Attachments {
     return this.#options.ipam.attachments.filter(({ state }) => state === 'ready');
   }
 
-  /** Reads from disk what was attached before this start. */
+  /** Reads from disk what was attached before this start, and gives back what has ended since. */
   open(): void {
-    this.#options.ipam.open();
-    this.takeNotes();
+    const { ipam, ended } = this.#options;
+    ipam.open();
+    for (const { name, key } of this.#notes()) {
+      ipam.release(key);
+      removeFile(ended, name);
+    }
   }
 
-  /** Gives back what has ended while no daemon ran. */
-  takeNotes(): void {
-    const { ended, ipam, log } = this.#options;
-    for (const name of ended.list()) {
-      if (name.endsWith('.new')) continue;
+  /** Ends what the plugin could not tell us of: it leaves a note where no daemon answers, or one
+   * that is too busy to. Never rejects. */
+  async takeNotes(): Promise<void> {
+    const { ended, log } = this.#options;
+    for (const { name, key } of this.#notes()) {
+      await this.#inOrder(key, async () => {
+        await this.#end(key);
+        removeFile(ended, name);
+      }).catch((error: unknown) => {
+        log.error({ ...key, error: (error as Error).message }, 'cannot end what a note names');
+      });
+    }
+  }
+
+  /** The notes that can be read; others are told, and removed. */
+  #notes(): { name: string; key: AttachmentKey }[] {
+    const { ended, log } = this.#options;
+    return ended.list().filter((name) => !isUnfinished(name)).flatMap((name) => {
       try {
         const [value] = new FrameReader().push(ended.read(name));
         const key = parseShape(AttachmentKeySchema, value, 'note');
-        if (ipam.release(key)) log.info({ ...key }, 'pod had ended while no daemon ran');
+        log.info({ ...key }, 'pod has ended without a word to us');
+        return [{ name, key }];
       } catch (error) {
         log.error({ note: name, error: (error as Error).message }, 'note of an end is not used');
+        removeFile(ended, name);
+        return [];
       }
-      removeFile(ended, name);
-    }
+    });
   }
 
   /** The methods of control.sock. */
   methods(): Methods {
     return {
-      'cni.add': method(CniAddSchema, (add, from) =>
-        this.#inOrder(add, () => this.#add(add, from))),
+      'cni.add': method(CniAddSchema, async (add, from) => {
+        await this.takeNotes();
+        return this.#inOrder(add, () => this.#add(add, from));
+      }),
       'cni.ready': method(AttachmentKeySchema, (key, from) => this.#ready(key, from)),
       'cni.done': method(AttachmentKeySchema, (key, from) => {
         this.#requireClaim(key, from);
@@ -103,8 +124,10 @@ export class Attachments {
       'cni.del': method(AttachmentKeySchema, (key) => this.#inOrder(key, () => this.#end(key))),
       'cni.check': method(AttachmentKeySchema, (key) => ({ setUp: this.#check(key) })),
       'cni.gc': method(CniGcSchema, (gc) => this.#collect(gc)),
-      'cni.status': method(CniStatusSchema, ({ hasOwnIpam }) =>
-        ({ reason: this.#options.reason(hasOwnIpam) })),
+      'cni.status': method(CniStatusSchema, async ({ hasOwnIpam }) => {
+        await this.takeNotes();
+        return { reason: this.#options.reason(hasOwnIpam) };
+      }),
     };
   }
 
@@ -257,6 +280,7 @@ export class Attachments {
 
   /** Ends what the runtime does not know; what a plugin is at work on is not left over. */
   async #collect(gc: CniGc): Promise<null> {
+    await this.takeNotes();
     for (const attachment of this.#options.ipam.leftOver(gc)) {
       if (this.#claims.has(keyText(attachment))) continue;
       this.#options.log.info({ pod: attachment.pod, key: keyText(attachment) }, 'left over; ended');

@@ -75,7 +75,12 @@ export function removeFile(files: Files, name: string): void {
   files.syncFolder();
 }
 
+/** Whether a file of this name is still being written, or was when its writer died. */
+export function isUnfinished(name: string): boolean {
+  return name.endsWith(UNFINISHED);
+}
+
 /** Removes what a crash has left half-written. */
 export function removeUnfinished(files: Files): void {
-  for (const name of files.list()) if (name.endsWith(UNFINISHED)) files.remove(name);
+  for (const name of files.list()) if (isUnfinished(name)) files.remove(name);
 }

@@ -9,10 +9,14 @@
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { connect } from 'node:net';
 import { join } from 'node:path';
 import * as v from 'valibot';
 import { ask, askAll } from '../../cli/client.ts';
 import { Bed, stopDaemon, type Host } from '../../cli/demo/bed.ts';
+import { leaveNote } from '../../cni/note.ts';
+import { CONNECTION_LIMIT } from '../../host/control.ts';
+import { CONTROL_SOCKET } from '../../host/main.ts';
 import { EndpointReportSchema, RouteReportSchema } from '../../engine/model.ts';
 import { testNeeding } from '../support/needs.ts';
 import { NETWORK, Runtime, podArgs, type Answer, type CniResult, type Container } from
@@ -366,6 +370,22 @@ scenario('without a daemon: ADD and GC later, STATUS says why, DEL is kept for i
   expectOk(await runtime.call('STATUS', null));
   const again = addresses(expectOk(await runtime.call('ADD', pod)));
   assert.not.equal(again[0], address, 'an address rests before it is given again');
+  expectOk(await runtime.call('DEL', pod));
+});
+
+scenario('as many guests as the daemon takes; a note that a running one finds', async (all) => {
+  const { runtime, bed } = all;
+  const pod = runtime.container(bed.addHost('guest'), 'web');
+  expectOk(await runtime.call('ADD', pod));
+  const sockets = Array.from({ length: CONNECTION_LIMIT }, () =>
+    connect(join(runtime.culvert.runtimeDirectory, CONTROL_SOCKET)).on('error', () => {}));
+  await pause(100);
+  setTimeout(() => { for (const socket of sockets) socket.destroy(); }, BLOCKED_MS);
+  expectOk(await runtime.call('STATUS', null));
+  leaveNote(runtime.culvert.runtimeDirectory, { containerId: pod.id, interfaceName: 'eth0' });
+  assert.equal(await endpoints(all), ['shop/web ready']);
+  expectOk(await runtime.call('STATUS', null));
+  assert.equal(await endpoints(all), []);
   expectOk(await runtime.call('DEL', pod));
 });
 
