@@ -101,14 +101,16 @@ export interface MemoryMap {
   identitiesIpv4: number;
   identitiesIpv6: number;
   arena: number;
-  flows: number;
   fragments: number;
   verdicts: number;
-  descriptors: number;
   sends: number;
   pieces: number;
   headers: number;
   senderPorts: number;
+  kept: number;
+  turns: number;
+  flows: number;
+  descriptors: number;
   slots: number;
   size: number;
 }
@@ -128,12 +130,9 @@ export function layMemory(
   const routes = (table: PrefixLimits): number => place(prefixTableSize(table, PREFIX_LEAF_NARROW));
   const identities = (table: PrefixLimits): number =>
     place(prefixTableSize(table, PREFIX_LEAF_WIDE));
-  const placeKept = (size: number): number => {
+  const beginKept = (): number => {
     next = align(next, layout.KEPT_GRANULE);
-    const start = place(layout.KEPT_HEADER_SIZE);
-    const tables = place(size);
-    next = align(start + layout.KEPT_HEADER_SIZE + size, layout.KEPT_GRANULE);
-    return tables;
+    return place(layout.KEPT_HEADER_SIZE);
   };
   const perWorker = (size: number): number => place(limits.workers * size);
   const map = {
@@ -150,17 +149,24 @@ export function layMemory(
     arena: place(policy.arenaBytes),
     fragments: perWorker(policy.fragments * FRAGMENT_SIZE),
     verdicts: perWorker(VERDICTS_RECORDS + (policy.verdicts * VERDICT_SIZE)),
-    flows: placeKept(limits.workers * policy.flows * (FLOW_SIZE + 1)),
-    descriptors: perWorker(limits.slots * layout.DESCRIPTOR_STRIDE),
     sends: perWorker(layout.SEND_LIMIT * layout.SEND_STRIDE),
     pieces: perWorker(layout.PIECE_LIMIT * layout.PIECE_SIZE),
     headers: perWorker(layout.HEADER_LIMIT * layout.HEADER_STRIDE),
     senderPorts: place(2 * layout.SENDER_LIMIT * 2),
+    kept: beginKept(),
+    turns: perWorker(turnRecordSize(limits.slots)),
+    flows: perWorker(policy.flows * (FLOW_SIZE + 1)),
+    descriptors: perWorker(limits.slots * layout.DESCRIPTOR_STRIDE),
     slots: perWorker(limits.slots * layout.SLOT_STRIDE),
     size: 0,
   };
-  map.size = align(next, 65536);
+  map.size = align(next, layout.KEPT_GRANULE);
   return map;
+}
+
+/** Bytes of the turn record of a worker with so many slots. */
+export function turnRecordSize(slots: number): number {
+  return layout.TURN_SLOTS + (slots * layout.TURN_SLOT_STRIDE);
 }
 
 /** Writes the directory. The magic comes last: with it the map is valid. */
@@ -203,6 +209,7 @@ export function writeDirectory(
     [layout.DIRECTORY_SEGMENT_LIMIT, 1],
     [layout.DIRECTORY_POLICY_ARENA, map.arena],
     [layout.DIRECTORY_POLICY_ARENA_SIZE, limits.policy.arenaBytes],
+    [layout.DIRECTORY_KEPT, map.kept],
     [layout.DIRECTORY_MAGIC_FIELD, layout.DIRECTORY_MAGIC],
   ];
   for (const [field, value] of fields) {

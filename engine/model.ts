@@ -241,7 +241,7 @@ export const StatusReportSchema = v.strictObject({
   }),
   handover: v.strictObject({
     keeper: v.picklist(['holder', 'systemd', 'none']), flows: v.nullable(Count), pods: Count,
-    lostPods: Count, isClusterKnown: v.boolean(),
+    packets: Count, lostPods: Count, isClusterKnown: v.boolean(),
   }),
   sync: v.strictObject({
     connected: v.boolean(), revision: v.nullable(RevisionSchema), problems: v.array(v.string()),

@@ -60,10 +60,20 @@ export class DataPlane {
 
   /** Gives devices to the worker, all between two of its turns. Resolves when the worker reads
    * them, and survives its crashes. */
-  async attach(...devices: DeviceSpec[]): Promise<void> {
+  attach(...devices: DeviceSpec[]): Promise<void> {
+    return this.#attach(devices, false);
+  }
+
+  /** Likewise for the first devices of a daemon; the packets that an earlier one had in its hands
+   * come first. */
+  begin(devices: DeviceSpec[]): Promise<void> {
+    return this.#attach(devices, true);
+  }
+
+  async #attach(devices: DeviceSpec[], isFirst: boolean): Promise<void> {
     for (const device of devices) this.#devices.set(device.index, device);
     try {
-      await this.#command({ verb: 'attach', devices });
+      await this.#command({ verb: 'attach', devices, isFirst });
     } catch (error) {
       for (const { index } of devices) this.#devices.delete(index);
       throw error;
@@ -130,7 +140,7 @@ export class DataPlane {
     const orphans = [...this.#waiting.values()];
     this.#waiting.clear();
     this.#start();
-    this.#command({ verb: 'attach', devices: [...this.#devices.values()] })
+    this.#command({ verb: 'attach', devices: [...this.#devices.values()], isFirst: false })
       .catch((error: Error) => {
         this.#options.log.error({ error: error.message }, 'cannot attach devices again');
       });

@@ -147,11 +147,12 @@ export class Endpoints {
     if (held?.attached === undefined || held.attached === null || held.state !== 'pending') {
       throw new Error(`start endpoint ${namespace}/${name}: it is not prepared`);
     }
-    const { endpoint, device, mac, isCni } = held;
+    const { endpoint, device, mac, isCni, attached: { device: index } } = held;
     held.isBusy = true;
     try {
-      this.#options.handover.writePod(podName(namespace, name), { endpoint, device, mac, isCni });
-      await this.#options.dataPlane.attach(this.#spec(held, held.attached.device));
+      this.#options.handover.writePod(
+        podName(namespace, name), { endpoint, device, mac, isCni, index });
+      await this.#options.dataPlane.attach(this.#spec(held, index));
       held.state = 'ready';
     } finally {
       held.isBusy = false;

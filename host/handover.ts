@@ -49,6 +49,8 @@ const PodRecordSchema = v.strictObject({
   mac: v.nullable(v.string()),
   /** True where the CNI plugin has asked for it. */
   isCni: v.boolean(),
+  /** The device's index in the core. */
+  index: v.pipe(v.number(), v.integer(), v.minValue(0)),
 });
 export type PodRecord = v.InferOutput<typeof PodRecordSchema>;
 

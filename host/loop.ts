@@ -85,14 +85,28 @@ export class Loop {
   /** One turn: a batch in, once through the core, the results out. Returns the packets read. */
   turn(nowMs: number): number {
     const read = this.#readBatch();
-    let done = 0;
-    // Also a turn without packets: the core sweeps flows that have expired.
-    do {
-      const first = this.#slots.first + done;
-      done += this.#slots.core.exports.processBatch(first, read - done, nowMs);
-      this.#writeBatch();
-    } while (done < read);
+    this.#finishTurn(0, read, nowMs);
     return read;
+  }
+
+  /** Ends the turn in which an earlier process was killed: what it had read is not lost. */
+  resume(nowMs: number): void {
+    const [first, end] = this.#slots.takeTurn();
+    if (first < end) this.#finishTurn(first, end, nowMs);
+  }
+
+  /** Runs the core over the packets from `done` to before `read`, and writes the results. */
+  #finishTurn(done: number, read: number, nowMs: number): void {
+    const slots = this.#slots;
+    if (read > 0) slots.beginTurn();
+    // Also a turn without packets: the core sweeps flows that have expired.
+    let next = done;
+    do {
+      next += slots.core.exports.processBatch(slots.first + next, read - next, nowMs);
+      this.#writeBatch();
+      if (read > 0) slots.noteDone(next);
+    } while (next < read);
+    if (read > 0) slots.endTurn();
   }
 
   /** Lets go of what the loop itself holds; its devices are not touched. */

@@ -33,7 +33,8 @@ import { NodeDevice } from './node-device.ts';
 import { Observer } from './observe.ts';
 import { PolicyGate } from './policy-gate.ts';
 import {
-  LastKnown, makeCore, nothingRecovered, restorePods, type Recovered,
+  LastKnown, makeCore, nothingRecovered, recoverPackets, restorePods,
+  type Recovered,
 } from './recovery.ts';
 import { writeSubnetEnv } from './subnet-env.ts';
 import { chooseTier, probeKernel, type Tier, type TierName } from './tier.ts';
@@ -267,7 +268,8 @@ export class Host {
     if (!this.recovered.isClusterKnown) await this.#takeConfigured();
     const pods = await restorePods(
       this.handover, this.endpoints, this.attachments.ready, this.recovered, log);
-    await this.dataPlane.attach(...this.#underlaySpecs(), this.#nodeSpec(), ...pods);
+    recoverPackets(this.core, pods, this.tier, this.recovered);
+    await this.dataPlane.begin([...this.#underlaySpecs(), this.#nodeSpec(), ...pods.specs]);
     log.info({ ...this.recovered, keeper: this.handover.keeper }, 'left by an earlier daemon');
     await this.control.listen();
     this.attachments.takeNotes();

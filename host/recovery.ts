@@ -5,9 +5,11 @@ import { randomBytes } from 'node:crypto';
 import { join } from 'node:path';
 import { PROFILES } from '../engine/memory-map.ts';
 import { Core } from '../engine/core.ts';
+import { recoverTurn } from '../engine/tables/kept.ts';
 import type { Log } from '../engine/log.ts';
 import type { Attachment, Delta, Snapshot } from '../engine/model.ts';
 import {
+  DEVICE_FIRST_ENDPOINT,
   DIRECTORY_DENY_WITH_ICMP,
   DIRECTORY_ICMP_BURST,
   DIRECTORY_ICMP_RATE,
@@ -19,6 +21,7 @@ import type { Endpoints } from './endpoints.ts';
 import { KEPT_FOLDER, type Handover } from './handover.ts';
 import { Journal } from './journal.ts';
 import { keepFlows } from './kept-flows.ts';
+import type { Tier } from './tier.ts';
 import type { DeviceSpec } from './worker.ts';
 
 const FLOWS = 'flows';
@@ -28,6 +31,8 @@ export interface Recovered {
   /** Connections; null where there was no table, or none that could be used. */
   flows: number | null;
   pods: number;
+  /** Packets that it had in its hands. */
+  packets: number;
   /** Pods whose devices were of no use any more. */
   lostPods: number;
   /** The cluster as it was last known is in force until a sidecar says more. */
@@ -35,7 +40,7 @@ export interface Recovered {
 }
 
 export function nothingRecovered(): Recovered {
-  return { flows: null, pods: 0, lostPods: 0, isClusterKnown: false };
+  return { flows: null, pods: 0, packets: 0, lostPods: 0, isClusterKnown: false };
 }
 
 /** Makes the core, with the flows that an earlier daemon has left. */
@@ -125,13 +130,31 @@ export class LastKnown {
   }
 }
 
-/** Goes on with the pods whose devices were left; returns what the worker is to read. `ready` are
- * those that the CNI plugin's caller was told of: of the others that it asked for, nothing may
- * stay. */
+/** What the worker is to read, and what the devices' indexes have become, -1 for one of no use. */
+export interface RestoredPods {
+  specs: DeviceSpec[];
+  indexes: Map<number, number>;
+}
+
+/** Has the packets that an earlier daemon had in its hands go through the core once more. Those
+ * that the core may have worked on already are still good for that where nothing but their TTL
+ * changes: without vnet headers. Precondition: the core's flows are those of that daemon. */
+export function recoverPackets(
+  core: Core, { indexes }: RestoredPods, { vnetSize }: Tier, recovered: Recovered,
+): void {
+  if (recovered.flows === null) return;
+  const deviceOf = (index: number): number =>
+    (index < DEVICE_FIRST_ENDPOINT ? index : indexes.get(index) ?? -1);
+  recovered.packets = recoverTurn(core, 0, deviceOf, vnetSize === 0);
+}
+
+/** Goes on with the pods whose devices were left. `ready` are those that the CNI plugin's caller
+ * was told of: of the others that it asked for, nothing may stay. */
 export async function restorePods(
   handover: Handover, endpoints: Endpoints, ready: Attachment[], recovered: Recovered, log: Log,
-): Promise<DeviceSpec[]> {
+): Promise<RestoredPods> {
   const specs: DeviceSpec[] = [];
+  const indexes = new Map<number, number>();
   const attached = new Set(ready.map(({ pod }) => `${pod.namespace}/${pod.name} ${pod.uid}`));
   for (const { name, record } of handover.pods()) {
     const { namespace, name: pod, uid } = record.endpoint;
@@ -143,6 +166,7 @@ export async function restorePods(
       const spec = await endpoints.restore(record);
       if (spec === null) recovered.lostPods += 1;
       else specs.push(spec);
+      indexes.set(record.index, spec?.index ?? -1);
     } catch (error) {
       const { message } = error as Error;
       log.error({ namespace, pod, error: message }, 'cannot go on with a pod');
@@ -158,5 +182,5 @@ export async function restorePods(
   }
   handover.refuse('');
   recovered.pods = specs.length;
-  return specs;
+  return { specs, indexes };
 }

@@ -15,10 +15,18 @@ import {
   DIRECTORY_DESCRIPTORS,
   DIRECTORY_POINTER_SIZE,
   DIRECTORY_SLOT_COUNT,
+  TURN_BEGUN,
+  TURN_DONE,
+  TURN_READ,
+  TURN_SLOTS,
+  TURN_SLOT_LENGTH,
+  TURN_SLOT_SEGMENT_SIZE,
+  TURN_SLOT_STRIDE,
 } from '../wasm/abi/layout.ts';
 import { VERDICT_SEND } from '../wasm/abi/verdict.ts';
 import { countDrop } from '../engine/counters.ts';
 import type { Core } from '../engine/core.ts';
+import { turnRecord } from '../engine/tables/kept.ts';
 import { addressOf, POINTER_SIZE } from '../ffi/memory.ts';
 import { Sends } from './sends.ts';
 
@@ -35,6 +43,8 @@ export class Slots {
   readonly #words: Uint32Array;
   readonly #halves: Uint16Array;
   readonly #descriptors: number;
+  /** Address of the record of the turn that is under way. */
+  readonly #turn: number;
 
   constructor(core: Core, worker: number) {
     this.core = core;
@@ -47,6 +57,7 @@ export class Slots {
     this.#words = new Uint32Array(core.memory.buffer);
     this.#halves = new Uint16Array(core.memory.buffer);
     this.#descriptors = core.directory(DIRECTORY_DESCRIPTORS);
+    this.#turn = turnRecord(core, worker);
   }
 
   /** Absolute address at which a device reads into the slot. */
@@ -63,6 +74,37 @@ export class Slots {
     this.#halves[(at + DESCRIPTOR_INPUT) >>> 1] = device;
     this.#halves[(at + DESCRIPTOR_SEGMENT_SIZE) >>> 1] = segmentSize;
     this.core.bytes[at + DESCRIPTOR_OUTER_TOS] = outerTos;
+    const place = slot - this.first;
+    const saved = this.#turn + TURN_SLOTS + (place * TURN_SLOT_STRIDE);
+    this.#words[(saved + TURN_SLOT_LENGTH) >>> 2] = length;
+    this.#words[(saved + TURN_SLOT_SEGMENT_SIZE) >>> 2] = segmentSize;
+    this.#words[(this.#turn + TURN_READ) >>> 2] = place + 1;
+  }
+
+  /** Notes that the core may change the packets of this turn from now on. */
+  beginTurn(): void {
+    this.#words[(this.#turn + TURN_BEGUN) >>> 2] = 1;
+  }
+
+  /** Notes that so many packets of this turn are written. */
+  noteDone(done: number): void {
+    this.#words[(this.#turn + TURN_DONE) >>> 2] = done;
+  }
+
+  /** Notes that nothing is in our hands any more. */
+  endTurn(): void {
+    this.#words[(this.#turn + TURN_READ) >>> 2] = 0;
+    this.#words[(this.#turn + TURN_DONE) >>> 2] = 0;
+    this.#words[(this.#turn + TURN_BEGUN) >>> 2] = 0;
+  }
+
+  /** The packets that an earlier process left in its hands, from the first to before the last. They
+   * are forgotten here: what ends the process once must not end every next one. */
+  takeTurn(): [first: number, end: number] {
+    const first = this.#words[(this.#turn + TURN_DONE) >>> 2] ?? 0;
+    const end = this.#words[(this.#turn + TURN_READ) >>> 2] ?? 0;
+    this.endTurn();
+    return [first, end];
   }
 
   /** Absolute address where a datagram's outer source goes. */

@@ -45,7 +45,7 @@ export interface WorkerData {
 }
 
 export type Command =
-  | { id: number; verb: 'attach'; devices: DeviceSpec[] }
+  | { id: number; verb: 'attach'; devices: DeviceSpec[]; isFirst: boolean }
   | { id: number; verb: 'detach'; index: number }
   | { id: number; verb: 'stop' };
 
@@ -125,6 +125,7 @@ function obey(
       for (const device of command.devices) {
         attempt(() => loop.attach(device.index, makeDevice(slots, device, report)));
       }
+      if (command.isFirst) attempt(() => loop.resume(monotonicClock()()));
     } else if (command.verb === 'detach') {
       attempt(() => loop.detach(command.index));
     }

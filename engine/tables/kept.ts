@@ -1,32 +1,40 @@
 // The kept pages of linear memory, which the next process may take over: the flow tables, so that
-// connections that are under way go on. What else is in memory is built anew from what is known.
+// connections that are under way go on, and the packets that a worker had in its hands. What else
+// is in memory is built anew from what is known.
 
 import {
-  DIRECTORY_FLOWS,
+  DESCRIPTOR_INPUT,
+  DESCRIPTOR_LENGTH,
+  DESCRIPTOR_SEGMENT_SIZE,
+  DESCRIPTOR_START,
   DIRECTORY_FLOW_COUNT,
   DIRECTORY_FLOW_SEED,
+  DIRECTORY_KEPT,
+  DIRECTORY_SLOT_COUNT,
   DIRECTORY_WORKER_COUNT,
   KEPT_FLOWS,
   KEPT_FLOW_SEED,
-  KEPT_GRANULE,
   KEPT_HEADER_SIZE,
   KEPT_MAGIC,
   KEPT_MAGIC_FIELD,
+  KEPT_SLOTS,
   KEPT_VERSION,
   KEPT_WORKERS,
+  TURN_BEGUN,
+  TURN_DONE,
+  TURN_READ,
+  TURN_SLOTS,
+  TURN_SLOT_LENGTH,
+  TURN_SLOT_SEGMENT_SIZE,
+  TURN_SLOT_STRIDE,
 } from '../../wasm/abi/layout.ts';
-import { FLOW_SIZE } from '../../wasm/abi/policy.ts';
 import { ABI_VERSION } from '../../wasm/abi/version.ts';
 import type { Core } from '../core.ts';
+import { turnRecordSize } from '../memory-map.ts';
 
 /** The bytes of the kept pages: a multiple of KEPT_GRANULE at a multiple of it. */
 export function keptPages(core: Core): Uint8Array {
-  const flows = core.directory(DIRECTORY_FLOWS);
-  const count = core.directory(DIRECTORY_WORKER_COUNT) * core.directory(DIRECTORY_FLOW_COUNT);
-  const end = flows + (count * (FLOW_SIZE + 1));
-  const start = flows - KEPT_HEADER_SIZE;
-  const length = Math.ceil((end - start) / KEPT_GRANULE) * KEPT_GRANULE;
-  return core.bytes.subarray(start, start + length);
+  return core.bytes.subarray(core.directory(DIRECTORY_KEPT));
 }
 
 /** Marks pages that hold nothing yet as this core's. The magic comes last. */
@@ -53,9 +61,48 @@ export function adoptKept(core: Core, nowMs: number): number | null {
   return flows;
 }
 
+/** Address of a worker's turn record. */
+export function turnRecord(core: Core, worker: number): number {
+  const size = turnRecordSize(core.directory(DIRECTORY_SLOT_COUNT));
+  // Records begin at multiples of their size: the map leaves no gaps within a kind.
+  return core.directory(DIRECTORY_KEPT) + KEPT_HEADER_SIZE + (worker * size);
+}
+
+/** Makes the packets that a killed process had read and not written what their devices gave, to go
+ * through the core once more. `deviceOf` says what a device's index has become, -1 where it has
+ * gone. Where the core may have changed the packets already, `mayRepeat` says whether they are
+ * still good for that. Returns how many there are. Precondition: the worker turns nothing over. */
+export function recoverTurn(
+  core: Core, worker: number, deviceOf: (index: number) => number, mayRepeat: boolean,
+): number {
+  const { view } = core;
+  const record = turnRecord(core, worker);
+  const slots = core.directory(DIRECTORY_SLOT_COUNT);
+  const read = view.getUint32(record + TURN_READ, true);
+  const done = view.getUint32(record + TURN_DONE, true);
+  const isSpoilt = view.getUint32(record + TURN_BEGUN, true) !== 0 && !mayRepeat;
+  if (isSpoilt || read > slots || done >= read) {
+    view.setUint32(record + TURN_READ, 0, true);
+    return 0;
+  }
+  for (let place = done; place < read; place += 1) {
+    const slot = (worker * slots) + place;
+    const at = core.descriptorAddress(slot);
+    const saved = record + TURN_SLOTS + (place * TURN_SLOT_STRIDE);
+    const device = deviceOf(view.getUint16(at + DESCRIPTOR_INPUT, true));
+    // A packet without length is dropped, and counted, by the core.
+    const length = device < 0 ? 0 : view.getUint32(saved + TURN_SLOT_LENGTH, true);
+    const segmentSize = view.getUint32(saved + TURN_SLOT_SEGMENT_SIZE, true);
+    view.setUint16(at + DESCRIPTOR_INPUT, Math.max(device, 0), true);
+    view.setUint32(at + DESCRIPTOR_START, core.packetAddress(slot), true);
+    view.setUint32(at + DESCRIPTOR_LENGTH, length, true);
+    view.setUint16(at + DESCRIPTOR_SEGMENT_SIZE, segmentSize, true);
+  }
+  return read - done;
+}
+
 function headerOf(core: Core): DataView {
-  const start = core.directory(DIRECTORY_FLOWS) - KEPT_HEADER_SIZE;
-  return new DataView(core.memory.buffer, start, KEPT_HEADER_SIZE);
+  return new DataView(core.memory.buffer, core.directory(DIRECTORY_KEPT), KEPT_HEADER_SIZE);
 }
 
 /** What the header of pages of this layout holds, beside the magic and the seed. */
@@ -64,5 +111,6 @@ function expected(core: Core): [field: number, value: number][] {
     [KEPT_VERSION, ABI_VERSION],
     [KEPT_WORKERS, core.directory(DIRECTORY_WORKER_COUNT)],
     [KEPT_FLOWS, core.directory(DIRECTORY_FLOW_COUNT)],
+    [KEPT_SLOTS, core.directory(DIRECTORY_SLOT_COUNT)],
   ];
 }

@@ -6,10 +6,11 @@ import * as assert from 'uvu/assert';
 import * as layout from '../../wasm/abi/layout.ts';
 import * as abi from '../../wasm/abi/policy.ts';
 import { readFlowFill } from '../../engine/counters.ts';
-import { keptPages } from '../../engine/tables/kept.ts';
+import { keptPages, recoverTurn } from '../../engine/tables/kept.ts';
 import { closeFd } from '../../ffi/file.ts';
 import { createMemfd, fileSize } from '../../ffi/memfd.ts';
 import { keepFlows } from '../../host/kept-flows.ts';
+import { Slots } from '../../host/slots.ts';
 import {
   ALLOW_ALL, back, DENY_ALL, fateOf, PolicyBed, ruleSet, TCP, tcpPacket, type Flow,
 } from '../support/policy-core.ts';
@@ -104,6 +105,63 @@ test('entries of mixed halves let nothing pass that is not allowed', () => {
     }
     closeFd(second.fd);
   }
+});
+
+/** Fills slots with packets of pod a, as its device would. */
+function readFromPod(bed: PolicyBed, slots: Slots, ports: number[]): void {
+  ports.forEach((port, place) => {
+    const packet = tcpPacket(flow(port), TCP.syn);
+    bed.core.bytes.set(packet, bed.core.packetAddress(place));
+    slots.fill(place, bed.device('a'), packet.length);
+  });
+}
+
+/** What a core makes of the packets that are in a worker's hands: how many it would send. */
+function finish(bed: PolicyBed): number {
+  const slots = new Slots(bed.core, 0);
+  const [first, end] = slots.takeTurn();
+  if (first < end) bed.core.exports.processBatch(first, end - first, bed.nowMs);
+  assert.equal(slots.takeTurn(), [0, 0], 'once and no more');
+  return first < end ? slots.sends.count : 0;
+}
+
+for (const killed of ['before the core has run', 'after it', 'after some were written'] as const) {
+  test(`packets that were in hand are sent by the next daemon: killed ${killed}`, () => {
+    const first = makeBed(-1);
+    const slots = new Slots(first.bed.core, 0);
+    readFromPod(first.bed, slots, [1000, 1001, 1002]);
+    if (killed !== 'before the core has run') {
+      slots.beginTurn();
+      first.bed.core.exports.processBatch(0, 3, first.bed.nowMs);
+    }
+    if (killed === 'after some were written') slots.noteDone(2);
+    const second = makeBed(first.fd);
+    const left = killed === 'after some were written' ? 1 : 3;
+    assert.is(recoverTurn(second.bed.core, 0, (index) => index, true), left);
+    assert.is(finish(second.bed), left);
+    closeFd(first.fd);
+  });
+}
+
+test('packets in hand that are of no use are not sent', () => {
+  for (const [isBegun, mayRepeat, device] of [[true, false, 3], [false, true, -1]] as const) {
+    const first = makeBed(-1);
+    const slots = new Slots(first.bed.core, 0);
+    readFromPod(first.bed, slots, [1000]);
+    if (isBegun) slots.beginTurn();
+    const { bed, fd } = makeBed(first.fd);
+    recoverTurn(bed.core, 0, () => device, mayRepeat);
+    assert.is(finish(bed), 0);
+    closeFd(fd);
+  }
+  const idle = makeBed(-1);
+  const slots = new Slots(idle.bed.core, 0);
+  readFromPod(idle.bed, slots, [1000]);
+  slots.endTurn();
+  const { bed, fd } = makeBed(idle.fd);
+  assert.is(recoverTurn(bed.core, 0, (index) => index, true), 0);
+  assert.is(finish(bed), 0);
+  closeFd(fd);
 });
 
 test('a file of random bytes, of another size, or of another layout is not used', () => {

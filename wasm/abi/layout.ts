@@ -18,15 +18,11 @@
 //          | policy: identities, arena;     |
 //          | per worker: fragments, verdicts|
 //          +--------------------------------+
-//          | kept pages, which outlive the  |
-//          | process: header; flows, per    |
-//          | worker                         |
-//          +--------------------------------+
-//          | descriptors, one per slot      |
-//          +--------------------------------+
 //          | outbox, per worker: sends,     |
 //          | pieces, header blocks          |
 //          +--------------------------------+
+//          | kept pages: header, turn       |
+//          | records, flows, descriptors,   |
 //          | packet slots                   |
 //          +--------------------------------+
 
@@ -77,6 +73,7 @@ export const DIRECTORY_SENDER_COUNT = 180;    // sending sockets of each family
 export const DIRECTORY_SENDER_PORTS = 184;    // address: u16 each, [family][SENDER_LIMIT]
 export const DIRECTORY_UNDERLAY_IPV4 = 188;   // 4 bytes: source of frames that we make whole
 export const DIRECTORY_UNDERLAY_IPV6 = 192;   // 16 bytes, likewise
+export const DIRECTORY_KEPT = 208;            // address of the kept pages' header
 export const DIRECTORY_SIZE = 256;
 export const DIRECTORY_MAGIC = 0x54524c43;    // "CLRT"
 export const COALESCE_TCP = 1;                // join TCP segments that come from peers
@@ -106,16 +103,25 @@ export const CONTROL_SCRATCH_START = 14336;   // WORKERS_START + WORKER_LIMIT * 
 export const CONTROL_SCRATCH_SIZE = 2048;
 export const TABLES_START = 16384;
 
-// Kept pages: a file may lie in their place, which the next process takes over. The header stands
-// before the flow tables; a process that finds another one than its own would be leaves them.
+// Kept pages, up to the end of memory: a file may lie in their place, which the next process takes
+// over. A process that finds another header than its own would be does not.
 export const KEPT_GRANULE = 65536;            // the pages begin and end at a multiple of this
 export const KEPT_MAGIC_FIELD = 0;            // u32, KEPT_MAGIC once the rest is written
 export const KEPT_VERSION = 4;                // u32, ABI_VERSION
 export const KEPT_WORKERS = 8;                // u32
 export const KEPT_FLOWS = 12;                 // u32, DIRECTORY_FLOW_COUNT
 export const KEPT_FLOW_SEED = 16;             // u32, DIRECTORY_FLOW_SEED
+export const KEPT_SLOTS = 20;                 // u32, DIRECTORY_SLOT_COUNT
 export const KEPT_HEADER_SIZE = 64;
 export const KEPT_MAGIC = 0x4b524c43;         // "CLRK"
+// Turn record, per worker: packets read and not written yet, as their devices gave them.
+export const TURN_READ = 0;                   // u32, slots filled in this turn; 0 between turns
+export const TURN_DONE = 4;                   // u32, those of them that are written
+export const TURN_BEGUN = 8;                  // u32, 1: the core may have changed the packets
+export const TURN_SLOTS = 16;                 // per slot, as in its descriptor:
+export const TURN_SLOT_LENGTH = 0;            // u32
+export const TURN_SLOT_SEGMENT_SIZE = 4;      // u32
+export const TURN_SLOT_STRIDE = 8;
 
 // Packet slots. A packet lies anywhere in its slot; devices read to PACKET_HEADROOM.
 export const PACKET_HEADROOM = 128;           // room for every header we prepend

@@ -1,24 +1,21 @@
 // A flow table that a process left when it died, at any instruction, taken over by the next one.
 //
 // Theory of operation. The table is a file (host/kept-flows.ts), so it holds every store that was
-// made, and an entry may be half of one flow and half of another. An entry stands where its key's
-// hash says and has the tag that the hash says, so one of mixed keys is found; ports, protocol,
-// flags and state share one word, so they are of one flow. What is not sound goes: its packets are
-// judged as any others are. What is sound is judged anew, too, at its next packet, since policy may
-// have changed; but as the connection it is, so that its replies pass.
-
+// made, and an entry may be half of one flow and half of another. It stands where its key's hash
+// says, with the tag that the hash says, so mixed keys are found; ports, protocol, flags and state
+// share one word, so they are of one flow. What is not sound goes. What is sound is judged anew at
+// its next packet, since policy may have changed, but as the connection it is: its replies pass.
 import { DIRECTORY_FLOW_COUNT, DIRECTORY_POLICY_EPOCH, WORKER_FLOWS } from "../abi/layout";
 import {
   FLOW_EPOCH, FLOW_FLAGS, FLOW_FLAG_USED, FLOW_GROUP_SIZE, FLOW_LIFETIME, FLOW_SIZE, FLOW_STATE,
   FLOW_STATE_CLOSING, FLOW_TIMEOUT_TCP,
 } from "../abi/policy";
 import { directory } from "../packet";
-import {
-  flowKeyHash, flowTable, flowTimeLeft, homeGroup, secondGroup, tagOf, workerField,
-} from "./flow";
+import { flowKeyHash, flowTable, flowTimeLeft, homeGroup, secondGroup, tagOf, workerField }
+  from "./flow";
 
-/** Takes a worker's table over. Returns how many flows are in it now. Precondition: the hash is
- * keyed as it was, and the worker is in no turn. */
+/** Takes over the table of a worker that turns nothing over; the hash is keyed as it was. Returns
+ * how many flows are in it. */
 export function flowAdopt(worker: i32, nowMs: i32): i32 {
   const count = directory(DIRECTORY_FLOW_COUNT);
   const table = flowTable(worker, count);
@@ -43,11 +40,10 @@ export function flowAdopt(worker: i32, nowMs: i32): i32 {
 
 function isSound(flow: usize, group: i32, tag: u8, count: i32, nowMs: i32): bool {
   const hash = flowKeyHash(flow);
-  if (tag != tagOf(hash)) return false;
+  if (tag != tagOf(hash) || (load<u8>(flow, FLOW_FLAGS) & FLOW_FLAG_USED) == 0) return false;
   if (group != homeGroup(hash, count) && group != secondGroup(hash, count)) return false;
-  if ((load<u8>(flow, FLOW_FLAGS) & FLOW_FLAG_USED) == 0) return false;
   if (<i32>load<u8>(flow, FLOW_STATE) > FLOW_STATE_CLOSING) return false;
   const left = flowTimeLeft(flow, nowMs);
   const lifetime = load<i32>(flow, FLOW_LIFETIME);
-  return left > 0 && left <= FLOW_TIMEOUT_TCP && lifetime > 0 && lifetime <= FLOW_TIMEOUT_TCP;
+  return min(left, lifetime) > 0 && max(left, lifetime) <= FLOW_TIMEOUT_TCP;
 }
