@@ -2,6 +2,7 @@
 
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
+import { spawnSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, readdirSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -9,11 +10,14 @@ import { CniError } from '../../cni/errors.ts';
 import { podOf, readRequest, type Environment } from '../../cni/request.ts';
 import { addressesIn, parseResult } from '../../cni/result.ts';
 import { culvert } from '../support/command.ts';
+import { ROOT } from '../support/source.ts';
 
 const test = suite('cni/request');
 const ENVIRONMENT: Environment = {
   CNI_CONTAINERID: 'c1', CNI_IFNAME: 'eth0', CNI_NETNS: '/run/netns/x', CNI_PATH: '/opt/cni/bin',
 };
+
+const START_ROUNDS = 7;
 
 function codeOf(work: () => unknown): number {
   try {
@@ -96,6 +100,26 @@ test('the command answers as the plugin does', async () => {
   const { code, stdout } = await culvert(['cni'], { env: { CNI_COMMAND: 'VERSION' } });
   assert.is(code, 0);
   assert.equal((JSON.parse(stdout) as { cniVersion: string }).cniVersion, '1.1.0');
+});
+
+/** Milliseconds that a program takes from its start to its end. */
+function runMs(words: string[]): number {
+  const startMs = performance.now();
+  const env = { ...process.env, CNI_COMMAND: 'VERSION' };
+  const { status } = spawnSync(process.execPath, words, { cwd: ROOT, env, input: '' });
+  assert.is(status, 0);
+  return performance.now() - startMs;
+}
+
+test('the bundle starts nearly as fast as Node.js alone', () => {
+  const times = { bare: [] as number[], bundle: [] as number[] };
+  for (let round = 0; round < START_ROUNDS; round += 1) {
+    times.bare.push(runMs(['-e', '0']));
+    times.bundle.push(runMs(['dist/cni/culvert.cjs']));
+  }
+  const [bare, bundle] = [times.bare, times.bundle].map((list) => Math.min(...list));
+  console.log(`VERSION: ${bundle?.toFixed(0)} ms, Node.js alone: ${bare?.toFixed(0)} ms`);
+  assert.ok((bundle ?? 0) < (bare ?? 0) * 3);
 });
 
 test.run();
