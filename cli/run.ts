@@ -6,6 +6,7 @@ import { SystemError } from '../ffi/errno.ts';
 import { ConfigError, loadConfig, type HostConfig, type Settings } from '../host/config.ts';
 import { Host, SecondInstanceError } from '../host/main.ts';
 import { TierError } from '../host/tier.ts';
+import { notifyReady, SystemdStore } from '../host/systemd-store.ts';
 import { CommandError, EXIT_CONFIG, EXIT_FAILED, EXIT_NO_PERMISSION } from './exit.ts';
 import { CORE_PATH, VERSION } from './version.ts';
 
@@ -20,9 +21,11 @@ export async function runDaemon(
 ): Promise<void> {
   const config = readConfig(file, environment, flags);
   const log = makeLog('host', config.logLevel);
-  const host = await Host.start({ config, log, version: VERSION, corePath: CORE_PATH })
+  const store = SystemdStore.from(environment);
+  const host = await Host.start({ config, log, version: VERSION, corePath: CORE_PATH, store })
     .catch((error: unknown) => Promise.reject(explain(error)));
   log.info({ node: config.nodeName, version: VERSION }, 'ready');
+  notifyReady(environment);
   await aborted(stop);
   log.info({}, 'stopping');
   await host.stop();

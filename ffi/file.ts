@@ -13,6 +13,8 @@ const O_CLOEXEC = 0o2000000;
 const O_NONBLOCK = constants.O_NONBLOCK;
 const EFD_CLOEXEC = O_CLOEXEC;
 const EFD_NONBLOCK = O_NONBLOCK;
+const F_SETFD = 2;
+const FD_CLOEXEC = 1;
 const F_GETFL = 3;
 const F_SETFL = 4;
 const LOCK_EX = 2;
@@ -66,6 +68,12 @@ export function setNonBlocking(fd: number): void {
   const object = `descriptor ${fd}`;
   const flags = check(libc.result(libc.fcntl(fd, F_GETFL, 0)), 'fcntl(F_GETFL)', object);
   check(libc.result(libc.fcntl(fd, F_SETFL, flags | O_NONBLOCK)), 'fcntl(F_SETFL)', object);
+}
+
+/** Keeps child processes from inheriting a descriptor that we have inherited ourselves. */
+export function setCloseOnExec(fd: number): void {
+  const result = libc.result(libc.fcntl(fd, F_SETFD, FD_CLOEXEC));
+  check(result, 'fcntl(F_SETFD)', `descriptor ${fd}`);
 }
 
 /** Creates an event counter that wakes a poll(); any thread of the process may signal it. */

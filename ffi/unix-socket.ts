@@ -31,6 +31,16 @@ export function listenUnix(path: string, backlog: number): number {
   return fd;
 }
 
+/** Receives datagrams at a path. Returns a non-blocking descriptor. */
+export function bindUnixDatagram(path: string): number {
+  const fd = openSocket(AF_UNIX, SOCK_DGRAM, 0, path);
+  const { name, size } = socketAddress(path);
+  const bound = libc.result(libc.bind(fd, name.address, size));
+  if (bound < 0) closeFd(fd);
+  check(bound, 'bind', path, REMEDIES);
+  return fd;
+}
+
 /** Takes a connection. Returns its non-blocking descriptor, or a negative errno. */
 export function acceptUnix(listener: number): number {
   return libc.result(libc.accept4(listener, 0, 0, SOCK_NONBLOCK_CLOEXEC));

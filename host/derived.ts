@@ -29,7 +29,7 @@ export function forwardingOptions(config: HostConfig, underlayMtu: number): Forw
 /** What of us is left to the next daemon, and how. */
 export function handoverOptions(
   { runtimeDirectory, handover: { enabled, awaySeconds } }: HostConfig,
-): Omit<HandoverOptions, 'log'> {
+): Omit<HandoverOptions, 'log' | 'store'> {
   return { runtimeDirectory, isEnabled: enabled, awayMs: awaySeconds * 1000 };
 }
 

@@ -19,6 +19,7 @@ import { closeFd } from '../ffi/file.ts';
 import { diskFiles, removeFile, removeUnfinished, replaceFile, type Files } from './durable.ts';
 import { HolderClient } from './holder-client.ts';
 import { POD_PREFIX } from './holder-protocol.ts';
+import type { SystemdStore } from './systemd-store.ts';
 
 /** The holder's socket, in the runtime directory. */
 export const HOLDER_SOCKET = 'holder.sock';
@@ -61,6 +62,8 @@ export interface HandoverOptions {
   /** How long a holder waits for a daemon; 0: for ever while there are pods. */
   awayMs: number;
   log: Log;
+  /** A keeper that is there already, in the place of a holder. */
+  store: SystemdStore | null;
 }
 
 export class Handover {
@@ -85,7 +88,13 @@ export class Handover {
   /** Finds a keeper that is there. */
   static async begin(options: HandoverOptions): Promise<Handover> {
     const handover = new Handover(options);
-    const found = options.isEnabled ? HolderClient.find(holderPath(options)) : null;
+    if (!options.isEnabled) return handover;
+    if (options.store !== null) {
+      handover.#keeper = options.store;
+      for (const [name, fd] of options.store.list()) handover.#offered.set(name, fd);
+      return handover;
+    }
+    const found = HolderClient.find(holderPath(options));
     if (found !== null) await handover.#take(found);
     return handover;
   }

@@ -36,6 +36,7 @@ import {
   LastKnown, makeCore, nothingRecovered, recoverPackets, restorePods,
   type Recovered,
 } from './recovery.ts';
+import type { SystemdStore } from './systemd-store.ts';
 import { writeSubnetEnv } from './subnet-env.ts';
 import { chooseTier, probeKernel, type Tier, type TierName } from './tier.ts';
 import { Underlay } from './underlay.ts';
@@ -66,6 +67,8 @@ export interface HostOptions {
   version: string;
   /** The core's WebAssembly module. */
   corePath: string;
+  /** Where systemd runs us and keeps descriptors for us. */
+  store?: SystemdStore | null;
 }
 
 /** What a daemon is made of and must close in the end. */
@@ -185,7 +188,8 @@ export class Host {
       throw new SecondInstanceError(`start daemon: another one holds ${lockPath}`);
     }
     const links = new Links();
-    const handover = await Handover.begin({ ...handoverOptions(config), log });
+    const { store = null } = options;
+    const handover = await Handover.begin({ ...handoverOptions(config), log, store });
     // A daemon that cannot start leaves what it has found to one that can.
     const isLeft = handover.offered('').length > 0;
     const recovered = nothingRecovered();
