@@ -231,7 +231,7 @@ export class Handover {
   }
 
   #findAgain(): void {
-    if (this.#isOver || this.#restartTimer !== null) return;
+    if (this.#isOver || this.#options.store !== null || this.#restartTimer !== null) return;
     this.#restartTimer = setTimeout(() => {
       this.#restartTimer = null;
       void this.#find();

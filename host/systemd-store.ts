@@ -5,14 +5,17 @@
 // The unit needs FileDescriptorStoreMax=, of which systemd 254 and later tell the service, as
 // $FDSTORE. A holder of ours would end with the service: systemd ends every process of its group.
 
+import { ERRNO, errnoName } from '../ffi/errno.ts';
 import { closeFd, setCloseOnExec } from '../ffi/file.ts';
+import { POLLOUT, waitFor } from '../ffi/poll.ts';
 import { sendWithFd } from '../ffi/rights.ts';
 import { connectUnixDatagram } from '../ffi/unix-socket.ts';
-import { errnoName } from '../ffi/errno.ts';
 import type { Keeper } from './handover.ts';
 
 /** Where inherited descriptors begin. */
 const FIRST_FD = 3;
+/** How long a busy manager is waited for. */
+const WRITE_TIMEOUT_MS = 1000;
 
 type Environment = Readonly<Record<string, string | undefined>>;
 
@@ -63,7 +66,12 @@ export class SystemdStore implements Keeper {
   }
 
   #send(text: string, fd: number): void {
-    const sent = sendWithFd(this.#socket, Buffer.from(text), fd);
+    const bytes = Buffer.from(text);
+    let sent = sendWithFd(this.#socket, bytes, fd);
+    // A socket's queue holds few datagrams, and the manager may be busy.
+    while (sent === -ERRNO.EAGAIN && waitFor(this.#socket, POLLOUT, WRITE_TIMEOUT_MS) > 0) {
+      sent = sendWithFd(this.#socket, bytes, fd);
+    }
     if (sent < 0) throw new Error(`tell systemd: ${errnoName(sent)}`);
   }
 }
