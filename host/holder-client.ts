@@ -81,8 +81,11 @@ export class HolderClient {
       const socket = connect(this.path, () => socket.write(encodeMessage(HOLD_WATCH, '', awayMs)));
       this.#watch = socket;
       const fail = (error: Error): void => reject(new HolderError(`watch: ${error.message}`));
+      const timer = setTimeout(
+        () => socket.destroy(new Error('the holder does not answer')), ANSWER_TIMEOUT_MS);
       socket.once('error', fail);
       socket.once('data', () => {
+        clearTimeout(timer);
         socket.off('error', fail).on('error', () => {}).unref();
         socket.once('close', () => {
           if (this.#watch === socket) onLost();

@@ -203,6 +203,15 @@ withHolder('its death is noticed, and asking it then is an error', async ({ clie
   assert.throws(() => client.drop('a'), /the holder/);
 });
 
+withHolder('one that does not answer is an error in time', async ({ path, client, holder }) => {
+  holder.kill('SIGSTOP');
+  const startMs = performance.now();
+  await HolderClient.find(path)?.watch(AWAY_MS, () => {}).then(
+    () => assert.unreachable(), (error: Error) => assert.match(error.message, /not answer/));
+  assert.throws(() => client.drop('a'), /does not answer/);
+  assert.ok(performance.now() - startMs < WAIT_LIMIT_MS);
+});
+
 test('one that the daemon starts outlives its starter', async () => {
   const folder = mkdtempSync(join(tmpdir(), 'culvert-holder-'));
   const path = join(folder, 'holder.sock');

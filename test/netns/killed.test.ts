@@ -16,7 +16,7 @@ import { HOLDER_SOCKET, KEPT_FOLDER } from '../../host/handover.ts';
 import { GUARD_METRIC } from '../../host/limits.ts';
 import { testNeeding } from '../support/needs.ts';
 import { Random } from '../support/random.ts';
-import { podAddress, podAddresses } from './support/forge-cluster.ts';
+import { podAddress, podAddresses, podName } from './support/forge-cluster.ts';
 import { until } from './support/forge.ts';
 import { interfaceNames, kill, logLines, mustReach, openBed, reaches } from
   './support/forge-scene.ts';
@@ -88,6 +88,20 @@ testNeeding('tun', test, 'a daemon without a sidecar goes on as it was last told
   assert.not(await reaches(pods.denied.host, podAddress(3, 10, 'IPv4')));
   await place.culvert.startSidecar();
   await place.culvert.waitFor(({ sync }) => sync.revision !== null);
+});
+
+testNeeding('tun', test, 'a pod with a TAP goes on, too', async () => {
+  const { place, pods } = await theScene();
+  const addresses = podAddresses(3, 13);
+  const name = podName(3, 13);
+  const host = await place.culvert.addPod({ namespace: 'test', name, addresses, device: 'tap' });
+  await mustReach(host, pods.remote.addresses);
+  await kill(place.daemon, 'SIGKILL');
+  await place.culvert.startDaemon();
+  await mustReach(host, pods.remote.addresses);
+  await mustReach(pods.remote.host, addresses);
+  await place.culvert.waitFor(({ sync }) => sync.revision !== null);
+  await place.culvert.removePod('test', name);
 });
 
 testNeeding('tun', test, 'a holder that is killed is replaced, and told everything', async () => {
