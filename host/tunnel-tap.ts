@@ -20,6 +20,7 @@ const OFFLOADS = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_USO4 | TUN_F_USO6
   | TUN_F_UDP_TUNNEL_GSO | TUN_F_UDP_TUNNEL_GSO_CSUM;
 /** The most that a TAP takes: 65,535 bytes of IP less an Ethernet header. */
 const MTU = 65521;
+/** How often the stack is asked what it dropped. */
 const LOOK_MS = 200;
 /** How long the kernel remembers a path's MTU (net.ipv6.route.mtu_expires). */
 const NARROW_MS = 600_000;
@@ -32,15 +33,14 @@ export class TunnelTap {
   readonly families: Family[];
   /** Why it does not take those of both. */
   readonly limits: string[];
-
   #watch: NodeJS.Timeout | null = null;
 
   private constructor(
-    fd: number, name: string, families: Family[], limits: string[],
+    fd: number, name: string, mac: string, families: Family[], limits: string[],
   ) {
     this.fd = fd;
     this.name = name;
-    this.mac = interfaceMac(name);
+    this.mac = mac;
     this.families = families;
     this.limits = limits;
   }
@@ -59,9 +59,10 @@ export class TunnelTap {
       const limits = families.flatMap((family) => forwardFrom(name, family));
       const usable = families.filter((family) => family === 'IPv4' || limits.length === 0);
       if (usable.length === 0) throw new TierError(`data plane tier T3: ${limits.join('; ')}`);
+      const mac = interfaceMac(name);
       await links.setLink(name, { linkLocalIpv6: false });
       await links.setLink(name, { mtu: MTU, queueLength: 1, up: true });
-      return new TunnelTap(fd, name, usable, limits);
+      return new TunnelTap(fd, name, mac, usable, limits);
     } catch (error) {
       closeFd(fd);
       throw error;
@@ -87,6 +88,7 @@ export class TunnelTap {
     }, LOOK_MS).unref();
   }
 
+  /** Looks no longer. */
   unwatch(): void {
     if (this.#watch !== null) clearTimeout(this.#watch);
     this.#watch = null;
