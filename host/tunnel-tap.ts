@@ -71,8 +71,8 @@ export class TunnelTap {
 
   /**
    * Tells of packets over IPv6 that are too large for the path: the stack is a router to them,
-   * which drops what it may not fragment (RFC 8200 section 5). `onNarrow` hears of it once, `onWide`
-   * when the kernel has forgotten it and they may be tried again.
+   * which drops what it may not fragment (RFC 8200 section 5). `onNarrow` hears of it once,
+   * `onWide` when the kernel has forgotten it and they may be tried again.
    */
   watch(onNarrow: (packets: number) => void, onWide: () => void): void {
     const seen = tooBigFrom(this.name);
