@@ -1,6 +1,7 @@
 // `culvert bench micro`: which benches there are, and a run of some of them.
 
 import { deltaBench } from './delta.bench.ts';
+import { flowBench } from './flow.bench.ts';
 import { nftBench } from './nft.bench.ts';
 import { pipelineBench } from './pipeline.bench.ts';
 import { policyBench } from './policy.bench.ts';
@@ -28,6 +29,7 @@ interface Bench {
 
 export const BENCHES: Bench[] = [
   { name: 'route', results: ['lpm4', 'lpm6'], run: routeBench },
+  { name: 'flow', results: ['flow'], run: flowBench },
   { name: 'pipeline', results: ['outbound/', 'inbound/'], run: pipelineBench },
   { name: 'policy', results: ['policy/', 'policyMiss/'], run: policyBench },
   { name: 'delta', results: ['policyDelta/'], run: deltaBench },

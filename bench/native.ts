@@ -1,6 +1,6 @@
-// Builds the C of bench/native/ with the machine's own compiler: shared libraries that a bench loads
-// into its process, and programs. What is built lies in dist/bench/native/ under the hash of all
-// that went into it, so that nothing is compiled twice and no old build is taken for a new one.
+// Builds the C of bench/native/ with the machine's own compiler: shared libraries that a bench
+// loads into its process, and programs. What is built lies in dist/bench/native/ under the hash of
+// all that went into it, so that nothing is compiled twice and no old build is taken for a new one.
 // The shared numbers of wasm/abi reach C as a header, `abi.h`, made from the modules themselves: no
 // number is defined a second time. A machine without a compiler is no error: answers are null, and
 // nativeReason() says why.
@@ -11,6 +11,7 @@ import { existsSync, mkdirSync, readFileSync, readdirSync, renameSync, rmSync, w
   'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { NativeLibrary } from '../ffi/library.ts';
 import * as headers from '../wasm/abi/headers.ts';
 import * as layout from '../wasm/abi/layout.ts';
 import * as policy from '../wasm/abi/policy.ts';
@@ -64,6 +65,14 @@ export function compileShared(sources: string[]): string | null {
 /** Compiles one file of bench/native/ into a program. Returns its path, or null. */
 export function compileProgram(source: string): string | null {
   return compile([source], ['-pthread'], '');
+}
+
+/** Compiles and loads a library; null where that cannot be done, after `say` was told why. */
+export function loadNative(sources: string[], say: (text: string) => void): NativeLibrary | null {
+  const path = compileShared(sources);
+  if (path !== null) return new NativeLibrary(path);
+  say(`C twins in ${sources.join(', ')} are left out: ${reason}`);
+  return null;
 }
 
 function compile(sources: string[], flags: string[], ending: string): string | null {

@@ -23,13 +23,15 @@ export interface Subject {
   hash: () => string;
   /** Throws where run() did not do, `runs` times, what it should. Called after everything. */
   check?: (runs: number) => void;
+  /** A subject that does the same another way: their hashes must be equal. */
+  sameAs?: string;
   /** A subject whose cost is no part of this one's: that of making the input. */
   without?: string;
   /** Left out of the report. */
   hidden?: boolean;
 }
 
-/** A ratio of two subjects' costs. */
+/** A ratio of two subjects' costs. A twin's cost to ours is our speed against the twin's. */
 export interface RatioSpec {
   name: string;
   cost: string;
@@ -63,6 +65,7 @@ export function measure(family: string, subjects: Subject[], ratios: RatioSpec[]
 Measured {
   const tracks = subjects.map((subject): Track =>
     ({ subject, samples: [], costs: [], runs: 0, hash: subject.hash() }));
+  expectSame(tracks);
   const seconds = effort.seconds / effort.rounds;
   const sample = Math.min(SAMPLE_SECONDS, seconds / SAMPLES);
   const turns = Math.max(Math.round(seconds / (sample * SAMPLES)), 1);
@@ -79,6 +82,16 @@ Measured {
   }
   for (const { subject, runs } of tracks) subject.check?.(runs);
   return summariseAll(tracks, ratios);
+}
+
+/** Throws where a subject does not do the same as the one it stands beside. */
+function expectSame(tracks: Track[]): void {
+  for (const { subject, hash } of tracks) {
+    if (subject.sameAs === undefined) continue;
+    const other = tracks.find((track) => track.subject.name === subject.sameAs);
+    if (other?.hash === hash) continue;
+    throw new Error(`${subject.name}: hash ${hash}, ${subject.sameAs} has ${String(other?.hash)}`);
+  }
 }
 
 /** One turn of a subject: SAMPLES stretches of runs, each `seconds` long. */

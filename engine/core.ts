@@ -5,6 +5,7 @@
 import * as layout from '../wasm/abi/layout.ts';
 import { PREFIX_LEAF_NARROW, PREFIX_LEAF_WIDE } from '../wasm/abi/prefix-table.ts';
 import { ABI_VERSION } from '../wasm/abi/version.ts';
+import { writeFlowKeys } from './flow-keys.ts';
 import { layMemory, writeDirectory, type Limits, type PrefixLimits } from './memory-map.ts';
 
 /** Exports of wasm/index.ts. Addresses are byte offsets in linear memory. */
@@ -12,6 +13,8 @@ export interface CoreExports {
   readonly ABI_VERSION: { readonly value: number };
   processBatch(first: number, count: number, nowMs: number): number;
   flowAdopt(worker: number, nowMs: number): number;
+  flowFindMany(
+    table: number, entries: number, keys: number, count: number, found: number): void;
   policyAnswer(ruleSet: number, identity: number, key: number): number;
   policyProgram(ruleSet: number, identity: number): number;
   prefixTableSize(prefixes: number, nodes: number, leaves: number, leafSize: number): number;
@@ -64,6 +67,7 @@ export class Core {
     const core = new Core(module, makeMemory(map.size));
     writeDirectory(core.view, map, limits, ABI_VERSION);
     core.setDirectory(layout.DIRECTORY_FLOW_SEED, seed);
+    writeFlowKeys(core.view, seed);
     const clear = (at: number, { prefixes, nodes, leaves }: PrefixLimits, leaf: number): void => {
       core.exports.prefixTableInit(at, prefixes, nodes, leaves, leaf);
     };

@@ -74,7 +74,7 @@ export const DEFAULTS: HostConfig = {
   podNetworks: ['10.244.0.0/16'],
   underlay: { addresses: [], interface: '', port: 8472, mtu: 0, sendSockets: 16 },
   device: { name: 'culvert0', keep: false },
-  dataPlane: { tier: 'T0', tunnelDevice: 'culvert-t3' },
+  dataPlane: { tier: 'auto', tunnelDevice: 'culvert-t3' },
   handover: { enabled: true, awaySeconds: 0 },
   runtimeDirectory: '/run/culvert',
   syncGroup: -1,

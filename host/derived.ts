@@ -1,11 +1,22 @@
 // What follows from the configuration and from the underlay that was found.
 
 import { createHash } from 'node:crypto';
+import { mkdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import type { ForwardingOptions } from '../engine/forwarding.ts';
+import type { Log } from '../engine/log.ts';
+import { SystemError } from '../ffi/errno.ts';
 import { VXLAN_OVERHEAD_IPV4, VXLAN_OVERHEAD_IPV6 } from '../wasm/abi/headers.ts';
 import type { HostConfig } from './config.ts';
+import { diskFiles } from './durable.ts';
 import type { HandoverOptions } from './handover.ts';
+import { Ipam } from './ipam.ts';
 import type { Underlay } from './underlay.ts';
+
+const ADDRESSES_FOLDER = 'addresses';
+const BOOT_ID = '/proc/sys/kernel/random/boot_id';
+/** The sidecar's user must get through; each socket has a mode of its own. */
+export const RUNTIME_DIRECTORY_MODE = 0o755;
 
 /** A VTEP MAC for a node that the cluster has not given one: stable, locally administered. */
 export function defaultMac(nodeName: string, family: string): string {
@@ -36,4 +47,27 @@ export function handoverOptions(
 /** The MTU that every path of the overlay takes. */
 export function overlayMtu({ mtu, addresses }: Pick<Underlay, 'mtu' | 'addresses'>): number {
   return mtu - (addresses.IPv6 === undefined ? VXLAN_OVERHEAD_IPV4 : VXLAN_OVERHEAD_IPV6);
+}
+
+/** The node's addresses of pods, on disk. */
+export function makeIpam({ runtimeDirectory }: HostConfig, log: Log): Ipam {
+  return new Ipam({
+    files: diskFiles(join(runtimeDirectory, ADDRESSES_FOLDER)),
+    log,
+    boot: readFileSync(BOOT_ID, 'utf8').trim(),
+    nowMs: Date.now,
+  });
+}
+
+/** Makes the folder of sockets, lock and whatever else is of this daemon only. */
+export function makeRuntimeDirectory(path: string): void {
+  try {
+    mkdirSync(path, { recursive: true, mode: RUNTIME_DIRECTORY_MODE });
+  } catch (error) {
+    const { errno } = error as NodeJS.ErrnoException;
+    if (errno === undefined) throw error;
+    throw new SystemError('mkdir', path, errno, {
+      EACCES: 'run as root, or give a directory of yours as --runtime-directory',
+    });
+  }
 }

@@ -1,7 +1,7 @@
 // The node daemon: puts devices, tables, data worker and control sockets together, and takes them
 // apart again in the opposite order.
 
-import { mkdirSync, readFileSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import {
   DEVICE_NODE,
@@ -14,7 +14,7 @@ import type { Log } from '../engine/log.ts';
 import { PROFILES } from '../engine/memory-map.ts';
 import { ENDED_FOLDER, type Delta, type Snapshot } from '../engine/model.ts';
 import { PolicyTables } from '../engine/tables/policy.ts';
-import { errnoName, SystemError } from '../ffi/errno.ts';
+import { errnoName } from '../ffi/errno.ts';
 import { closeFd, lockFile } from '../ffi/file.ts';
 import { Links } from '../ffi/netlink.ts';
 import { localPort, peerCredentials } from '../ffi/socket.ts';
@@ -22,7 +22,10 @@ import { Attachments } from './attachments.ts';
 import type { HostConfig } from './config.ts';
 import { ControlServer } from './control.ts';
 import { DataPlane } from './data-plane.ts';
-import { forwardingOptions, handoverOptions, overlayMtu } from './derived.ts';
+import {
+  forwardingOptions, handoverOptions, makeIpam, makeRuntimeDirectory, overlayMtu,
+  RUNTIME_DIRECTORY_MODE,
+} from './derived.ts';
 import { diskFiles } from './durable.ts';
 import { Endpoints } from './endpoints.ts';
 import { Handover } from './handover.ts';
@@ -39,6 +42,7 @@ import {
 import type { SystemdStore } from './systemd-store.ts';
 import { writeSubnetEnv } from './subnet-env.ts';
 import { chooseTier, probeKernel, type Tier, type TierName } from './tier.ts';
+import type { TunnelTap } from './tunnel-tap.ts';
 import { Underlay } from './underlay.ts';
 import { warmUp } from './warm-up.ts';
 import type { DeviceEnds, DeviceSpec } from './worker.ts';
@@ -50,11 +54,7 @@ const REOPEN_LIMIT_MS = 5000;
 /** Names of the files in the runtime directory. */
 export const CONTROL_SOCKET = 'control.sock';
 export const SYNC_SOCKET = 'sync.sock';
-const ADDRESSES_FOLDER = 'addresses';
-const BOOT_ID = '/proc/sys/kernel/random/boot_id';
 const LOCK_FILE = 'culvert.lock';
-/** The sidecar's user must get through; each socket has a mode of its own. */
-const RUNTIME_DIRECTORY_MODE = 0o755;
 
 /** Another daemon has this runtime directory. */
 export class SecondInstanceError extends Error {
@@ -324,6 +324,17 @@ export class Host {
     }
     const { tap } = this.underlay;
     for (const family of tap?.families ?? []) devices.setTunnelTap(family, tap?.mac ?? '');
+    if (tap?.families.includes('IPv6') === true) this.#watchPaths(tap);
+  }
+
+  /** Cuts what goes over IPv6 here, while a path takes less than the link. */
+  #watchPaths(tap: TunnelTap): void {
+    const { devices } = this.forwarding;
+    tap.watch((packets) => {
+      devices.clearTunnelTap('IPv6');
+      this.options.log.warn({ device: tap.name, packets },
+        'a path over IPv6 takes less than its link: super-packets are cut here for a while');
+    }, () => devices.setTunnelTap('IPv6', tap.mac));
   }
 
   #syncServer(): ControlServer {
@@ -451,7 +462,8 @@ export class Host {
 
   #tapLost(): void {
     const { log, config } = this.options;
-    this.forwarding.devices.clearTunnelTaps();
+    this.underlay.tap?.unwatch();
+    for (const family of ['IPv4', 'IPv6'] as const) this.forwarding.devices.clearTunnelTap(family);
     this.tierName = 'T2';
     const fields = { device: config.dataPlane.tunnelDevice };
     log.error(fields, 'device deleted under us; going on without it, as at tier T2');
@@ -473,27 +485,6 @@ export class Host {
   }
 }
 
-function makeRuntimeDirectory(path: string): void {
-  try {
-    mkdirSync(path, { recursive: true, mode: RUNTIME_DIRECTORY_MODE });
-  } catch (error) {
-    const { errno } = error as NodeJS.ErrnoException;
-    if (errno === undefined) throw error;
-    throw new SystemError('mkdir', path, errno, {
-      EACCES: 'run as root, or give a directory of yours as --runtime-directory',
-    });
-  }
-}
-
 function podKey({ namespace, name }: { namespace: string; name: string }): string {
   return `${namespace}/${name}`;
-}
-
-function makeIpam({ runtimeDirectory }: HostConfig, log: Log): Ipam {
-  return new Ipam({
-    files: diskFiles(join(runtimeDirectory, ADDRESSES_FOLDER)),
-    log,
-    boot: readFileSync(BOOT_ID, 'utf8').trim(),
-    nowMs: Date.now,
-  });
 }

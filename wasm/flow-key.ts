@@ -2,45 +2,15 @@
 // directions. Queries of ICMP have an identifier in place of ports (RFC 5508 section 3).
 
 import {
-  ICMPV6_ECHO_REPLY,
-  ICMPV6_ECHO_REQUEST,
-  ICMPV6_INFORMATIONAL,
-  ICMP_ADDRESS_MASK,
-  ICMP_ADDRESS_MASK_REPLY,
-  ICMP_ECHO_REPLY,
-  ICMP_ECHO_REQUEST,
-  ICMP_HEADER_SIZE,
-  ICMP_IDENTIFIER,
-  ICMP_INFORMATION,
-  ICMP_TIMESTAMP,
-  ICMP_TYPE,
-  IPV4_DESTINATION,
-  IPV4_SOURCE,
-  IPV6_DESTINATION,
-  IPV6_SOURCE,
-  PROTOCOL_ICMP,
-  PROTOCOL_ICMPV6,
-  PROTOCOL_SCTP,
-  PROTOCOL_TCP,
-  SCTP_CHUNK_INIT,
-  SCTP_CHUNK_TYPE,
-  TCP_FLAGS,
-  TCP_FLAG_ACK,
-  TCP_FLAG_RST,
-  TCP_FLAG_SYN,
-  TRANSPORT_PORTS_SIZE,
+  ICMPV6_ECHO_REPLY, ICMPV6_ECHO_REQUEST, ICMPV6_INFORMATIONAL, ICMP_ADDRESS_MASK,
+  ICMP_ADDRESS_MASK_REPLY, ICMP_ECHO_REPLY, ICMP_ECHO_REQUEST, ICMP_HEADER_SIZE, ICMP_IDENTIFIER,
+  ICMP_INFORMATION, ICMP_TIMESTAMP, ICMP_TYPE, IPV4_DESTINATION, IPV4_SOURCE, IPV6_DESTINATION,
+  IPV6_SOURCE, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_SCTP, PROTOCOL_TCP, SCTP_CHUNK_INIT,
+  SCTP_CHUNK_TYPE, TCP_FLAGS, TCP_FLAG_ACK, TCP_FLAG_RST, TCP_FLAG_SYN, TRANSPORT_PORTS_SIZE,
 } from "./abi/headers";
 import {
-  FLOW_ADDRESS_A,
-  FLOW_ADDRESS_B,
-  FLOW_FLAGS,
-  FLOW_FLAG_FROM_B,
-  FLOW_FLAG_USED,
-  FLOW_PORT_A,
-  FLOW_PORT_B,
-  FLOW_PROTOCOL,
-  FLOW_SIGNAL,
-  PROGRAM_KEY_PROTOCOL_SHIFT,
+  FLOW_ADDRESS_A, FLOW_ADDRESS_B, FLOW_FLAGS, FLOW_FLAG_FROM_B, FLOW_FLAG_USED, FLOW_PORT_A,
+  FLOW_PORT_B, FLOW_PROTOCOL, FLOW_SIGNAL, PROGRAM_KEY_PROTOCOL_SHIFT,
 } from "./abi/policy";
 import { isIcmpError } from "./wire/icmp";
 import { isIpv4 } from "./wire/ip";
@@ -156,22 +126,27 @@ export function flowIsError(flow: usize): bool {
   return protocol == PROTOCOL_ICMP && isIcmpError(signal);
 }
 
-/** True where both keys are of one flow. */
+/** True where a flow in use has this key. One comparison for all that must be equal: addresses, and
+ * in the word of the ports 41 bits, up to FLOW_FLAG_USED, which every key has. */
 // @ts-ignore: decorator
 @inline
-export function flowMatches(left: usize, right: usize): bool {
-  return flowSameEnds(left, right)
-    && load<u32>(left, FLOW_PORT_A) == load<u32>(right, FLOW_PORT_A)
-    && load<u8>(left, FLOW_PROTOCOL) == load<u8>(right, FLOW_PROTOCOL);
+export function flowMatches(flow: usize, key: usize): bool {
+  const rest = load<u64>(flow, FLOW_PORT_A) ^ load<u64>(key, FLOW_PORT_A);
+  return (differentEnds(flow, key) | (rest << 23)) == 0;
 }
 
 /** True where both keys have the same addresses, whatever their ports. */
+export function flowSameEnds(left: usize, right: usize): bool {
+  return differentEnds(left, right) == 0;
+}
+
+/** 0 where both keys have the same addresses. */
 // @ts-ignore: decorator
 @inline
-export function flowSameEnds(left: usize, right: usize): bool {
-  const a = v128.xor(v128.load(left, FLOW_ADDRESS_A), v128.load(right, FLOW_ADDRESS_A));
-  const b = v128.xor(v128.load(left, FLOW_ADDRESS_B), v128.load(right, FLOW_ADDRESS_B));
-  return !v128.any_true(v128.or(a, b));
+function differentEnds(left: usize, right: usize): u64 {
+  const a = i8x16.eq(v128.load(left, FLOW_ADDRESS_A), v128.load(right, FLOW_ADDRESS_A));
+  const b = i8x16.eq(v128.load(left, FLOW_ADDRESS_B), v128.load(right, FLOW_ADDRESS_B));
+  return <u64>(i8x16.bitmask(v128.and(a, b)) ^ 0xffff);
 }
 
 /** True where B opened the flow. */

@@ -21,7 +21,6 @@ import {
   DIRECTION_INBOUND,
   DIRECTION_OUTBOUND,
   EVENT_OUTER_FRAGMENTED,
-  EVENT_SEGMENTED,
   REASON_BLACKHOLE,
   REASON_DEVICE_UNKNOWN,
   REASON_HOP_LIMIT,
@@ -31,10 +30,10 @@ import {
   REASON_PROHIBITED,
   REASON_TOO_BIG,
 } from "./abi/verdict";
-import { countEvent, countEvents, countReceived, countSent, drop } from "./count";
+import { countEvents, countReceived, countSent, drop } from "./count";
 import { enforce } from "./flow";
 import { answerWithError } from "./icmp-error";
-import { emitSegments, sendSegmentsToDevice } from "./offload/segment";
+import { cutSegments } from "./offload/segment";
 import {
   emitVnet,
   finishChecksum,
@@ -43,7 +42,7 @@ import {
   lastPacket,
   needsChecksum,
 } from "./offload/vnet";
-import { sendBehind, sendToDevice, takeHeaders } from "./outbox";
+import { addSend, pieceSize, sendBehind, sendToDevice, takeHeaders } from "./outbox";
 import {
   isSuperPacket,
   packetLength,
@@ -200,7 +199,6 @@ function sendToPeer(descriptor: usize, worker: i32, nextHop: i32, peer: usize): 
     if (needsChecksum(descriptor)) finishChecksum(descriptor);
     encapsulateVxlan(descriptor, worker, peer);
   } else if (!frameVxlan(descriptor, worker, peer)) {
-    countEvent(worker, EVENT_SEGMENTED);
     segmentVxlan(descriptor, worker, peer);
   }
 }
@@ -237,11 +235,15 @@ function deliver(
 
 /** Cuts a super-packet for a device that takes only packets. */
 function deliverSegments(descriptor: usize, worker: i32, index: i32, link: i32): void {
-  const blocks = takeHeaders(worker, packetSegments(descriptor));
+  const last = packetSegments(descriptor) - 1;
+  const blocks = takeHeaders(worker, last + 1);
   if (link != 0) emitLink(blocks, descriptor, deviceAt(index));
-  countEvent(worker, EVENT_SEGMENTED);
-  emitSegments(descriptor, blocks, link);
-  sendSegmentsToDevice(descriptor, worker, blocks, link, index);
+  let pieces = cutSegments(descriptor, worker, blocks, link);
+  for (let packet = 0; packet <= last; packet += 1) {
+    const length = packet == last ? lastPacket(descriptor) : largestPacket(descriptor);
+    addSend(worker, index, pieces, 2, link + length, 1);
+    pieces += <usize>(2 * pieceSize());
+  }
   setOutput(descriptor, index);
 }
 

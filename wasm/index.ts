@@ -4,6 +4,7 @@
 export { ABI_VERSION } from "./abi/version";
 export { policyAnswer, policyProgram } from "./policy/match";
 export { processBatch } from "./process";
+export { flowFindMany } from "./table/flow";
 export { flowAdopt } from "./table/flow-adopt";
 export {
   prefixAbove,

@@ -30,6 +30,7 @@ import {
 } from '../../wasm/abi/layout.ts';
 import { ABI_VERSION } from '../../wasm/abi/version.ts';
 import type { Core } from '../core.ts';
+import { writeFlowKeys } from '../flow-keys.ts';
 import { turnRecordSize } from '../memory-map.ts';
 
 /** The bytes of the kept pages: a multiple of KEPT_GRANULE at a multiple of it. */
@@ -53,7 +54,9 @@ export function adoptKept(core: Core, nowMs: number): number | null {
   const isOurs = [[KEPT_MAGIC_FIELD, KEPT_MAGIC] as const, ...expected(core)]
     .every(([field, value]) => header.getUint32(field, true) === value);
   if (!isOurs) return null;
-  core.setDirectory(DIRECTORY_FLOW_SEED, header.getUint32(KEPT_FLOW_SEED, true));
+  const seed = header.getUint32(KEPT_FLOW_SEED, true);
+  core.setDirectory(DIRECTORY_FLOW_SEED, seed);
+  writeFlowKeys(core.view, seed);
   let flows = 0;
   for (let worker = 0; worker < core.directory(DIRECTORY_WORKER_COUNT); worker += 1) {
     flows += core.exports.flowAdopt(worker, nowMs);

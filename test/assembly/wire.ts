@@ -2,6 +2,7 @@
 // test/support/assembly.ts and never shipped.
 
 export * from "../../wasm/checksum";
+export { flowKeyHash, homeGroup, secondGroup, tagOf } from "../../wasm/table/flow-hash";
 export * from "../../wasm/wire/ethernet";
 export * from "../../wasm/wire/icmp";
 export * from "../../wasm/wire/ip";

@@ -4,6 +4,7 @@
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { runMicro, selectBenches } from '../../bench/micro.ts';
+import { findCompiler } from '../../bench/native.ts';
 import { policyPlot } from '../../bench/plot.ts';
 import { quantile, median, reportText, summarise, type Report } from '../../bench/report.ts';
 import { Hash, Random, Zipf } from '../../bench/random.ts';
@@ -13,6 +14,8 @@ import { findTool, toolReason } from '../support/tools.ts';
 
 const test = suite('bench/micro');
 const SECONDS = 0.02;
+/** With a compiler there are twins: one that does not compile is a fault. */
+const hasTwins = findCompiler() !== null;
 
 async function run(filter: string): Promise<Report> {
   const said: string[] = [];
@@ -52,7 +55,24 @@ async function expectSameWork(filter: string, names: string[], ratios: string[])
   assert.is(new Set(first).size > 0, true);
 }
 
-test('routes', () => expectSameWork('route', ['lpm4', 'lpm6'], []));
+/** Names of subjects, each followed by its twin in C where that can be built. */
+function withTwins(...names: string[]): string[] {
+  return names.flatMap((name) => (hasTwins ? [name, `${name}/native`] : [name]));
+}
+
+function twinRatios(...names: string[]): string[] {
+  return hasTwins ? names.map((name) => `${name}/native`) : [];
+}
+
+test('routes', () => expectSameWork(
+  'route',
+  [...withTwins('lpm4', 'lpm6', 'lpm4Cluster', 'lpm6Cluster'),
+    'lpm4/change', 'lpm6/change', 'lpm4Cluster/change', 'lpm6Cluster/change'],
+  [...twinRatios('lpm4', 'lpm6', 'lpm4Cluster', 'lpm6Cluster'), 'lpm4/lookupBytes:prefixes']));
+
+test('flows', () => expectSameWork(
+  'flow', [...withTwins('flow'), ...(hasTwins ? ['flow/nativePrefetch'] : [])],
+  [...twinRatios('flow'), ...(hasTwins ? ['flow/nativePrefetch'] : [])]));
 
 test('pipelines without policy', () => expectSameWork(
   'pipeline', ['outbound/ipv4', 'outbound/ipv6', 'inbound/ipv4', 'inbound/ipv6'], []));

@@ -268,7 +268,7 @@ testNeeding('tun', daemon, 'status shows the node and its parts', async (context
   assert.match(stdout, /^Underlay: +Ok +eth0, 192\.0\.2\.1, 2001:db8::1, vxlan udp\/8472/m);
   assert.match(stdout, /^Sync: +Ok +revision \d+, 3 nodes, 2 pods here$/m);
   assert.match(stdout, /^Policy: +Ok +known for 2 pods, 2 rule sets$/m);
-  assert.match(stdout, /^Engine: +Ok +tier T0, 2 endpoints, /m);
+  assert.match(stdout, /^Engine: +Ok +tier T[0-2], 2 endpoints, /m);
 });
 
 testNeeding('tun', daemon, 'peer list shows each tunnel', async (context) => {

@@ -3,7 +3,6 @@
 // verdicts, lose a packet uncounted, or hand on one that does not lie in its slot.
 
 import * as layout from '../../wasm/abi/layout.ts';
-import { VERDICTS_RECORDS, VERDICT_SIZE } from '../../wasm/abi/policy.ts';
 import * as verdict from '../../wasm/abi/verdict.ts';
 import { readDrops, readEvents } from '../../engine/counters.ts';
 import type { Core } from '../../engine/core.ts';
@@ -12,6 +11,7 @@ import { makeHome } from '../support/home.ts';
 import { toHex } from '../support/packets.ts';
 import type { Scene } from '../support/scene.ts';
 import { readCorpus, type CorpusEntry } from './corpus.ts';
+import { MemoryWatch, type Open } from './memory-watch.ts';
 import { Mutator, PACKET_REACH } from './mutate.ts';
 
 const BATCH = 64;
@@ -30,12 +30,6 @@ export interface FuzzReport {
   /** Reasons that were seen, by name. */
   drops: Record<string, number>;
   milliseconds: number;
-}
-
-/** A part of memory that the core may write to. */
-interface Open {
-  start: number;
-  end: number;
 }
 
 export class Fuzzer {
@@ -76,14 +70,14 @@ export class Fuzzer {
 
   /** Fuzzes until `packets` have gone through or `limitMs` has passed. Throws what it finds. */
   run(packets: number, limitMs: number): FuzzReport {
-    const before = Buffer.from(Buffer.from(this.#core.memory.buffer));
+    const watch = new MemoryWatch(this.#core, BATCH, this.#openSlots());
     const start = performance.now();
     let done = 0;
     for (; done < packets && performance.now() - start < limitMs; done += BATCH) {
       this.#runBatch();
-      if (this.#batches % LOOK_EVERY === 0) this.#lookAtMemory(before);
+      if (this.#batches % LOOK_EVERY === 0) watch.look(`batch ${this.#batches}`);
     }
-    this.#lookAtMemory(before);
+    watch.look(`batch ${this.#batches}`);
     return this.#report(done, performance.now() - start);
   }
 
@@ -150,42 +144,12 @@ export class Fuzzer {
     });
   }
 
-  /** Compares all of memory but what a batch may write with what it was at the start. */
-  #lookAtMemory(before: Buffer): void {
-    const now = Buffer.from(this.#core.memory.buffer);
-    let at = 0;
-    for (const { start, end } of [...this.#open(), { start: now.length, end: now.length }]) {
-      if (Buffer.compare(now.subarray(at, start), before.subarray(at, start)) !== 0) {
-        const wrong = now.subarray(at, start).findIndex((byte, index) =>
-          byte !== before[at + index]);
-        throw new Error(`address ${at + wrong} was written; batch ${this.#batches} at the latest`);
-      }
-      at = end;
-    }
-  }
-
-  /** What a batch may write, in the order of memory. */
-  #open(): Open[] {
-    const core = this.#core;
-    const statistics = core.directory(layout.DIRECTORY_STATISTICS);
-    const descriptors = core.directory(layout.DIRECTORY_DESCRIPTORS);
-    const records = core.directory(layout.DIRECTORY_NEXT_HOP_LIMIT) * layout.STATISTICS_STRIDE;
-    const verdicts = core.directory(layout.DIRECTORY_VERDICTS);
-    const ring = VERDICTS_RECORDS
-      + (core.directory(layout.DIRECTORY_VERDICT_LIMIT) * VERDICT_SIZE);
-    const headers = core.directory(layout.DIRECTORY_HEADERS);
-    const slots = Array.from({ length: BATCH }, (_, slot) => ({
-      start: slotStart(core, slot) + HEADROOM_GUARD,
-      end: core.packetAddress(slot) + PACKET_REACH,
+  /** What a batch may write of its slots. */
+  #openSlots(): Open[] {
+    return Array.from({ length: BATCH }, (_, slot) => ({
+      start: slotStart(this.#core, slot) + HEADROOM_GUARD,
+      end: this.#core.packetAddress(slot) + PACKET_REACH,
     }));
-    return [
-      { start: layout.WORKERS_START, end: layout.WORKERS_START + layout.WORKER_STRIDE },
-      { start: statistics, end: statistics + records },
-      { start: core.directory(layout.DIRECTORY_FLOWS), end: verdicts + ring },
-      { start: descriptors, end: descriptors + (BATCH * layout.DESCRIPTOR_STRIDE) },
-      { start: core.directory(layout.DIRECTORY_SENDS), end: headers },
-      ...slots,
-    ];
   }
 
   #report(packets: number, milliseconds: number): FuzzReport {

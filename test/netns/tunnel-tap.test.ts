@@ -27,11 +27,13 @@ import { Links } from '../../ffi/netlink.ts';
 import { createNamespace, readSysctl, writeSysctl, type Namespace } from '../../ffi/netns.ts';
 import { openPacketSocket, receiveFrame, receiveFrom } from '../../ffi/raw-socket.ts';
 import { openUdpSocket } from '../../ffi/socket.ts';
+import { DEFAULTS } from '../../host/config.ts';
 import { TierError } from '../../host/tier.ts';
 import { TunnelTap } from '../../host/tunnel-tap.ts';
 import { testNeeding } from '../support/needs.ts';
 import { concat, ETHER_TYPE, ethernet, ipv4, ipv6, PROTOCOL, transportChecksum, vxlan,
   word16 } from '../support/packets.ts';
+import { Lab } from './support/lab.ts';
 
 const test = suite('netns/tunnel-tap');
 const NAME = `cvt${process.pid}`;
@@ -227,6 +229,31 @@ testNeeding('vxlan', test, 'a daemon that cannot have T3 ends with 77 and names 
   } finally {
     bed.close();
     rmSync(folder, { recursive: true });
+  }
+});
+
+testNeeding('vxlan', test, 'a TAP that is deleted is done without, and that is told', async () => {
+  const lab = await Lab.create({
+    nodes: ['culvert', 'kernel'], flags: [['--data-plane-tier', 'T3'], []],
+  });
+  try {
+    const [near, far] = [lab.place(1), lab.place(2)];
+    const upload = async (): Promise<void> => {
+      const { ok, detail } = await near.pod.agent.ask({
+        verb: 'upload', address: far.address.IPv4, bytes: 20_000_000, timeoutMs: 4 * TIMEOUT_MS,
+      });
+      assert.ok(ok, detail);
+    };
+    await upload();
+    assert.is((await lab.status(1)).dataPlane.tier, 'T3');
+    await near.node.host.links.removeLink(DEFAULTS.dataPlane.tunnelDevice);
+    await upload();
+    const status = await lab.status(1);
+    assert.is(status.dataPlane.tier, 'T2');
+    assert.is(status.dataPlane.crashes, 0);
+    assert.ok((status.drops.outbound['deviceError'] ?? 0) > 0, 'what was lost is counted');
+  } finally {
+    await lab.close();
   }
 });
 

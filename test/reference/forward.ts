@@ -8,6 +8,7 @@ import { PROTOCOL, ETHER_TYPE, concat, ethernet, icmp, icmpv6, internetChecksum,
   macOf, neighbour, parseArp, parseEthernet, parseIpv4, parseIpv6, parseVxlan, read16, read32,
   transportChecksum, vxlan } from '../support/packets.ts';
 import { addressText } from '../../engine/address.ts';
+import { carried } from './ecn.ts';
 import { RouteList } from './routes.ts';
 import { findTransport, type Transport } from './transport.ts';
 
@@ -90,11 +91,14 @@ export class ForwardTwin {
     this.tables = tables;
   }
 
-  /** Decides one packet, as the core's processBatch() would. */
-  decide(input: number, packet: Uint8Array, source: Remote | null, nowMs: number): TwinVerdict {
+  /** Decides one packet, as the core's processBatch() would. `source` and `outerTos` are those of
+   * the outer packet. */
+  decide(
+    input: number, packet: Uint8Array, source: Remote | null, nowMs: number, outerTos = 0,
+  ): TwinVerdict {
     const device = this.tables.devices.get(input);
     if (device === undefined) return this.#drop('outbound', reason.REASON_DEVICE_UNKNOWN);
-    if (device.kind === 'underlay') return this.#inbound(packet, source, nowMs);
+    if (device.kind === 'underlay') return this.#inbound(packet, source, nowMs, outerTos);
     return this.#outbound(input, device, packet, nowMs);
   }
 
@@ -180,7 +184,9 @@ export class ForwardTwin {
     return owner !== undefined && owner === device.target;
   }
 
-  #inbound(datagram: Uint8Array, source: Remote | null, nowMs: number): TwinVerdict {
+  #inbound(
+    datagram: Uint8Array, source: Remote | null, nowMs: number, outerTos: number,
+  ): TwinVerdict {
     const origin = source === null ? undefined : this.tables.remotes.get(source.address);
     if (origin?.kind !== 'peer') return this.#drop('inbound', reason.REASON_UNKNOWN_PEER);
     const fault = checkTunnel(datagram, origin.peer);
@@ -192,7 +198,9 @@ export class ForwardTwin {
     if (this.tables.routes.find(sourceOf(packet)) !== origin) {
       return this.#drop('inbound', reason.REASON_FOREIGN_SOURCE);
     }
-    return this.#forward({ direction: 'inbound', origin, packet }, nowMs);
+    const marked = carried(packet, outerTos);
+    if (marked === null) return this.#drop('inbound', reason.REASON_CONGESTION);
+    return this.#forward({ direction: 'inbound', origin, packet: marked }, nowMs);
   }
 
   /** RFC 1812 section 5.2.1: route, then hop limit, then size, then out. */

@@ -4,7 +4,7 @@
 
 import { PROTOCOL, concat, internetChecksum, parseIpv4, read16, read32, transportChecksum, word16,
   word32 } from '../support/packets.ts';
-import { GSO, VNET_FLAG, vnet } from '../support/vnet.ts';
+import { GSO, VNET_FLAG, vnet, type Vnet } from '../support/vnet.ts';
 import { findTransport } from './transport.ts';
 
 /** How a super-packet is to be cut. `segmentSize` is the payload of each packet but the last. */
@@ -42,6 +42,33 @@ interface Parts {
 
 const FLAG = { fin: 0x01, psh: 0x08, ack: 0x10, cwr: 0x80 };
 const LARGEST_PACKET = 65_535;
+/** Ours to choose: room for the headers of a packet that is cut, and how many packets it gives. */
+const HEADERS_MAX = 170;
+const CUTS_MAX = 1024;
+/** Ours to choose: packets that are joined to one. */
+const JOINS_MAX = 127;
+
+/** True where a packet is what its vnet header says. Whoever sent the packet wrote the header, so
+ * it must say of a super-packet what the packet's own headers say; a checksum of a packet that is
+ * not cut may be anywhere behind the IP header. Precondition: sound IP headers; offsets of the
+ * header count from the packet's first byte. */
+export function isSaid(packet: Uint8Array, said: Vnet): boolean {
+  if ((said.flags & VNET_FLAG.needsChecksum) === 0) return said.gsoType === GSO.none;
+  const whole = totalLength(packet);
+  const behindIp = isIpv4(packet) ? parseIpv4(packet).headerSize : 40;
+  const [start, offset] = [said.checksumStart, said.checksumOffset];
+  if (start < behindIp || start + offset + 2 > whole) return false;
+  if (said.gsoType === GSO.none) return true;
+  const found = findTransport(packet);
+  const isTcp = found.protocol === PROTOCOL.tcp;
+  const types = isTcp ? [gsoTypeOf(packet), gsoTypeOf(packet) | GSO.ecn] : [GSO.udp];
+  const headers = found.offset + transportSize(packet);
+  return !found.fragment && !found.outOfSight && (isTcp || found.protocol === PROTOCOL.udp)
+    && types.includes(said.gsoType) && said.gsoSize > 0
+    && transportSize(packet) >= (isTcp ? 20 : 8) && headers <= Math.min(whole, HEADERS_MAX)
+    && start === found.offset && offset === (isTcp ? 16 : 6)
+    && Math.ceil((whole - headers) / said.gsoSize) <= CUTS_MAX;
+}
 
 /** Cuts a super-packet into the packets it stands for, complete with all checksums. Precondition:
  * it is TCP or UDP with sound headers. */
@@ -55,6 +82,15 @@ export function segment(packet: Uint8Array, { segmentSize }: Cut): Uint8Array[] 
       : transport;
     return complete(ipHeader(ip, index), header, payload.subarray(start, start + segmentSize));
   });
+}
+
+/** The beginning of a super-packet, as long as the first of its packets: what an ICMP error about
+ * it quotes. It is not made complete, since whoever reads a quote looks for addresses and ports. */
+export function beginning(packet: Uint8Array, { segmentSize }: Cut): Uint8Array {
+  const { ip, transport, payload } = takeApart(packet);
+  const shorter = concat(ip, transport, payload.subarray(0, segmentSize));
+  writeTotalLength(shorter);
+  return shorter;
 }
 
 /** Joins a train of packets, in order. Precondition: each has sound IP headers. */
@@ -113,14 +149,22 @@ export function finishChecksum(packet: Uint8Array, start: number, offset: number
 
 /** Headers and payload, without what lies behind the IP packet's end. */
 export function takeApart(packet: Uint8Array): Parts {
-  const { offset, protocol } = findTransport(packet);
-  const size = protocol === PROTOCOL.tcp ? ((packet[offset + 12] ?? 0) >> 4) * 4 : 8;
-  const end = isIpv4(packet) ? read16(packet, 2) : 40 + read16(packet, 4);
+  const { offset } = findTransport(packet);
+  const size = transportSize(packet);
   return {
     ip: packet.subarray(0, offset),
     transport: packet.subarray(offset, offset + size),
-    payload: packet.subarray(offset + size, end),
+    payload: packet.subarray(offset + size, totalLength(packet)),
   };
+}
+
+function transportSize(packet: Uint8Array): number {
+  const { offset, protocol } = findTransport(packet);
+  return protocol === PROTOCOL.tcp ? ((packet[offset + 12] ?? 0) >> 4) * 4 : 8;
+}
+
+function totalLength(packet: Uint8Array): number {
+  return isIpv4(packet) ? read16(packet, 2) : 40 + read16(packet, 4);
 }
 
 function protocolOf(packet: Uint8Array): number {
@@ -183,21 +227,26 @@ function complete(ip: Uint8Array, transport: Uint8Array, payload: Uint8Array): U
 function withLength(ip: Uint8Array, transport: Uint8Array, payload: Uint8Array): Uint8Array {
   const packet = concat(ip, transport, payload);
   const behind = packet.length - ip.length;
-  if (isIpv4(ip)) {
-    packet.set(word16(packet.length), 2);
-    packet.set([0, 0], 10);
-    packet.set(word16(internetChecksum(packet.subarray(0, parseIpv4(ip).headerSize))), 10);
-  } else {
-    packet.set(word16(packet.length - 40), 4);
-  }
+  writeTotalLength(packet);
   if (findTransport(ip).protocol === PROTOCOL.udp) packet.set(word16(behind), ip.length + 4);
   return packet;
+}
+
+function writeTotalLength(packet: Uint8Array): void {
+  if (!isIpv4(packet)) {
+    packet.set(word16(packet.length - 40), 4);
+    return;
+  }
+  packet.set(word16(packet.length), 2);
+  packet.set([0, 0], 10);
+  packet.set(word16(internetChecksum(packet.subarray(0, parseIpv4(packet).headerSize))), 10);
 }
 
 /** True if a packet is what cutting would have made next, behind a run. */
 function goesOn(run: readonly Arrived[], next: Arrived, kinds: Kinds): boolean {
   const [first, last] = [run[0], run.at(-1)];
   if (first === undefined || last === undefined || last.from !== next.from) return false;
+  if (run.length === JOINS_MAX) return false;
   if (!mayJoin(last.packet, kinds) || !mayJoin(next.packet, kinds)) return false;
   const segmentSize = takeApart(first.packet).payload.length;
   const together = run.reduce((sum, { packet }) => sum + takeApart(packet).payload.length, 0)
@@ -236,7 +285,7 @@ export function comparable(packet: Uint8Array): Uint8Array {
 }
 
 /** One packet with the payloads of all: the first's headers, and what the last says of the end. */
-function join(packets: readonly Uint8Array[]): Uint8Array {
+export function join(packets: readonly Uint8Array[]): Uint8Array {
   const parts = packets.map(takeApart);
   const [first, last] = [parts[0], parts.at(-1)];
   if (first === undefined || last === undefined) throw new Error('nothing to join');

@@ -19,10 +19,12 @@ const OPTIONS = [
 
 type Numeric = (...args: number[]) => number;
 type Wide = (...args: number[]) => bigint;
+type Hashed = (hash: bigint, count?: number) => number;
 
 /** Exports of test/assembly/wire.ts that tests call. Addresses are those of WireMemory. */
 export interface WireExports {
   checksum: Numeric; checksumUpdate: Numeric;
+  flowKeyHash: Wide; homeGroup: Hashed; secondGroup: Hashed; tagOf: Hashed;
   etherType: Numeric; setEtherType: Numeric; macEquals: Numeric; macIsBroadcast: Numeric;
   macIsGroup: Numeric; copyMac: Numeric; emitEthernet: Numeric;
   checkIp: Numeric; isIpv4: Numeric; ipTotalLength: Numeric; ipEtherType: Numeric;

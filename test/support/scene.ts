@@ -7,7 +7,7 @@ import { addressBytes, addressFamily, hostPrefix, prefixBase, prefixKey } from
 import type { Core } from '../../engine/core.ts';
 import { Forwarding, type AttachedEndpoint } from '../../engine/forwarding.ts';
 import type { ClusterNode, Tunnel } from '../../engine/model.ts';
-import { GATEWAY_MAC } from '../../engine/tables/device.ts';
+import { GATEWAY_MAC, type Offloads } from '../../engine/tables/device.ts';
 import { PrefixTable } from '../../engine/tables/prefix.ts';
 import { ForwardTwin, type Target, type TwinPeer, type TwinTables } from
   '../reference/forward.ts';
@@ -31,6 +31,8 @@ export interface SceneSettings {
   special: { prefix: string; kind: 'prohibit' | 'blackhole' | 'deviceless' }[];
   icmpRate: number;
   icmpBurst: number;
+  /** What the kernel takes over; nothing where it is absent. */
+  offloads?: Offloads;
 }
 
 export interface Scene {
@@ -59,6 +61,7 @@ export function makeScene(settings: SceneSettings, limits = TEST_LIMITS): Scene 
     underlayMtu: settings.underlayMtu,
     defaultMac: { IPv4: '02:00:00:00:00:04', IPv6: '02:00:00:00:00:06' },
   });
+  if (settings.offloads !== undefined) forwarding.devices.setOffloads(settings.offloads);
   core.setDirectory(layout.DIRECTORY_ICMP_RATE, settings.icmpRate);
   core.setDirectory(layout.DIRECTORY_ICMP_BURST, settings.icmpBurst);
   forwarding.applySnapshot({

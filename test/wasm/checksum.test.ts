@@ -32,10 +32,26 @@ test('any bytes, at any address, of any length', () => {
   }
 });
 
+test('every length up to two packets, with any bytes and with every carry there can be', () => {
+  const random = new Random(1141);
+  const any = random.bytes(3000);
+  const most = new Uint8Array(3000).fill(0xff);
+  for (const bytes of [any, most]) {
+    for (let length = 0; length <= bytes.length; length += 1) {
+      const at = AT + (length % 17);
+      memory.put(at, bytes);
+      const sum = swap(wire.checksum(at, length));
+      assert.is(sum, internetChecksum(bytes.subarray(0, length)), `${length} bytes`);
+    }
+  }
+});
+
 test('the most that a packet can hold', () => {
-  const bytes = new Uint8Array(60_000).fill(0xff);
-  memory.put(AT, bytes);
-  assert.is(swap(wire.checksum(AT, bytes.length)), internetChecksum(bytes));
+  for (const length of [60_000, 64_000, 64_511]) {
+    const bytes = new Uint8Array(length).fill(0xff);
+    memory.put(AT, bytes);
+    assert.is(swap(wire.checksum(AT, length)), internetChecksum(bytes));
+  }
 });
 
 test('is 0 over bytes that hold their own checksum', () => {

@@ -84,8 +84,7 @@ function frameOf(path: Path, packet: Uint8Array, flowHash: number, tos = 0): Uin
   const [source, destination] = [OWN[carrier], outer];
   // Of the pseudo-header, all of it zeroes but for what the kernel goes on from.
   const sum = 0xffff - transportChecksum(source, destination, PROTOCOL.udp, new Uint8Array(length));
-  const datagram = concat(word16(port), word16(8472), word16(length), word16(isIpv4 ? 0 : sum),
-    tunnel);
+  const datagram = concat(word16(port), word16(8472), word16(length), word16(sum), tunnel);
   const identification = ((flowHash & 0xff) << 8) | ((flowHash >>> 8) & 0xff);
   const whole = isIpv4
     ? ipv4({ source, destination, protocol: PROTOCOL.udp, ttl: 65, tos, identification }, datagram)
@@ -96,7 +95,7 @@ function frameOf(path: Path, packet: Uint8Array, flowHash: number, tos = 0): Uin
   const inner = network + 8 + 8 + 14;
   const gsoType = gsoTypeOf(packet) | (isIpv4 ? GSO.tunnelIpv4 : GSO.tunnelIpv6);
   const header = vnet({
-    flags: VNET_FLAG.needsChecksum | (isIpv4 ? 0 : VNET_FLAG.tunnelChecksum), gsoType,
+    flags: VNET_FLAG.needsChecksum | VNET_FLAG.tunnelChecksum, gsoType,
     headerLength: inner + ip.length + transport.length, gsoSize: SEGMENT,
     checksumStart: inner + ip.length, checksumOffset: gsoTypeOf(packet) === GSO.udp ? 6 : 16,
   }, VNET_SIZE);

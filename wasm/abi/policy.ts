@@ -54,6 +54,15 @@ export const FLOW_STATE_NEW = 0;              // its opener has not answered an 
 export const FLOW_STATE_ESTABLISHED = 1;      // never gives way to a new flow
 export const FLOW_STATE_CLOSING = 2;          // TCP: RST seen, or FIN from both ends
 
+// Keys of the flow hash: random numbers that nobody who sends packets can guess. They lie in the
+// directory, behind its fields; the engine makes them from DIRECTORY_FLOW_SEED.
+export const FLOW_KEYS = 1232;                // address: DIRECTORY_START + 208
+export const FLOW_KEYS_ADDRESS_A = 0;         // u32 for each of its words
+export const FLOW_KEYS_ADDRESS_B = 16;
+export const FLOW_KEYS_REST = 32;             // u64, odd
+export const FLOW_KEYS_SPREAD = 40;           // u64, odd
+export const FLOW_KEYS_SIZE = 48;
+
 // Timeouts, milliseconds. Half-open flows live short, so that a flood does not fill the table.
 export const FLOW_TIMEOUT_NEW = 30000;
 export const FLOW_TIMEOUT_TCP = 7440000;      // RFC 5382 REQ-5: 2 hours 4 minutes

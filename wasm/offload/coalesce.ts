@@ -12,9 +12,9 @@
 // first. A run of one is delivered as it came.
 //
 // The pod's kernel takes the checksums of a joined packet for good. So both of each packet are
-// verified before, the head's once a second one wants to join. What does not verify travels alone, as it
-// came. The ideas are those of net/ipv4/tcp_offload.c, tcp_gro_receive(), and of wireguard-go,
-// tun/offload_linux.go. The slow twin is test/reference/offload.ts.
+// verified before, the head's once a second one wants to join. What does not verify travels alone,
+// as it came. The ideas are those of net/ipv4/tcp_offload.c, tcp_gro_receive(), and of
+// wireguard-go, tun/offload_linux.go. The slow twin is test/reference/offload.ts.
 
 import {
   IPV4_HEADER_SIZE,

@@ -20,8 +20,10 @@ import {
   VNET_GSO_UDP_L4,
 } from "../abi/headers";
 import { HEADER_STRIDE } from "../abi/layout";
+import { EVENT_SEGMENTED } from "../abi/verdict";
 import { checksumAdd, checksumFold } from "../checksum";
-import { addDatagrams, addSend, pieceSize, pieceStart, setPiece, takePieces } from "../outbox";
+import { countEvent } from "../count";
+import { pieceSize, pieceStart, setPiece, takePieces } from "../outbox";
 import { packetLength, packetPieces, packetSegments, packetStart } from "../packet";
 import { isIpv4 } from "../wire/ip";
 import { ipv4HeaderLength, ipv4Identification } from "../wire/ipv4";
@@ -32,15 +34,15 @@ import {
   checksumOffset,
   checksumStart,
   gsoType,
-  largestPacket,
   lastPacket,
   segmentSize,
   superHeaders,
 } from "./vnet";
 
-/** Writes the headers of all packets of a super-packet, one block each. Precondition: the first
+/** Cuts a super-packet: writes the headers of all its packets, one block each from `blocks` on, and
+ * takes two pieces for each, block and payload. Returns the first piece. Precondition: the first
  * `prefix` bytes of the first block stand. */
-export function emitSegments(descriptor: usize, blocks: usize, prefix: i32): void {
+export function cutSegments(descriptor: usize, worker: i32, blocks: usize, prefix: i32): usize {
   const packet = packetStart(descriptor);
   const headers = superHeaders(descriptor);
   const first = blocks + <usize>prefix;
@@ -51,6 +53,8 @@ export function emitSegments(descriptor: usize, blocks: usize, prefix: i32): voi
   const transport = first + <usize>checksumStart(descriptor);
   if (gsoType(descriptor) == VNET_GSO_UDP_L4) emitUdpFields(descriptor, transport);
   else emitTcpFields(descriptor, transport);
+  countEvent(worker, EVENT_SEGMENTED);
+  return takeSegmentPieces(descriptor, worker, blocks, prefix + headers);
 }
 
 /** Copies the first block to the others, 16 bytes at a time: HEADER_STRIDE is a multiple of 16. */
@@ -163,52 +167,16 @@ function payloadStart(descriptor: usize, index: i32): usize {
   return first + <usize>(index * segmentSize(descriptor));
 }
 
-/** Sends all packets to a peer, their blocks written. `joins` as addDatagrams() has it. */
-export function sendSegments(
-  descriptor: usize,
-  worker: i32,
-  blocks: usize,
-  prefix: i32,
-  peer: usize,
-  flowHash: u32,
-  tos: i32,
-  joins: bool,
-): void {
-  addPieces(descriptor, worker, blocks, prefix);
-  const length = prefix + largestPacket(descriptor);
-  const lastLength = prefix + lastPacket(descriptor);
-  addDatagrams(worker, peer, packetSegments(descriptor), 2, length, lastLength, flowHash, tos,
-    joins);
-}
-
-/** Sends them to a local device. */
-export function sendSegmentsToDevice(
-  descriptor: usize,
-  worker: i32,
-  blocks: usize,
-  prefix: i32,
-  device: i32,
-): void {
+function takeSegmentPieces(descriptor: usize, worker: i32, blocks: usize, head: i32): usize {
   const last = packetSegments(descriptor) - 1;
-  let pieces = addPieces(descriptor, worker, blocks, prefix);
-  for (let index = 0; index <= last; index += 1) {
-    const length = index == last ? lastPacket(descriptor) : largestPacket(descriptor);
-    addSend(worker, device, pieces, 2, prefix + length, 1);
-    pieces += <usize>(2 * pieceSize());
-  }
-}
-
-/** Takes two pieces for each packet, its block and its payload; returns the first. */
-function addPieces(descriptor: usize, worker: i32, blocks: usize, prefix: i32): usize {
-  const last = packetSegments(descriptor) - 1;
-  const headers = superHeaders(descriptor);
+  const size = segmentSize(descriptor);
+  const lastSize = lastPacket(descriptor) - superHeaders(descriptor);
   const step = <usize>pieceSize();
   const pieces = takePieces(worker, 2 * (last + 1));
   let piece = pieces;
   for (let index = 0; index <= last; index += 1) {
-    const length = index == last ? lastPacket(descriptor) - headers : segmentSize(descriptor);
-    setPiece(piece, blocks + <usize>(index * HEADER_STRIDE), prefix + headers);
-    setPiece(piece + step, payloadStart(descriptor, index), length);
+    setPiece(piece, blocks + <usize>(index * HEADER_STRIDE), head);
+    setPiece(piece + step, payloadStart(descriptor, index), index == last ? lastSize : size);
     piece += 2 * step;
   }
   return pieces;

@@ -88,11 +88,11 @@ function readSuperPacket(descriptor: usize, type: i32, size: i32): i32 {
   if (isFragment(transport) || isHeaderless(transport)) return REASON_OFFLOAD;
   if (transportOffset(transport) != start || size == 0) return REASON_OFFLOAD;
   if (transportProtocol(transport) != protocolOf(type, isIpv4(packet))) return REASON_OFFLOAD;
-  if (!hasWholeHeader(packet + start, type, packetLength(descriptor) - start)) {
-    return REASON_OFFLOAD;
-  }
   const isUdp = type == VNET_GSO_UDP_L4;
-  if (checksumOffset(descriptor) != (isUdp ? UDP_CHECKSUM : TCP_CHECKSUM)) return REASON_OFFLOAD;
+  const room = packetLength(descriptor) - start;
+  const isWhole = isUdp ? room >= UDP_HEADER_SIZE : checkTcp(packet + start, room);
+  const field = isUdp ? UDP_CHECKSUM : TCP_CHECKSUM;
+  if (!isWhole || checksumOffset(descriptor) != field) return REASON_OFFLOAD;
   store<u8>(descriptor, <u8>type, DESCRIPTOR_GSO_TYPE);
   store<u16>(descriptor, <u16>size, DESCRIPTOR_SEGMENT_SIZE);
   const headers = superHeaders(descriptor);
@@ -107,10 +107,6 @@ function readSuperPacket(descriptor: usize, type: i32, size: i32): i32 {
 function protocolOf(type: i32, ipv4: bool): i32 {
   if (type == VNET_GSO_UDP_L4) return PROTOCOL_UDP;
   return (type & ~VNET_GSO_ECN) == (ipv4 ? VNET_GSO_TCPV4 : VNET_GSO_TCPV6) ? PROTOCOL_TCP : -1;
-}
-
-function hasWholeHeader(header: usize, type: i32, room: i32): bool {
-  return type == VNET_GSO_UDP_L4 ? room >= UDP_HEADER_SIZE : checkTcp(header, room);
 }
 
 /** VNET_GSO_*, with VNET_GSO_ECN where CWR is set in the first packet. */

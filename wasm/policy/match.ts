@@ -21,7 +21,7 @@ import {
   RULE_SET_SLOT_SIZE,
 } from "../abi/policy";
 import { directory } from "../packet";
-import { prefixFind4, prefixFind6 } from "../table/prefix";
+import { prefixFind4, prefixFindAt6 } from "../table/prefix";
 
 /** Identity of the IPv4 address at `address`; IDENTITY_NONE if nobody named it. */
 export function identityOfIpv4(address: usize): i32 {
@@ -31,8 +31,7 @@ export function identityOfIpv4(address: usize): i32 {
 
 /** Identity of the IPv6 address at `address`; IDENTITY_NONE if nobody named it. */
 export function identityOfIpv6(address: usize): i32 {
-  const table = <usize>directory(DIRECTORY_IDENTITIES_IPV6);
-  return prefixFind6<u32>(table, bswap<u64>(load<u64>(address)), bswap<u64>(load<u64>(address, 8)));
+  return prefixFindAt6<u32>(<usize>directory(DIRECTORY_IDENTITIES_IPV6), address);
 }
 
 /** The program a rule set has for an identity. Precondition: `ruleSet` is not 0. */

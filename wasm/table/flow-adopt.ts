@@ -11,8 +11,8 @@ import {
   FLOW_STATE_CLOSING, FLOW_TIMEOUT_TCP,
 } from "../abi/policy";
 import { directory } from "../packet";
-import { flowKeyHash, flowTable, flowTimeLeft, homeGroup, secondGroup, tagOf, workerField }
-  from "./flow";
+import { flowTable, flowTimeLeft, workerField } from "./flow";
+import { flowKeyHash, homeGroup, secondGroup, tagOf } from "./flow-hash";
 
 /** Takes over the table of a worker that turns nothing over; the hash is keyed as it was. Returns
  * how many flows are in it. */
@@ -26,7 +26,7 @@ export function flowAdopt(worker: i32, nowMs: i32): i32 {
     const tag = load<u8>(tags + <usize>place);
     if (tag == 0) continue;
     const flow = table + <usize>(place * FLOW_SIZE);
-    if (isSound(flow, place / FLOW_GROUP_SIZE, tag, count, nowMs)) {
+    if (isSound(flow, place & -FLOW_GROUP_SIZE, tag, count, nowMs)) {
       store<u32>(flow, unconfirmed, FLOW_EPOCH);
       kept += 1;
     } else {

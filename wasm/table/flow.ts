@@ -3,7 +3,7 @@
 // Theory of operation. Entries stand in groups of 16, with 16 tags that one SIMD comparison looks
 // through (the idea is Abseil's Swiss table). A key has a home group and a second one, and is never
 // elsewhere: a lookup reads two groups at most, there are no tombstones, and nothing is ever moved.
-// The hash is keyed, so nobody can aim flows at a group (hash flooding).
+// The hash is keyed, so nobody can aim flows at a group (flow-hash.ts).
 //
 // An insert takes a free entry, at home if it can; then the entry of both groups that
 // has expired or may be given up and has the least time left. Established flows are never given up.
@@ -12,33 +12,21 @@
 // group a turn. The slow twin is test/reference/flows.ts.
 
 import {
-  DIRECTORY_FLOWS,
-  DIRECTORY_FLOW_COUNT,
-  DIRECTORY_FLOW_SEED,
-  WORKERS_START,
-  WORKER_CANDIDATE,
-  WORKER_FLOWS,
-  WORKER_FLOW_SWEEP,
-  WORKER_QUOTED,
-  WORKER_STRIDE,
+  DIRECTORY_FLOWS, DIRECTORY_FLOW_COUNT, WORKERS_START, WORKER_CANDIDATE, WORKER_FLOWS,
+  WORKER_FLOW_SWEEP, WORKER_QUOTED, WORKER_STRIDE,
 } from "../abi/layout";
 import {
-  FLOW_ADDRESS_A,
-  FLOW_ADDRESS_B,
-  FLOW_EXPIRES,
-  FLOW_FLAGS,
-  FLOW_GROUP_SIZE,
-  FLOW_PORT_A,
-  FLOW_PROTOCOL,
-  FLOW_SIZE,
-  FLOW_STATE,
-  FLOW_STATE_ESTABLISHED,
-  FLOW_TAG_USED,
+  FLOW_EXPIRES, FLOW_FLAGS, FLOW_GROUP_SIZE, FLOW_KEYS, FLOW_KEYS_ADDRESS_A, FLOW_KEYS_ADDRESS_B,
+  FLOW_KEYS_REST, FLOW_KEYS_SPREAD, FLOW_SIZE, FLOW_STATE, FLOW_STATE_ESTABLISHED,
 } from "../abi/policy";
 import { flowMatches } from "../flow-key";
 import { directory } from "../packet";
+import { flowKeyHash, flowKeyHashWith, homeGroup, secondGroup, tagOf } from "./flow-hash";
 
 const WELL_FILLED: i32 = 10;
+/** Keys that flowFindMany() looks up at a time, and bytes of an answer. */
+const FIND_MANY: i32 = 32;
+const ANSWER_SIZE: i32 = 4;
 
 /** The worker's room for the key that is looked up, an entry long. */
 export function flowCandidate(worker: i32): usize {
@@ -56,8 +44,73 @@ export function flowFind(worker: i32, key: usize): usize {
   const table = flowTable(worker, count);
   const tags = table + <usize>(count * FLOW_SIZE);
   const hash = flowKeyHash(key);
-  const found = findInGroup(table, tags, homeGroup(hash, count), hash, key);
-  return found != 0 ? found : findInGroup(table, tags, secondGroup(hash, count), hash, key);
+  const home = homeGroup(hash, count);
+  const match = sameTags(tags, home, hash);
+  if (match != 0) {
+    const flow = entryAt(table, home + ctz(match));
+    if (flowMatches(flow, key)) return flow;
+  }
+  return search(table, count, hash, key);
+}
+
+/** Looks up `count` keys, an entry apart, in a table of `entries`, and writes the u32 address of
+ * each one's entry, or 0. The first pass computes hashes and reads tags, the second reads entries:
+ * in neither does a key wait for the one before, so that many are on their way from memory at a
+ * time. For tests and benches. Precondition: `count` is a multiple of FIND_MANY. */
+export function flowFindMany(
+  table: usize, entries: i32, keys: usize, count: i32, found: usize,
+): void {
+  const tags = table + <usize>(entries * FLOW_SIZE);
+  for (let end = keys + <usize>(count * FLOW_SIZE); keys < end; keys += FIND_MANY * FLOW_SIZE) {
+    findLikely(table, tags, entries, keys, found);
+    confirmLikely(table, entries, keys, found);
+    found += FIND_MANY * ANSWER_SIZE;
+  }
+}
+
+/** Writes for each of FIND_MANY keys the entry of its home group that has its tag, or any entry. */
+function findLikely(table: usize, tags: usize, entries: i32, keys: usize, found: usize): void {
+  const a = v128.load(FLOW_KEYS, FLOW_KEYS_ADDRESS_A);
+  const b = v128.load(FLOW_KEYS, FLOW_KEYS_ADDRESS_B);
+  const factor = load<u64>(FLOW_KEYS, FLOW_KEYS_REST);
+  const spread = load<u64>(FLOW_KEYS, FLOW_KEYS_SPREAD);
+  for (let end = keys + (FIND_MANY * FLOW_SIZE); keys < end; found += 4 * ANSWER_SIZE) {
+    let hash = flowKeyHashWith(keys, a, b, factor, spread);
+    store<u32>(found, likelyEntry(table, tags, entries, hash));
+    hash = flowKeyHashWith(keys + FLOW_SIZE, a, b, factor, spread);
+    store<u32>(found, likelyEntry(table, tags, entries, hash), ANSWER_SIZE);
+    hash = flowKeyHashWith(keys + (2 * FLOW_SIZE), a, b, factor, spread);
+    store<u32>(found, likelyEntry(table, tags, entries, hash), 2 * ANSWER_SIZE);
+    hash = flowKeyHashWith(keys + (3 * FLOW_SIZE), a, b, factor, spread);
+    store<u32>(found, likelyEntry(table, tags, entries, hash), 3 * ANSWER_SIZE);
+    keys += 4 * FLOW_SIZE;
+  }
+}
+
+// @ts-ignore: decorator
+@inline
+function likelyEntry(table: usize, tags: usize, entries: i32, hash: u64): u32 {
+  const home = homeGroup(hash, entries);
+  const place = home + (ctz(sameTags(tags, home, hash)) & (FLOW_GROUP_SIZE - 1));
+  return <u32>entryAt(table, place);
+}
+
+/** Looks further for those of FIND_MANY keys whose likely entry is another's. */
+function confirmLikely(table: usize, entries: i32, keys: usize, found: usize): void {
+  for (let end = keys + (FIND_MANY * FLOW_SIZE); keys < end; keys += 4 * FLOW_SIZE) {
+    confirm(table, entries, keys, found);
+    confirm(table, entries, keys + FLOW_SIZE, found + ANSWER_SIZE);
+    confirm(table, entries, keys + (2 * FLOW_SIZE), found + (2 * ANSWER_SIZE));
+    confirm(table, entries, keys + (3 * FLOW_SIZE), found + (3 * ANSWER_SIZE));
+    found += 4 * ANSWER_SIZE;
+  }
+}
+
+// @ts-ignore: decorator
+@inline
+function confirm(table: usize, entries: i32, key: usize, answer: usize): void {
+  if (flowMatches(load<u32>(answer), key)) return;
+  store<u32>(answer, <u32>search(table, entries, flowKeyHash(key), key));
 }
 
 /** Copies an entry into the table, with its key in it. Returns its address there, or 0: both groups
@@ -73,7 +126,7 @@ export function flowInsert(worker: i32, entry: usize, nowMs: i32): usize {
   if (place >= 0) addToCount(worker, 1);
   else place = spareEntry(table, home, second, nowMs);
   if (place < 0) return 0;
-  const target = table + <usize>(place * FLOW_SIZE);
+  const target = entryAt(table, place);
   memory.copy(target, entry, FLOW_SIZE);
   store<u8>(tags + <usize>place, tagOf(hash));
   return target;
@@ -100,11 +153,12 @@ export function flowSweep(worker: i32, nowMs: i32): void {
   if (count == 0) return;
   const table = flowTable(worker, count);
   const next = workerField(worker, WORKER_FLOW_SWEEP);
-  const group = load<i32>(next) & (groupCount(count) - 1);
+  const group = load<i32>(next) & ((count / FLOW_GROUP_SIZE) - 1);
   store<i32>(next, group + 1);
-  const tags = table + <usize>((count * FLOW_SIZE) + (group * FLOW_GROUP_SIZE));
+  const first = group * FLOW_GROUP_SIZE;
+  const tags = table + <usize>((count * FLOW_SIZE) + first);
   for (let used = usedEntries(tags); used != 0; used &= used - 1) {
-    const flow = table + <usize>(((group * FLOW_GROUP_SIZE) + ctz(used)) * FLOW_SIZE);
+    const flow = entryAt(table, first + ctz(used));
     if (flowTimeLeft(flow, nowMs) <= 0) flowRemove(worker, flow);
   }
 }
@@ -119,50 +173,31 @@ export function flowTable(worker: i32, count: i32): usize {
   return <usize>(directory(DIRECTORY_FLOWS) + (worker * count * (FLOW_SIZE + 1)));
 }
 
-function groupCount(count: i32): i32 {
-  return count / FLOW_GROUP_SIZE;
+// @ts-ignore: decorator
+@inline
+function entryAt(table: usize, place: i32): usize {
+  return table + <usize>(place * FLOW_SIZE);
 }
 
-/** The hash of an entry's key. */
-export function flowKeyHash(key: usize): u64 {
-  const rest = (<u64>load<u32>(key, FLOW_PORT_A) << 8) | <u64>load<u8>(key, FLOW_PROTOCOL);
-  return endsHash(key, rest);
+/** A bit for each entry of the group from `first` on that has the tag of a hash. */
+// @ts-ignore: decorator
+@inline
+function sameTags(tags: usize, first: i32, hash: u64): i32 {
+  return i8x16.bitmask(i8x16.eq(v128.load(tags + <usize>first), i8x16.splat(tagOf(hash))));
 }
 
-/** A hash of both ends' addresses and `rest`: each word times an odd number of its own that nobody
- * outside knows (Dietzfelbinger et al. 1997). The last round spreads the upper bits. */
-export function endsHash(key: usize, rest: u64): u64 {
-  const seed = <u64>directory(DIRECTORY_FLOW_SEED) * 0x9e3779b97f4a7c15;
-  let sum = load<u64>(key, FLOW_ADDRESS_A) * (seed | 1);
-  sum += load<u64>(key + 8, FLOW_ADDRESS_A) * (rotl<u64>(seed, 13) | 1);
-  sum += load<u64>(key, FLOW_ADDRESS_B) * (rotl<u64>(seed, 27) | 1);
-  sum += load<u64>(key + 8, FLOW_ADDRESS_B) * (rotl<u64>(seed, 41) | 1);
-  sum += rest * (rotl<u64>(seed, 53) | 1);
-  return (sum ^ (sum >>> 32)) * 0xd6e8feb86659fd93;
-}
-
-/** The group that a key is put into first. */
-export function homeGroup(hash: u64, count: i32): i32 {
-  return <i32>(hash >>> 40) & (groupCount(count) - 1);
-}
-
-/** The only other group that it may be in. */
-export function secondGroup(hash: u64, count: i32): i32 {
-  return <i32>(hash >>> 20) & (groupCount(count) - 1);
-}
-
-/** The tag of an entry in use. */
-export function tagOf(hash: u64): u8 {
-  return <u8>(<i32>(hash >>> 12) | FLOW_TAG_USED);
+/** Address of the entry of a key in either of its groups, 0 if there is none. */
+function search(table: usize, count: i32, hash: u64, key: usize): usize {
+  const found = searchGroup(table, count, homeGroup(hash, count), hash, key);
+  return found != 0 ? found : searchGroup(table, count, secondGroup(hash, count), hash, key);
 }
 
 // @ts-ignore: decorator
 @inline
-function findInGroup(table: usize, tags: usize, group: i32, hash: u64, key: usize): usize {
-  const first = <usize>(group * FLOW_GROUP_SIZE);
-  const same = i8x16.eq(v128.load(tags + first), i8x16.splat(tagOf(hash)));
-  for (let match = i8x16.bitmask(same); match != 0; match &= match - 1) {
-    const flow = table + ((first + <usize>ctz(match)) * FLOW_SIZE);
+function searchGroup(table: usize, count: i32, first: i32, hash: u64, key: usize): usize {
+  const tags = table + <usize>(count * FLOW_SIZE);
+  for (let match = sameTags(tags, first, hash); match != 0; match &= match - 1) {
+    const flow = entryAt(table, first + ctz(match));
     if (flowMatches(flow, key)) return flow;
   }
   return 0;
@@ -176,11 +211,11 @@ function usedEntries(tags: usize): i32 {
 /** Index of a free entry, -1 if there is none: at home, or in the second group once home is well
  * filled and the other less so. That way a table takes 85 of 100 before any two groups are full. */
 function freeEntry(tags: usize, home: i32, second: i32): i32 {
-  const atHome = usedEntries(tags + <usize>(home * FLOW_GROUP_SIZE));
-  const inSecond = usedEntries(tags + <usize>(second * FLOW_GROUP_SIZE));
+  const atHome = usedEntries(tags + <usize>home);
+  const inSecond = usedEntries(tags + <usize>second);
   const isHome = popcnt(atHome) < WELL_FILLED || popcnt(atHome) <= popcnt(inSecond);
   const free = ~(isHome ? atHome : inSecond) & 0xffff;
-  return free == 0 ? -1 : ((isHome ? home : second) * FLOW_GROUP_SIZE) + ctz(free);
+  return free == 0 ? -1 : (isHome ? home : second) + ctz(free);
 }
 
 /** Index of the entry that a new flow may take over: of those not established or expired, the one
@@ -190,8 +225,8 @@ function spareEntry(table: usize, home: i32, second: i32, nowMs: i32): i32 {
   let least: i32 = i32.MAX_VALUE;
   for (let index = 0; index < FLOW_GROUP_SIZE * 2; index += 1) {
     const group = index < FLOW_GROUP_SIZE ? home : second;
-    const place = (group * FLOW_GROUP_SIZE) + (index & (FLOW_GROUP_SIZE - 1));
-    const flow = table + <usize>(place * FLOW_SIZE);
+    const place = group + (index & (FLOW_GROUP_SIZE - 1));
+    const flow = entryAt(table, place);
     const left = flowTimeLeft(flow, nowMs);
     if (left >= least || (left > 0 && load<u8>(flow, FLOW_STATE) == FLOW_STATE_ESTABLISHED)) {
       continue;

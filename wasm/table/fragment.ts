@@ -4,23 +4,14 @@
 
 import { DIRECTORY_FRAGMENTS, DIRECTORY_FRAGMENT_LIMIT } from "../abi/layout";
 import {
-  FLOW_FLAGS,
-  FLOW_FLAG_USED,
-  FLOW_PORT_A,
-  FRAGMENT_DESTINATION,
-  FRAGMENT_EXPIRES,
-  FRAGMENT_FLOW,
-  FRAGMENT_ID,
-  FRAGMENT_PORTS,
-  FRAGMENT_PROTOCOL,
-  FRAGMENT_SIZE,
-  FRAGMENT_SOURCE,
-  FRAGMENT_TIMEOUT,
+  FLOW_FLAGS, FLOW_FLAG_USED, FLOW_PORT_A, FRAGMENT_DESTINATION, FRAGMENT_EXPIRES, FRAGMENT_FLOW,
+  FRAGMENT_ID, FRAGMENT_PORTS, FRAGMENT_PROTOCOL, FRAGMENT_SIZE, FRAGMENT_SOURCE, FRAGMENT_TIMEOUT,
   FRAGMENT_WAYS,
 } from "../abi/policy";
 import { flowDestination, flowSameEnds, flowSource } from "../flow-key";
 import { directory } from "../packet";
-import { endsHash, flowTimeLeft } from "./flow";
+import { flowTimeLeft } from "./flow";
+import { endsHash } from "./flow-hash";
 
 /** Remembers a first fragment that passed as part of `flow`; `key` is the packet's own. False: the
  * set is full of datagrams not yet timed out. */

@@ -20,7 +20,7 @@ import {
 import {
   poolCommit, poolInit, poolReclaim, poolRetired, poolRingLimit, poolRollback,
 } from "./pool";
-import { prefixFind4, prefixFind6 } from "./prefix";
+import { prefixFind4, prefixFindAt6 } from "./prefix";
 import {
   dropBelow, dropNodes, encodeNode, leadsDeeper, patchNode, takeNodes, valueAt,
 } from "./prefix-build";
@@ -117,9 +117,7 @@ export function prefixAbove(table: usize, key: usize, length: i32): i32 {
 
 /** Value of the longest prefix that matches a key, 0 if none does: what workers would find. */
 export function prefixFind(table: usize, key: usize): i32 {
-  const high = keyHigh(key);
-  const low = keyLow(key);
-  return isWide(table) ? prefixFind6<u32>(table, high, low) : prefixFind6<u16>(table, high, low);
+  return isWide(table) ? prefixFindAt6<u32>(table, key) : prefixFindAt6<u16>(table, key);
 }
 
 /**
@@ -146,8 +144,7 @@ export function prefixFindMany6(table: usize, keys: usize, count: i32, values: u
 
 function findMany6<Leaf>(table: usize, keys: usize, count: i32, values: usize): void {
   for (let index: usize = 0; index < <usize>count; index++) {
-    const key = keys + (index * PREFIX_KEY_SIZE);
-    const value = prefixFind6<Leaf>(table, keyHigh(key), keyLow(key));
+    const value = prefixFindAt6<Leaf>(table, keys + (index * PREFIX_KEY_SIZE));
     store<Leaf>(values + (index * sizeof<Leaf>()), <Leaf>value);
   }
 }

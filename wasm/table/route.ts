@@ -2,20 +2,12 @@
 // lookup answers who owns a source address, and which peer an outer source is.
 
 import {
-  DIRECTORY_REMOTES_IPV4,
-  DIRECTORY_REMOTES_IPV6,
-  DIRECTORY_ROUTES_IPV4,
-  DIRECTORY_ROUTES_IPV6,
-  FAMILY_IPV4,
-  FAMILY_IPV6,
-  NEXT_HOP_NONE,
-  REMOTE_FAMILY,
-  REMOTE_IPV4,
-  REMOTE_IPV6,
+  DIRECTORY_REMOTES_IPV4, DIRECTORY_REMOTES_IPV6, DIRECTORY_ROUTES_IPV4, DIRECTORY_ROUTES_IPV6,
+  FAMILY_IPV4, FAMILY_IPV6, NEXT_HOP_NONE, REMOTE_FAMILY, REMOTE_IPV4, REMOTE_IPV6,
 } from "../abi/layout";
 import { directory } from "../packet";
 import { ipDestinationAddress, ipSourceAddress, isIpv4 } from "../wire/ip";
-import { prefixFind4, prefixFind6 } from "./prefix";
+import { prefixFind4, prefixFindAt6 } from "./prefix";
 
 /** Next hop of the packet's destination; NEXT_HOP_NONE where no route matches. */
 export function routeDestination(packet: usize): i32 {
@@ -54,9 +46,5 @@ function findIpv4(table: i32, address: usize): i32 {
 }
 
 function findIpv6(table: i32, address: usize): i32 {
-  return prefixFind6<u16>(
-    <usize>directory(table),
-    bswap<u64>(load<u64>(address)),
-    bswap<u64>(load<u64>(address, 8)),
-  );
+  return prefixFindAt6<u16>(<usize>directory(table), address);
 }

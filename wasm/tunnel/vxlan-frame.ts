@@ -10,13 +10,13 @@ import {
   ETHERNET_HEADER_SIZE,
   ETHER_TYPE_IPV4,
   ETHER_TYPE_IPV6,
+  IPV4_ADDRESS_SIZE,
   IPV4_CHECKSUM,
   IPV4_FLAGS_OFFSET,
   IPV4_HEADER_SIZE,
   IPV4_IDENTIFICATION,
   IPV6_ADDRESS_SIZE,
   IPV6_HEADER_SIZE,
-  IPV6_SOURCE,
   IPV6_VERSION_CLASS,
   PROTOCOL_UDP,
   UDP_CHECKSUM,
@@ -88,6 +88,8 @@ export function frameVxlan(descriptor: usize, worker: i32, peer: usize): bool {
   emitUdp(udp, senderPort(ipv4, hash), load<u16>(peer + PEER_REMOTE, REMOTE_PORT), length);
   if (ipv4) emitOuterIpv4(udp - IPV4_HEADER_SIZE, length, tos, hash, peer);
   else emitOuterIpv6(udp - IPV6_HEADER_SIZE, length, tos, peer);
+  const addresses = ipv4 ? IPV4_ADDRESS_SIZE * 2 : IPV6_ADDRESS_SIZE * 2;
+  emitPseudoSum(udp, udp - <usize>addresses, addresses, length);
   prepend(descriptor, VNET_TUNNEL_HEADER_SIZE + ETHERNET_HEADER_SIZE + outer);
   addFrame(descriptor, worker, peer, hash, tos);
   return true;
@@ -123,7 +125,7 @@ function emitTunnelVnet(
   store<u8>(header, load<u8>(header, VNET_GSO_TYPE) | <u8>type, VNET_GSO_TYPE);
   store<u16>(header, <u16>(ETHERNET_HEADER_SIZE + ipSize), VNET_OUTER_TRANSPORT);
   store<u16>(header, <u16>(ETHERNET_HEADER_SIZE + outer), VNET_INNER_NETWORK);
-  if (!ipv4) store<u8>(header, VNET_NEEDS_CHECKSUM | VNET_TUNNEL_CHECKSUM, VNET_FLAGS);
+  store<u8>(header, VNET_NEEDS_CHECKSUM | VNET_TUNNEL_CHECKSUM, VNET_FLAGS);
 }
 
 /** DF is clear, as our sockets have it. The kernel counts identifications on from the flow's. */
@@ -137,13 +139,17 @@ function emitOuterIpv4(header: usize, length: i32, tos: i32, flowHash: u32, peer
   store<u16>(header, checksum(header, IPV4_HEADER_SIZE), IPV4_CHECKSUM);
 }
 
-/** UDP over IPv6 has a checksum (RFC 8200 section 8.1). Its field gets the sum of the pseudo-header
- * with the length of the whole: the kernel goes on from there for each datagram that it cuts. */
 function emitOuterIpv6(header: usize, length: i32, tos: i32, peer: usize): void {
   const destination = peer + PEER_REMOTE + REMOTE_IPV6;
   emitIpv6(header, length, PROTOCOL_UDP, TTL, ownAddress(false), destination);
   store<u8>(header, <u8>(tos << 4), IPV6_VERSION_CLASS + 1);
+}
+
+/** Outer UDP has a checksum: over IPv6 it must (RFC 8200 section 8.1), and the receiving kernel
+ * joins datagrams of either family only if they have one (net/ipv4/udp_offload.c). Its field gets
+ * the sum of the pseudo-header with the length of the whole: the kernel goes on from there for each
+ * datagram that it cuts. The addresses end where the UDP header begins. */
+function emitPseudoSum(udp: usize, addresses: usize, size: i32, length: i32): void {
   const fields = <u64>bswap<u16>(<u16>length) + (<u64>PROTOCOL_UDP << 8);
-  const sum = checksumAdd(fields, header + IPV6_SOURCE, IPV6_ADDRESS_SIZE * 2);
-  store<u16>(header + IPV6_HEADER_SIZE, ~checksumFold(sum), UDP_CHECKSUM);
+  store<u16>(udp, ~checksumFold(checksumAdd(fields, addresses, size)), UDP_CHECKSUM);
 }

@@ -21,9 +21,9 @@ import {
   REASON_WRONG_MAC,
   REASON_WRONG_VNI,
 } from "../abi/verdict";
-import { emitSegments, sendSegments } from "../offload/segment";
-import { largestPacket } from "../offload/vnet";
-import { addDatagram, addPiece, takeHeaders } from "../outbox";
+import { cutSegments } from "../offload/segment";
+import { largestPacket, lastPacket } from "../offload/vnet";
+import { addDatagram, addDatagrams, addPiece, takeHeaders } from "../outbox";
 import {
   packetLength,
   packetSegments,
@@ -57,12 +57,14 @@ export function encapsulateVxlan(descriptor: usize, worker: i32, peer: usize): v
 /** Cuts a super-packet and addresses its packets to the peer, each behind the peer's headers. */
 export function segmentVxlan(descriptor: usize, worker: i32, peer: usize): void {
   const inner = packetStart(descriptor);
-  const joins = largestPacket(descriptor) <= peerMtu(peer);
-  const blocks = takeHeaders(worker, packetSegments(descriptor));
+  const count = packetSegments(descriptor);
+  const largest = largestPacket(descriptor);
+  const blocks = takeHeaders(worker, count);
   emitVxlan(blocks, peer, ipEtherType(inner));
-  emitSegments(descriptor, blocks, PEER_HEADER_SIZE);
-  sendSegments(descriptor, worker, blocks, PEER_HEADER_SIZE, peer, flowHash(inner), ipEcn(inner),
-    joins);
+  cutSegments(descriptor, worker, blocks, PEER_HEADER_SIZE);
+  addDatagrams(worker, peer, count, 2, PEER_HEADER_SIZE + largest,
+    PEER_HEADER_SIZE + lastPacket(descriptor), flowHash(inner), ipEcn(inner),
+    largest <= peerMtu(peer));
   setOutput(descriptor, peerDevice(peer));
 }
 

@@ -1,10 +1,11 @@
-// A lab whose Culvert nodes run at tiers of the data plane that a test chooses, with traffic threads
-// in all pods.
+// A lab whose Culvert nodes run at tiers of the data plane that a test chooses, with traffic
+// threads in all pods.
 
 import type { Test } from 'uvu';
+import { askAll } from '../../../cli/client.ts';
 import type { Host } from '../../../cli/demo/bed.ts';
 import type { Family } from '../../../engine/address.ts';
-import type { StatusReport } from '../../../engine/model.ts';
+import { PeerReportSchema, type StatusReport } from '../../../engine/model.ts';
 import { TIERS, missingFor, probeKernel, type TierName } from '../../../host/tier.ts';
 import { needs, printSkip, testNeeding } from '../../support/needs.ts';
 import { Lab, type Carriers, type Place } from './lab.ts';
@@ -19,8 +20,8 @@ export interface TierLabOptions {
   carriers: Carriers;
   underlayMtu?: number;
   podMtu?: number;
-  /** Further flags of every daemon. */
-  flags?: string[];
+  /** Further flags of the daemons, node by node. */
+  flags?: string[][];
 }
 
 /** Adds a test of a tier, or skips it with a printed line where the machine cannot do it. All need
@@ -56,7 +57,8 @@ export class TierLab {
     const { tiers, carriers, flags = [], ...mtus } = options;
     const lab = await Lab.create({
       nodes: tiers.map((tier) => tier === null ? 'kernel' : 'culvert'),
-      flags: tiers.map((tier) => tier === null ? [] : ['--data-plane-tier', tier, ...flags]),
+      flags: tiers.map((tier, index) =>
+        tier === null ? [] : ['--data-plane-tier', tier, ...flags[index] ?? []]),
       carriers, ...mtus,
     });
     try {
@@ -95,6 +97,14 @@ export class TierLab {
 
   status(number: number): Promise<StatusReport> {
     return this.lab.status(number);
+  }
+
+  /** Packets that a Culvert node has put into its tunnels. */
+  async tunnelled(number: number): Promise<number> {
+    const { culvert } = this.lab.place(number);
+    if (culvert === null) throw new Error(`node ${number} does not run Culvert`);
+    const peers = await askAll(culvert.runtimeDirectory, 'peer.list', PeerReportSchema);
+    return peers.reduce((sum, { txPackets }) => sum + txPackets, 0);
   }
 
   async close(): Promise<void> {

@@ -3,8 +3,9 @@
 //
 //   datagram   u32 stream, u32 number, u32 1 where an acknowledgment is asked for, noise
 
-import { AF_INET, AF_INET6, SOCKADDR_SIZE_MAX, readSocketAddress, writeSocketAddress, type IpFamily }
-  from '../../../ffi/address.ts';
+import {
+  AF_INET, AF_INET6, SOCKADDR_SIZE_MAX, readSocketAddress, writeSocketAddress, type IpFamily,
+} from '../../../ffi/address.ts';
 import { addressOf } from '../../../ffi/memory.ts';
 import { MessageVector } from '../../../ffi/message-vector.ts';
 import { receiveFrom, sendTo } from '../../../ffi/raw-socket.ts';
@@ -32,7 +33,10 @@ function noiseOf(stream: number, number: number, size: number): Uint8Array {
   return NOISE.subarray(start, start + size);
 }
 
-function write(target: Buffer, { stream }: Train, number: number, asks: boolean): void {
+/** Fills a datagram of a train. */
+export function writeDatagram(
+  target: Buffer, stream: number, number: number, asks: boolean,
+): void {
   target.writeUInt32BE(stream, 0);
   target.writeUInt32BE(number, 4);
   target.writeUInt32BE(asks ? 1 : 0, 8);
@@ -61,8 +65,8 @@ export function sendTrain(train: Train, port: number): number {
   for (let sent = 0; sent < count;) {
     const now = Math.min(burst, count - sent);
     for (let at = 0; at < now; at += 1) {
-      write(bytes.subarray(at * size, (at + 1) * size), train, train.first + sent + at,
-        at === now - 1);
+      const datagram = bytes.subarray(at * size, (at + 1) * size);
+      writeDatagram(datagram, train.stream, train.first + sent + at, at === now - 1);
     }
     const parts = segmented ? 1 : now;
     for (let part = 0; part < parts; part += 1) {

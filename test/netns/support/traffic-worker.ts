@@ -6,12 +6,17 @@ import { connect, createServer, type Socket } from 'node:net';
 import { parentPort, workerData } from 'node:worker_threads';
 import { Namespace } from '../../../ffi/netns.ts';
 import { TrainReceiver, sendTrain } from './traffic-trains.ts';
+import { URGENT_BYTE, sendUrgent } from './traffic-urgent.ts';
 import {
   TRAFFIC_PORT, type KernelCounters, type StreamAnswer, type TrafficRequest,
 } from './traffic.ts';
 
 const CHUNK_BYTES = 256 * 1024;
 const DIGEST_BYTES = 32;
+/** Parts of a stream with pauses. */
+const BURSTS = 8;
+const BURST_BYTES = 30_000;
+const BURST_PAUSE_MS = 20;
 const ZEROS = new Uint8Array(CHUNK_BYTES);
 
 /** Bytes that never repeat: AES in counter mode, SP 800-38A section 6.5. */
@@ -73,13 +78,25 @@ class Basin {
   }
 }
 
-/** The first line says `send N` or `fetch N`. */
+/** Hashes all that comes but urgent bytes, and answers with the digest. */
+function hashQuietly(socket: Socket, first: Buffer): void {
+  const hash = createHash('sha256');
+  const take = (chunk: Buffer): void => {
+    hash.update(chunk.filter((byte) => byte !== URGENT_BYTE));
+  };
+  take(first);
+  socket.on('data', take);
+  socket.on('end', () => socket.end(hash.digest('hex')));
+}
+
+/** The first line says `send N`, `fetch N` or `hash`. */
 function serveStream(socket: Socket): void {
   let basin: Basin | null = null;
   let isFetch = false;
+  let isHash = false;
   socket.on('error', () => socket.destroy());
   socket.on('data', (chunk: Buffer) => {
-    if (isFetch) return;
+    if (isFetch || isHash) return;
     if (basin !== null) {
       basin.take(chunk);
       return;
@@ -87,6 +104,11 @@ function serveStream(socket: Socket): void {
     const end = chunk.indexOf('\n');
     const [verb, bytes] = chunk.subarray(0, end).toString().split(' ');
     isFetch = verb === 'fetch';
+    isHash = verb === 'hash';
+    if (isHash) {
+      hashQuietly(socket, chunk.subarray(end + 1));
+      return;
+    }
     if (isFetch) {
       pour(socket, Number(bytes));
       return;
@@ -131,6 +153,38 @@ function stream(
   });
 }
 
+/** Parts with a pause behind each, so that each ends with PSH. */
+function bursts(address: string): Promise<boolean> {
+  const noise = keystream().update(ZEROS).map((byte) => byte === URGENT_BYTE ? 0 : byte);
+  const data = Buffer.from(noise.subarray(0, BURSTS * BURST_BYTES));
+  return new Promise((resolve, reject) => {
+    const socket = connect({ host: address, port: TRAFFIC_PORT, allowHalfOpen: true });
+    let answer = '';
+    socket.setNoDelay(true);
+    socket.on('connect', () => {
+      socket.write('hash\n');
+      let sent = 0;
+      const timer = setInterval(() => {
+        if (sent === BURSTS) {
+          clearInterval(timer);
+          socket.end();
+          return;
+        }
+        socket.write(data.subarray(sent * BURST_BYTES, (sent + 1) * BURST_BYTES));
+        sent += 1;
+      }, BURST_PAUSE_MS);
+    });
+    socket.on('data', (chunk: Buffer) => { answer += chunk.toString(); });
+    socket.on('end', () => resolve(answer === createHash('sha256').update(data).digest('hex')));
+    socket.on('error', reject);
+  });
+}
+
+function urgent(address: string): boolean {
+  const [answer, data] = sendUrgent(address, TRAFFIC_PORT, 'hash\n');
+  return answer === createHash('sha256').update(data).digest('hex');
+}
+
 /** Names and values are in lines of their own in snmp, side by side in snmp6. */
 function readCounters(): KernelCounters {
   const counters: KernelCounters = {};
@@ -164,6 +218,8 @@ async function answer(request: TrafficRequest): Promise<unknown> {
   switch (request.verb) {
     case 'serve': return serve();
     case 'train': return sendTrain(request, TRAFFIC_PORT);
+    case 'bursts': return bursts(request.address);
+    case 'urgent': return urgent(request.address);
     case 'streams': return receiver?.answers() ?? [];
     case 'counters': return readCounters();
     case 'end': return process.exit();

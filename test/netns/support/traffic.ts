@@ -1,5 +1,5 @@
 // Traffic that knows what it is: streams of TCP whose every byte is compared by SHA-256, and trains
-// of numbered datagrams, from one pod to another. Each pod has a thread of its own in its namespace.
+// of numbered datagrams, from one pod to another. Each pod has a thread in its namespace.
 
 import { once } from 'node:events';
 import { Worker } from 'node:worker_threads';
@@ -23,6 +23,7 @@ export interface Train {
 export type TrafficRequest =
   | { verb: 'serve' }
   | { verb: 'send' | 'fetch'; address: string; bytes: number; timeoutMs: number }
+  | { verb: 'bursts' | 'urgent'; address: string }
   | ({ verb: 'train' } & Train)
   | { verb: 'streams' }
   | { verb: 'counters' }
@@ -94,6 +95,16 @@ export class Traffic {
     return this.#ask({ verb: 'fetch', address, bytes, timeoutMs }) as Promise<StreamAnswer>;
   }
 
+  /** Sends a TCP stream with pauses, each part of it pushed. True where it arrived as it was. */
+  bursts(address: string): Promise<boolean> {
+    return this.#ask({ verb: 'bursts', address }) as Promise<boolean>;
+  }
+
+  /** Sends a TCP stream with urgent data. True where the rest arrived as it was. */
+  urgent(address: string): Promise<boolean> {
+    return this.#ask({ verb: 'urgent', address }) as Promise<boolean>;
+  }
+
   /** Sends a train, never more than one send ahead of what has arrived. Returns how many bursts
    * were not acknowledged in time. */
   train(train: Train): Promise<number> {
@@ -109,7 +120,7 @@ export class Traffic {
     return this.#ask({ verb: 'counters' }) as Promise<KernelCounters>;
   }
 
-  /** Ends the thread by its own hand: one that is terminated in a system call aborts the process. */
+  /** Ends the thread by its own hand: terminated in a system call, it would abort the process. */
   async close(): Promise<void> {
     const exited = once(this.#worker, 'exit');
     this.#worker.postMessage({ id: 0, request: { verb: 'end' } });
