@@ -67,7 +67,7 @@ export class Core {
     const core = new Core(module, makeMemory(map.size));
     writeDirectory(core.view, map, limits, ABI_VERSION);
     core.setDirectory(layout.DIRECTORY_FLOW_SEED, seed);
-    writeFlowKeys(core.view, seed);
+    writeFlowKeys(core.view, core.directory(layout.DIRECTORY_FLOW_SEED));
     const clear = (at: number, { prefixes, nodes, leaves }: PrefixLimits, leaf: number): void => {
       core.exports.prefixTableInit(at, prefixes, nodes, leaves, leaf);
     };

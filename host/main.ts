@@ -272,7 +272,7 @@ export class Host {
     if (!this.recovered.isClusterKnown) await this.#takeConfigured();
     const pods = await restorePods(
       this.handover, this.endpoints, this.attachments.ready, this.recovered, log);
-    recoverPackets(this.core, pods, this.tier, this.recovered);
+    recoverPackets(this.core, pods, this.recovered);
     await this.dataPlane.begin([...this.#underlaySpecs(), this.#nodeSpec(), ...pods.specs]);
     log.info({ ...this.recovered, keeper: this.handover.keeper }, 'left by an earlier daemon');
     await this.control.listen();

@@ -21,7 +21,6 @@ import type { Endpoints } from './endpoints.ts';
 import { KEPT_FOLDER, type Handover } from './handover.ts';
 import { Journal } from './journal.ts';
 import { keepFlows } from './kept-flows.ts';
-import type { Tier } from './tier.ts';
 import type { DeviceSpec } from './worker.ts';
 
 const FLOWS = 'flows';
@@ -136,16 +135,15 @@ export interface RestoredPods {
   indexes: Map<number, number>;
 }
 
-/** Has the packets that an earlier daemon had in its hands go through the core once more. Those
- * that the core may have worked on already are still good for that where nothing but their TTL
- * changes: without vnet headers. Precondition: the core's flows are those of that daemon. */
+/** Has the packets that an earlier daemon had in its hands go through the core once more.
+ * Precondition: pods are as they will be. */
 export function recoverPackets(
-  core: Core, { indexes }: RestoredPods, { vnetSize }: Tier, recovered: Recovered,
+  core: Core, { indexes }: RestoredPods, recovered: Recovered,
 ): void {
   if (recovered.flows === null) return;
   const deviceOf = (index: number): number =>
     (index < DEVICE_FIRST_ENDPOINT ? index : indexes.get(index) ?? -1);
-  recovered.packets = recoverTurn(core, 0, deviceOf, vnetSize === 0);
+  recovered.packets = recoverTurn(core, 0, deviceOf);
 }
 
 /** Goes on with the pods whose devices were left. `ready` are those that the CNI plugin's caller

@@ -19,6 +19,9 @@ import {
   TURN_DONE,
   TURN_READ,
   TURN_SLOTS,
+  TURN_SLOT_HEAD,
+  TURN_SLOT_HEAD_BEFORE,
+  TURN_SLOT_HEAD_SIZE,
   TURN_SLOT_LENGTH,
   TURN_SLOT_SEGMENT_SIZE,
   TURN_SLOT_STRIDE,
@@ -78,6 +81,8 @@ export class Slots {
     const saved = this.#turn + TURN_SLOTS + (place * TURN_SLOT_STRIDE);
     this.#words[(saved + TURN_SLOT_LENGTH) >>> 2] = length;
     this.#words[(saved + TURN_SLOT_SEGMENT_SIZE) >>> 2] = segmentSize;
+    const head = this.core.packetAddress(slot) - TURN_SLOT_HEAD_BEFORE;
+    this.core.bytes.copyWithin(saved + TURN_SLOT_HEAD, head, head + TURN_SLOT_HEAD_SIZE);
     this.#words[(this.#turn + TURN_READ) >>> 2] = place + 1;
   }
 

@@ -24,6 +24,9 @@ import {
   TURN_DONE,
   TURN_READ,
   TURN_SLOTS,
+  TURN_SLOT_HEAD,
+  TURN_SLOT_HEAD_BEFORE,
+  TURN_SLOT_HEAD_SIZE,
   TURN_SLOT_LENGTH,
   TURN_SLOT_SEGMENT_SIZE,
   TURN_SLOT_STRIDE,
@@ -73,18 +76,17 @@ export function turnRecord(core: Core, worker: number): number {
 
 /** Makes the packets that a killed process had read and not written what their devices gave, to go
  * through the core once more. `deviceOf` says what a device's index has become, -1 where it has
- * gone. Where the core may have changed the packets already, `mayRepeat` says whether they are
- * still good for that. Returns how many there are. Precondition: the worker turns nothing over. */
+ * gone. Returns how many there are. Precondition: the worker turns nothing over. */
 export function recoverTurn(
-  core: Core, worker: number, deviceOf: (index: number) => number, mayRepeat: boolean,
+  core: Core, worker: number, deviceOf: (index: number) => number,
 ): number {
-  const { view } = core;
+  const { bytes, view } = core;
   const record = turnRecord(core, worker);
   const slots = core.directory(DIRECTORY_SLOT_COUNT);
   const read = view.getUint32(record + TURN_READ, true);
   const done = view.getUint32(record + TURN_DONE, true);
-  const isSpoilt = view.getUint32(record + TURN_BEGUN, true) !== 0 && !mayRepeat;
-  if (isSpoilt || read > slots || done >= read) {
+  const isBegun = view.getUint32(record + TURN_BEGUN, true) !== 0;
+  if (read > slots || done >= read) {
     view.setUint32(record + TURN_READ, 0, true);
     return 0;
   }
@@ -93,9 +95,15 @@ export function recoverTurn(
     const at = core.descriptorAddress(slot);
     const saved = record + TURN_SLOTS + (place * TURN_SLOT_STRIDE);
     const device = deviceOf(view.getUint16(at + DESCRIPTOR_INPUT, true));
-    // A packet without length is dropped, and counted, by the core.
-    const length = device < 0 ? 0 : view.getUint32(saved + TURN_SLOT_LENGTH, true);
     const segmentSize = view.getUint32(saved + TURN_SLOT_SEGMENT_SIZE, true);
+    // Of datagrams that the kernel joined, only the first one's headers are saved.
+    const isSpoilt = isBegun && segmentSize > 0;
+    // A packet without length is dropped, and counted, by the core.
+    const isUsed = device >= 0 && !isSpoilt;
+    const length = isUsed ? view.getUint32(saved + TURN_SLOT_LENGTH, true) : 0;
+    const head = saved + TURN_SLOT_HEAD;
+    const target = core.packetAddress(slot) - TURN_SLOT_HEAD_BEFORE;
+    bytes.copyWithin(target, head, head + TURN_SLOT_HEAD_SIZE);
     view.setUint16(at + DESCRIPTOR_INPUT, Math.max(device, 0), true);
     view.setUint32(at + DESCRIPTOR_START, core.packetAddress(slot), true);
     view.setUint32(at + DESCRIPTOR_LENGTH, length, true);

@@ -137,20 +137,21 @@ for (const killed of ['before the core has run', 'after it', 'after some were wr
     if (killed === 'after some were written') slots.noteDone(2);
     const second = makeBed(first.fd);
     const left = killed === 'after some were written' ? 1 : 3;
-    assert.is(recoverTurn(second.bed.core, 0, (index) => index, true), left);
+    assert.is(recoverTurn(second.bed.core, 0, (index) => index), left);
     assert.is(finish(second.bed), left);
     closeFd(first.fd);
   });
 }
 
 test('packets in hand that are of no use are not sent', () => {
-  for (const [isBegun, mayRepeat, device] of [[true, false, 3], [false, true, -1]] as const) {
+  for (const [isBegun, device, segmentSize] of [[true, 3, 40], [false, -1, 0]] as const) {
     const first = makeBed(-1);
     const slots = new Slots(first.bed.core, 0);
     readFromPod(first.bed, slots, [1000]);
+    slots.fill(0, first.bed.device('a'), slots.length(0), segmentSize);
     if (isBegun) slots.beginTurn();
     const { bed, fd } = makeBed(first.fd);
-    recoverTurn(bed.core, 0, () => device, mayRepeat);
+    recoverTurn(bed.core, 0, () => device);
     assert.is(finish(bed), 0);
     closeFd(fd);
   }
@@ -159,7 +160,7 @@ test('packets in hand that are of no use are not sent', () => {
   readFromPod(idle.bed, slots, [1000]);
   slots.endTurn();
   const { bed, fd } = makeBed(idle.fd);
-  assert.is(recoverTurn(bed.core, 0, (index) => index, true), 0);
+  assert.is(recoverTurn(bed.core, 0, (index) => index), 0);
   assert.is(finish(bed), 0);
   closeFd(fd);
 });
