@@ -122,7 +122,7 @@ export const TURN_SLOTS = 16;                 // per slot, as in its descriptor:
 export const TURN_SLOT_LENGTH = 0;            // u32
 export const TURN_SLOT_SEGMENT_SIZE = 4;      // u32
 export const TURN_SLOT_HEAD = 16;             // a copy of the packet's first bytes and those before
-export const TURN_SLOT_HEAD_SIZE = 144;       // vnet header, and whatever headers the core writes to
+export const TURN_SLOT_HEAD_SIZE = 144;       // vnet header, and headers that the core writes to
 export const TURN_SLOT_HEAD_BEFORE = 16;      // of them, before the packet
 export const TURN_SLOT_STRIDE = 160;
 
