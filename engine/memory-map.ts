@@ -17,8 +17,8 @@ export interface PrefixLimits {
   leaves: number;
 }
 
-/** Limits of policy. Flows, fragments and verdicts are per worker and powers of two, flows at least
- * 64; `arenaBytes` is for rule sets and programs. */
+/** Limits of policy. Flows, fragments and verdicts (these per worker) are powers of two, flows at
+ * least 64; `arenaBytes` is for rule sets and programs. */
 export interface PolicyLimits {
   identitiesIpv4: PrefixLimits;
   identitiesIpv6: PrefixLimits;
@@ -141,8 +141,8 @@ export function layMemory(
     identitiesIpv4: identities(policy.identitiesIpv4),
     identitiesIpv6: identities(policy.identitiesIpv6),
     arena: place(policy.arenaBytes),
-    flows: perWorker(policy.flows * (FLOW_SIZE + 1)),
-    fragments: perWorker(policy.fragments * FRAGMENT_SIZE),
+    flows: place(policy.flows * (FLOW_SIZE + 1)),
+    fragments: place(policy.fragments * FRAGMENT_SIZE),
     verdicts: perWorker(VERDICTS_RECORDS + (policy.verdicts * VERDICT_SIZE)),
     descriptors: perWorker(limits.slots * layout.DESCRIPTOR_STRIDE),
     sends: perWorker(layout.SEND_LIMIT * layout.SEND_STRIDE),
