@@ -101,6 +101,21 @@ export function readTraffic(core: Core, nextHop: number): Traffic {
   return traffic;
 }
 
+/** Packets and bytes that one worker has taken, whatever they came from. */
+export function readReceived(
+  core: Core, worker: number,
+): { rxPackets: number; rxBytes: number } {
+  const received = { rxPackets: 0, rxBytes: 0 };
+  const limit = core.directory(DIRECTORY_NEXT_HOP_LIMIT);
+  const first = core.directory(DIRECTORY_STATISTICS) + (worker * limit * STATISTICS_STRIDE);
+  for (let nextHop = 0; nextHop < limit; nextHop += 1) {
+    const record = first + (nextHop * STATISTICS_STRIDE);
+    received.rxPackets += readCounter(core, record + STATISTICS_RX_PACKETS);
+    received.rxBytes += readCounter(core, record + STATISTICS_RX_BYTES);
+  }
+  return received;
+}
+
 /** Adds packets and their bytes to a drop counter of a worker, for drops at the devices. Call it on
  * that worker only. */
 export function countDrop(

@@ -233,6 +233,9 @@ export const StatusReportSchema = v.strictObject({
   }),
   dataPlane: v.strictObject({
     running: v.boolean(), tier: v.string(), crashes: Count, memoryBytes: Count,
+    workers: v.array(v.strictObject({
+      running: v.boolean(), crashes: Count, rxPackets: Count, rxBytes: Count,
+    })),
   }),
   sync: v.strictObject({
     connected: v.boolean(), revision: v.nullable(RevisionSchema), problems: v.array(v.string()),

@@ -5,6 +5,7 @@
 import { readFileSync } from 'node:fs';
 import * as v from 'valibot';
 import { isMap, isScalar, isSeq, LineCounter, parseDocument, type Document } from 'yaml';
+import { WORKER_LIMIT } from '../wasm/abi/layout.ts';
 import { isAddress, isPrefix } from '../engine/address.ts';
 import type { ProfileName } from '../engine/memory-map.ts';
 import { fieldPath, issuePath, issueReason } from '../engine/shape.ts';
@@ -29,6 +30,8 @@ export interface HostConfig {
   dataPlane: {
     /** How super-packets are used (tier.ts); `auto` takes the best that needs no set-up. */
     tier: TierName | 'auto';
+    /** Data workers, each a thread; 0 takes half of the machine's processors, at least one. */
+    workers: number;
     /** TAP towards the node's own stack, for tier T3. */
     tunnelDevice: string;
   };
@@ -58,7 +61,7 @@ export const DEFAULTS: HostConfig = {
   podNetworks: ['10.244.0.0/16'],
   underlay: { addresses: [], interface: '', port: 8472, mtu: 0, sendSockets: 16 },
   device: { name: 'culvert0', keep: false },
-  dataPlane: { tier: 'auto', tunnelDevice: 'culvert-t3' },
+  dataPlane: { tier: 'auto', workers: 0, tunnelDevice: 'culvert-t3' },
   runtimeDirectory: '/run/culvert',
   syncGroup: -1,
   syncUid: -1,
@@ -95,6 +98,7 @@ const SourceSchema = v.strictObject({
   device: v.optional(v.strictObject({ name: interfaceName, keep: v.optional(v.boolean()) })),
   dataPlane: v.optional(v.strictObject({
     tier: v.optional(v.picklist(['auto', ...TIERS])),
+    workers: integer(0, WORKER_LIMIT),
     tunnelDevice: interfaceName,
   })),
   runtimeDirectory: text,

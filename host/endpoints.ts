@@ -27,7 +27,7 @@ interface Held {
   endpoint: Endpoint;
   state: EndpointState;
   attached: AttachedEndpoint | null;
-  fd: number;
+  fds: number[];
   device: string;
 }
 
@@ -48,6 +48,8 @@ export interface EndpointsOptions {
   policy: PolicyGate;
   links: Links;
   tier: Tier;
+  /** Queues of each device, one for each worker. */
+  queues: number;
   /** Adds what the configuration says of the device. */
   spec(device: DeviceEnds): DeviceSpec;
 }
@@ -99,7 +101,7 @@ export class Endpoints {
       throw new Error(`add endpoint ${owner}: it is attached already`);
     }
     this.#held.delete(owner);
-    const held: Held = { endpoint, state: 'pending', attached: null, fd: -1, device: '' };
+    const held: Held = { endpoint, state: 'pending', attached: null, fds: [], device: '' };
     this.#held.set(owner, held);
     try {
       await this.#attach(owner, held);
@@ -129,8 +131,8 @@ export class Endpoints {
       held.state = 'lost';
       this.#options.policy.detach(index);
       this.#options.forwarding.detachEndpoint(held.attached);
-      void closeFdAsync(held.fd);
-      Object.assign(held, { attached: null, fd: -1 });
+      void closeAll(held.fds);
+      Object.assign(held, { attached: null, fds: [] });
       return owner;
     }
     return null;
@@ -142,10 +144,10 @@ export class Endpoints {
   }
 
   async #attach(owner: string, held: Held): Promise<void> {
-    const { forwarding, dataPlane, policy, tier, spec } = this.#options;
+    const { forwarding, dataPlane, policy, tier, queues, spec } = this.#options;
     const { endpoint } = held;
-    const opened = openOffloaded({ name: 'culvpod%d', kind: endpoint.device }, tier);
-    held.fd = opened.fd;
+    const opened = openOffloaded({ name: 'culvpod%d', kind: endpoint.device }, tier, queues);
+    held.fds = opened.fds;
     held.device = opened.name;
     const mac = endpoint.device === 'tap' ? interfaceMac(opened.name) : null;
     held.attached = forwarding.attachEndpoint(owner, endpoint.addresses, mac);
@@ -155,7 +157,7 @@ export class Endpoints {
       index: held.attached.device,
       name: `${endpoint.namespace}_${endpoint.name}`,
       kind: endpoint.device,
-      receiver: held.fd,
+      receivers: held.fds,
       senders: [],
     }));
   }
@@ -168,9 +170,9 @@ export class Endpoints {
         this.#options.forwarding.detachEndpoint(held.attached);
       }
     }
-    const { fd } = held;
-    Object.assign(held, { attached: null, fd: -1 });
-    if (fd >= 0) await closeFdAsync(fd);
+    const { fds } = held;
+    Object.assign(held, { attached: null, fds: [] });
+    await closeAll(fds);
   }
 
   /** Moves the interface into the pod's namespace and gives it name, MTU, addresses and routes. */
@@ -191,6 +193,10 @@ export class Endpoints {
       namespace.close();
     }
   }
+}
+
+async function closeAll(fds: readonly number[]): Promise<void> {
+  for (const fd of fds) await closeFdAsync(fd);
 }
 
 async function setUpInterface(links: Links, device: string, endpoint: Endpoint): Promise<void> {

@@ -16,7 +16,7 @@ import { VXLAN_OVERHEAD_IPV4, VXLAN_OVERHEAD_IPV6 } from '../wasm/abi/headers.ts
 import { Core } from '../engine/core.ts';
 import { Forwarding } from '../engine/forwarding.ts';
 import type { Log } from '../engine/log.ts';
-import { PROFILES } from '../engine/memory-map.ts';
+import { PROFILES, type Limits } from '../engine/memory-map.ts';
 import type { Delta, Snapshot } from '../engine/model.ts';
 import { PolicyTables } from '../engine/tables/policy.ts';
 import { errnoName, SystemError } from '../ffi/errno.ts';
@@ -25,7 +25,7 @@ import { Links } from '../ffi/netlink.ts';
 import { localPort, peerCredentials } from '../ffi/socket.ts';
 import type { HostConfig } from './config.ts';
 import { ControlServer } from './control.ts';
-import { DataPlane } from './data-plane.ts';
+import { DataPlane, workerCount } from './data-plane.ts';
 import { Endpoints } from './endpoints.ts';
 import { Intake } from './intake.ts';
 import { controlMethods } from './methods.ts';
@@ -112,8 +112,9 @@ export class Host {
     this.tierName = tier.name;
     const module = new WebAssembly.Module(readFileSync(options.corePath));
     this.#warm = warmUp(module, tier);
-    const limits = PROFILES[config.memory];
-    this.core = makeCore(module, config);
+    const limits = limitsOf(config);
+    const queues = limits.workers;
+    this.core = makeCore(module, config, limits);
     const policyTables = new PolicyTables(this.core, limits.policy);
     this.policy = new PolicyGate(policyTables, config.policy.unknownPods, log);
     this.forwarding = new Forwarding(this.core, limits, {
@@ -126,13 +127,10 @@ export class Host {
     });
     this.forwarding.devices.closedAtStart = config.policy.unknownPods === 'closed';
     this.#setOffloads();
-    this.dataPlane = new DataPlane({
-      core: this.core, module, log,
-      onLost: (index, errno) => this.#lost(index, errno),
-      onTapLost: () => this.#tapLost(),
-    });
+    this.dataPlane = this.#makeDataPlane(module);
+    const { podNetworks } = config;
     this.nodeDevice = new NodeDevice(links, {
-      ...config.device, mtu: overlayMtu(underlay), podNetworks: config.podNetworks, tier,
+      ...config.device, mtu: overlayMtu(underlay), podNetworks, tier, queues,
     });
     this.endpoints = new Endpoints({
       core: this.core,
@@ -141,6 +139,7 @@ export class Host {
       policy: this.policy,
       links,
       tier,
+      queues,
       spec: (device) => this.#spec(device),
     });
     this.observer = new Observer({
@@ -180,7 +179,7 @@ export class Host {
     let host: Host | null = null;
     try {
       const tier = chooseTier(config.dataPlane.tier, probeKernel());
-      underlay = await Underlay.open(links, config, tier);
+      underlay = await Underlay.open(links, config, tier, limitsOf(config).workers);
       host = new Host(options, lock, links, underlay, tier);
       await host.#open();
       return host;
@@ -217,14 +216,15 @@ export class Host {
 
   async #open(): Promise<void> {
     const limits = [...this.tier.limits, ...this.underlay.tap?.limits ?? []];
-    this.options.log.info({ tier: this.tier.name, limits }, 'data plane tier');
+    const workers = this.dataPlane.workers.length;
+    this.options.log.info({ tier: this.tier.name, limits, workers }, 'data plane tier');
     await this.nodeDevice.open();
     await this.#warm;
     await this.#attachNodeDevice();
-    for (const { family, receiver, senders } of this.underlay.sockets) {
+    for (const { family, receivers, senders } of this.underlay.sockets) {
       const index = family === 'IPv4' ? DEVICE_UNDERLAY_IPV4 : DEVICE_UNDERLAY_IPV6;
       const name = `underlay-${family.toLowerCase()}`;
-      const spec = this.#spec({ index, name, kind: 'udp', receiver, senders });
+      const spec = this.#spec({ index, name, kind: 'udp', receivers, senders });
       const { tap } = this.underlay;
       const tunnelTap = tap?.families.includes(family) === true ? tap.fd : -1;
       await this.dataPlane.attach({ ...spec, tunnelTap });
@@ -242,6 +242,14 @@ export class Host {
     }
     const { tap } = this.underlay;
     for (const family of tap?.families ?? []) devices.setTunnelTap(family, tap?.mac ?? '');
+  }
+
+  #makeDataPlane(module: WebAssembly.Module): DataPlane {
+    return new DataPlane({
+      core: this.core, module, log: this.options.log,
+      onLost: (index, errno) => this.#lost(index, errno),
+      onTapLost: () => this.#tapLost(),
+    });
   }
 
   #syncServer(): ControlServer {
@@ -268,7 +276,7 @@ export class Host {
       index: DEVICE_NODE,
       name: this.options.config.device.name,
       kind: 'tun',
-      receiver: this.nodeDevice.descriptor,
+      receivers: this.nodeDevice.descriptors,
       senders: [],
     }));
   }
@@ -357,8 +365,15 @@ export class Host {
   }
 }
 
-function makeCore(module: WebAssembly.Module, { memory, icmp, policy }: HostConfig): Core {
-  const core = Core.create(module, PROFILES[memory], randomBytes(4).readUInt32LE());
+/** What linear memory has room for. */
+function limitsOf({ memory, dataPlane }: HostConfig): Limits {
+  return { ...PROFILES[memory], workers: workerCount(dataPlane.workers) };
+}
+
+function makeCore(
+  module: WebAssembly.Module, { icmp, policy }: HostConfig, limits: Limits,
+): Core {
+  const core = Core.create(module, limits, randomBytes(4).readUInt32LE());
   core.setDirectory(DIRECTORY_ICMP_RATE, icmp.rate);
   core.setDirectory(DIRECTORY_ICMP_BURST, icmp.burst);
   core.setDirectory(DIRECTORY_DENY_WITH_ICMP, policy.denyWithIcmp ? 1 : 0);

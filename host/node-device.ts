@@ -15,6 +15,8 @@ export interface NodeDeviceOptions {
   keep: boolean;
   podNetworks: string[];
   tier: Tier;
+  /** Queues to open, one for each worker. */
+  queues: number;
 }
 
 export class NodeDevice {
@@ -22,15 +24,16 @@ export class NodeDevice {
   /** Our pod networks, as last configured. */
   podCidrs: string[] = [];
   readonly #links: Links;
-  #fd = -1;
+  #fds: number[] = [];
 
   constructor(links: Links, options: NodeDeviceOptions) {
     this.#links = links;
     this.options = options;
   }
 
-  get descriptor(): number {
-    return this.#fd;
+  /** One for each queue. */
+  get descriptors(): number[] {
+    return this.#fds;
   }
 
   /** Base addresses that the interface has. */
@@ -40,8 +43,8 @@ export class NodeDevice {
 
   /** Makes the interface, or attaches to one that was kept, and brings it up. */
   async open(): Promise<void> {
-    const { name, mtu, keep, tier } = this.options;
-    this.#fd = openOffloaded({ name, kind: 'tun', persist: keep }, tier).fd;
+    const { name, mtu, keep, tier, queues } = this.options;
+    this.#fds = openOffloaded({ name, kind: 'tun', persist: keep }, tier, queues).fds;
     try {
       await this.#links.setLink(name, { linkLocalIpv6: false });
       await this.#links.setLink(name, { mtu, queueLength: TUN_QUEUE_LENGTH, up: true });
@@ -79,15 +82,16 @@ export class NodeDevice {
     await this.configure(this.podCidrs);
   }
 
-  /** Closes the descriptor; an interface that is not kept ends with it. */
+  /** Closes the descriptors; an interface that is not kept ends with them. */
   abandon(): void {
-    if (this.#fd >= 0) closeFd(this.#fd);
-    this.#fd = -1;
+    for (const fd of this.#fds) closeFd(fd);
+    this.#fds = [];
   }
 
   /** Ends the interface, unless it is to be kept. */
   close(): void {
-    if (this.#fd >= 0 && !this.options.keep) setPersist(this.#fd, false);
+    const [fd] = this.#fds;
+    if (fd !== undefined && !this.options.keep) setPersist(fd, false);
     this.abandon();
   }
 }

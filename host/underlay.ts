@@ -3,7 +3,7 @@
 import { addressFamily, type Family } from '../engine/address.ts';
 import { closeFd } from '../ffi/file.ts';
 import type { Links } from '../ffi/netlink.ts';
-import { joinDatagrams, openUdpSocket, receiveTos } from '../ffi/socket.ts';
+import { joinDatagrams, openUdpSocket, receiveTos, shareAddress } from '../ffi/socket.ts';
 import type { HostConfig } from './config.ts';
 import {
   RECEIVE_BUFFER_BYTES,
@@ -26,7 +26,8 @@ interface UnderlayPlace {
 export interface UnderlaySockets {
   family: Family;
   address: string;
-  receiver: number;
+  /** One for each worker. */
+  receivers: number[];
   senders: number[];
 }
 
@@ -45,12 +46,18 @@ export class Underlay {
   }
 
   /** Opens what the configuration and the tier ask for, or nothing. */
-  static async open(links: Links, config: HostConfig, tier: Tier): Promise<Underlay> {
+  static async open(
+    links: Links, config: HostConfig, tier: Tier, workers: number,
+  ): Promise<Underlay> {
     const underlay = new Underlay(await findPlace(links, config.underlay));
     try {
       for (const family of ['IPv4', 'IPv6'] as const) {
         const address = underlay.addresses[family];
-        if (address !== undefined) underlay.#openSockets(family, address, config.underlay, tier);
+        if (address === undefined) continue;
+        const sockets: UnderlaySockets = { family, address, receivers: [], senders: [] };
+        underlay.sockets.push(sockets);
+        openReceivers(sockets, config.underlay.port, tier, workers);
+        openSenders(sockets, config.underlay.sendSockets);
       }
       if (tier.name === 'T3') {
         const families = underlay.sockets.map(({ family }) => family);
@@ -64,29 +71,38 @@ export class Underlay {
   }
 
   close(): void {
-    for (const { receiver, senders } of this.sockets) {
-      for (const fd of [receiver, ...senders]) {
-        if (fd >= 0) closeFd(fd);
-      }
+    for (const { receivers, senders } of this.sockets) {
+      for (const fd of [...receivers, ...senders]) closeFd(fd);
     }
     this.tap?.close();
   }
+}
 
-  /** Opens one receiving and several sending sockets. */
-  #openSockets(
-    family: Family, address: string, config: HostConfig['underlay'], tier: Tier,
-  ): void {
-    const open = (port: number, receiveBufferBytes: number): number => openUdpSocket({
-      family, address, port, receiveBufferBytes, sendBufferBytes: SEND_BUFFER_BYTES,
+/** Opens a socket for each worker. The first is alone until it is bound, so that a port that is in
+ * use is noticed. */
+function openReceivers(
+  { family, address, receivers }: UnderlaySockets, port: number, tier: Tier, workers: number,
+): void {
+  while (receivers.length < workers) {
+    const receiver = openUdpSocket({
+      family, address, port,
+      receiveBufferBytes: RECEIVE_BUFFER_BYTES, sendBufferBytes: SEND_BUFFER_BYTES,
+      joinsGroup: receivers.length > 0,
     });
-    const sockets: UnderlaySockets = { family, address, receiver: -1, senders: [] };
-    this.sockets.push(sockets);
-    sockets.receiver = open(config.port, RECEIVE_BUFFER_BYTES);
-    receiveTos(sockets.receiver, family);
-    if (tier.joins) joinDatagrams(sockets.receiver);
-    for (let count = 0; count < config.sendSockets; count += 1) {
-      sockets.senders.push(open(0, SENDER_RECEIVE_BUFFER_BYTES));
-    }
+    receivers.push(receiver);
+    if (workers > 1) shareAddress(receiver);
+    receiveTos(receiver, family);
+    if (tier.joins) joinDatagrams(receiver);
+  }
+}
+
+/** Opens the sockets that all workers send by. */
+function openSenders({ family, address, senders }: UnderlaySockets, count: number): void {
+  while (senders.length < count) {
+    senders.push(openUdpSocket({
+      family, address, port: 0,
+      receiveBufferBytes: SENDER_RECEIVE_BUFFER_BYTES, sendBufferBytes: SEND_BUFFER_BYTES,
+    }));
   }
 }
 

@@ -85,9 +85,8 @@ async function withDataPlane(body: (bench: Bench) => Promise<void>): Promise<voi
     onTapLost: () => void lost.push([-1, 'tap']),
   });
   const spec: DeviceSpec = {
-    index: DEVICE_UNDERLAY_IPV4, name: 'underlay', kind: 'udp', receiver, senders: [receiver],
-    vnetSize: 0, tunnelTap: -1,
-    pcap: null, fault: null,
+    index: DEVICE_UNDERLAY_IPV4, name: 'underlay', kind: 'udp', receivers: [receiver],
+    senders: [receiver], vnetSize: 0, tunnelTap: -1, pcap: null, fault: null,
   };
   const bench: Bench = { scene, dataPlane, far, spec, lost, said, isStopped: false };
   try {
@@ -99,6 +98,11 @@ async function withDataPlane(body: (bench: Bench) => Promise<void>): Promise<voi
   }
 }
 
+/** The descriptor that the only worker reads. */
+function receiverOf({ receivers }: DeviceSpec): number {
+  return receivers[0] ?? -1;
+}
+
 /** Sends what the core answers with an ICMP error. */
 function ask({ far, spec }: Bench): void {
   const fields = { source: '10.244.1.9', destination: '10.244.0.200' };
@@ -107,7 +111,7 @@ function ask({ far, spec }: Bench): void {
   const frame = ethernet({
     destination: '0e:00:00:00:04:10', source: '0e:00:00:00:04:11', type: ETHER_TYPE.ipv4,
   }, inner);
-  sendTo(far, vxlan({ vni: 1 }, frame), LOCAL, localPort(spec.receiver));
+  sendTo(far, vxlan({ vni: 1 }, frame), LOCAL, localPort(receiverOf(spec)));
 }
 
 /** Takes one answer, if one is there. */
@@ -144,7 +148,7 @@ test('a detached device is read no more, and comes back', () => withDataPlane(as
   await dataPlane.detach(spec.index);
   ask(bench);
   const buffer = new Uint8Array(2048);
-  assert.ok(receiveFrom(spec.receiver, buffer, TIMEOUT_MS), 'the datagram is ours to take');
+  assert.ok(receiveFrom(receiverOf(spec), buffer, TIMEOUT_MS), 'the datagram is ours to take');
   await dataPlane.detach(spec.index);
   await dataPlane.attach(spec);
   await askAndHear(bench);
@@ -225,7 +229,7 @@ test('stop() ends the worker, also a crashed one, and leaves no command waiting'
     await bench.dataPlane.stop();
     ask(bench);
     const buffer = new Uint8Array(2048);
-    assert.ok(receiveFrom(bench.spec.receiver, buffer, TIMEOUT_MS), 'nobody reads the device');
+    assert.ok(receiveFrom(receiverOf(bench.spec), buffer, TIMEOUT_MS), 'nobody reads the device');
   });
   await withDataPlane(async (bench) => {
     const { dataPlane, spec } = bench;
@@ -271,7 +275,8 @@ testNeeding('tun', test, 'a deleted interface is reported once, and the worker g
     const { fd } = namespace.run(() => openTun({ name, kind: 'tun' }));
     try {
       await dataPlane.attach(spec);
-      await dataPlane.attach({ ...spec, index: 3, name, kind: 'tun', receiver: fd, senders: [] });
+      const kind = 'tun';
+      await dataPlane.attach({ ...spec, index: 3, name, kind, receivers: [fd], senders: [] });
       await links.removeLink(name);
       await until('the loss to be reported', () => lost.length > 0);
       await askAndHear(bench);

@@ -1,7 +1,7 @@
-// Datagrams whose first fragment was let pass: a small table in sets of FRAGMENT_WAYS entries, found
-// by addresses and identification (RFC 791 section 3.2, RFC 8200 section 4.5). An entry leads to its
-// flow. Only packets that policy allows enter it, so others cannot fill it. Workers share it, under
-// the lock of flows: fragments of a datagram need not come to one worker.
+// Datagrams whose first fragment was let pass: a small table in sets of FRAGMENT_WAYS entries,
+// found by addresses and identification (RFC 791 section 3.2, RFC 8200 section 4.5). An entry leads
+// to its flow. Only packets that policy allows enter it, so others cannot fill it. Workers share
+// it, under the lock of flows: a datagram's fragments need not come to one worker.
 
 import { DIRECTORY_FRAGMENTS, DIRECTORY_FRAGMENT_LIMIT } from "../abi/layout";
 import {
