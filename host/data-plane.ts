@@ -72,7 +72,8 @@ export class DataPlane {
 
   /** Takes a device back. When it resolves, no worker uses the descriptors any longer. */
   async detach(index: number): Promise<void> {
-    await this.#ending.get(index);
+    const ending = this.#ending.get(index);
+    if (ending !== undefined) return ending;
     if (this.#devices.delete(index)) await this.#takeBack(index);
   }
 

@@ -47,6 +47,7 @@ export class WorkerThread {
   #restartMs = RESTART_FIRST_MS;
   #startedMs = 0;
   #isStopping = false;
+  #isStopped = false;
   #restartTimer: NodeJS.Timeout | null = null;
 
   constructor(options: WorkerThreadOptions) {
@@ -60,8 +61,9 @@ export class WorkerThread {
   }
 
   /** Resolves when it has done what it was told. A worker that dies over it is told no more: the
-   * next one has the devices as they are then. */
+   * next one has the devices as they are then; one that has ended for good has none. */
   command(body: CommandBody): Promise<void> {
+    if (this.#isStopped) return Promise.resolve();
     const id = this.#nextId;
     this.#nextId += 1;
     return new Promise((resolve, reject) => {
@@ -81,6 +83,7 @@ export class WorkerThread {
       await this.command({ verb: 'stop' });
       await exited;
     }
+    this.#isStopped = true;
     this.#resolveAll();
     closeFd(this.#wakeFd);
   }
