@@ -33,6 +33,7 @@ import { NodeDevice } from './node-device.ts';
 import { Observer } from './observe.ts';
 import { PolicyGate } from './policy-gate.ts';
 import { chooseTier, probeKernel, type Tier, type TierName } from './tier.ts';
+import type { TunnelTap } from './tunnel-tap.ts';
 import { Underlay } from './underlay.ts';
 import { warmUp } from './warm-up.ts';
 import type { DeviceEnds, DeviceSpec } from './worker.ts';
@@ -242,6 +243,17 @@ export class Host {
     }
     const { tap } = this.underlay;
     for (const family of tap?.families ?? []) devices.setTunnelTap(family, tap?.mac ?? '');
+    if (tap?.families.includes('IPv6') === true) this.#watchPaths(tap);
+  }
+
+  /** Cuts what goes over IPv6 here, while a path takes less than the link. */
+  #watchPaths(tap: TunnelTap): void {
+    const { devices } = this.forwarding;
+    tap.watch((packets) => {
+      devices.clearTunnelTap('IPv6');
+      this.options.log.warn({ device: tap.name, packets },
+        'a path over IPv6 takes less than its link: super-packets are cut here for a while');
+    }, () => devices.setTunnelTap('IPv6', tap.mac));
   }
 
   #makeDataPlane(module: WebAssembly.Module): DataPlane {
@@ -343,7 +355,8 @@ export class Host {
 
   #tapLost(): void {
     const { log, config } = this.options;
-    this.forwarding.devices.clearTunnelTaps();
+    this.underlay.tap?.unwatch();
+    for (const family of ['IPv4', 'IPv6'] as const) this.forwarding.devices.clearTunnelTap(family);
     this.tierName = 'T2';
     const fields = { device: config.dataPlane.tunnelDevice };
     log.error(fields, 'device deleted under us; going on without it, as at tier T2');

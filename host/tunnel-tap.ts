@@ -2,6 +2,7 @@
 // into the node's own stack, which forwards them to the underlay and cuts them as late as it can.
 // Nothing is routed to it, so nothing is ever read from it.
 
+import { readFileSync } from 'node:fs';
 import type { Family } from '../engine/address.ts';
 import { VNET_TUNNEL_HEADER_SIZE } from '../wasm/abi/headers.ts';
 import { SystemError } from '../ffi/errno.ts';
@@ -19,17 +20,26 @@ const OFFLOADS = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_USO4 | TUN_F_USO6
   | TUN_F_UDP_TUNNEL_GSO | TUN_F_UDP_TUNNEL_GSO_CSUM;
 /** The most that a TAP takes: 65,535 bytes of IP less an Ethernet header. */
 const MTU = 65521;
+/** How often the stack is asked what it dropped. */
+const LOOK_MS = 200;
+/** How long the kernel remembers a path's MTU (net.ipv6.route.mtu_expires). */
+const NARROW_MS = 600_000;
 
 export class TunnelTap {
   readonly fd: number;
+  readonly name: string;
   readonly mac: string;
   /** Families of tunnels whose super-packets it takes. */
   readonly families: Family[];
   /** Why it does not take those of both. */
   readonly limits: string[];
+  #watch: NodeJS.Timeout | null = null;
 
-  private constructor(fd: number, mac: string, families: Family[], limits: string[]) {
+  private constructor(
+    fd: number, name: string, mac: string, families: Family[], limits: string[],
+  ) {
     this.fd = fd;
+    this.name = name;
     this.mac = mac;
     this.families = families;
     this.limits = limits;
@@ -52,16 +62,53 @@ export class TunnelTap {
       const mac = interfaceMac(name);
       await links.setLink(name, { linkLocalIpv6: false });
       await links.setLink(name, { mtu: MTU, queueLength: 1, up: true });
-      return new TunnelTap(fd, mac, usable, limits);
+      return new TunnelTap(fd, name, mac, usable, limits);
     } catch (error) {
       closeFd(fd);
       throw error;
     }
   }
 
+  /**
+   * Tells of packets over IPv6 that are too large for the path: the stack is a router to them,
+   * which drops what it may not fragment (RFC 8200 section 5). `onNarrow` hears of it once,
+   * `onWide` when the kernel has forgotten it and they may be tried again.
+   */
+  watch(onNarrow: (packets: number) => void, onWide: () => void): void {
+    const seen = tooBigFrom(this.name);
+    this.#watch = setInterval(() => {
+      const found = tooBigFrom(this.name);
+      if (found <= seen) return;
+      this.unwatch();
+      onNarrow(found - seen);
+      this.#watch = setTimeout(() => {
+        onWide();
+        this.watch(onNarrow, onWide);
+      }, NARROW_MS).unref();
+    }, LOOK_MS).unref();
+  }
+
+  /** Looks no longer. */
+  unwatch(): void {
+    if (this.#watch !== null) clearTimeout(this.#watch);
+    this.#watch = null;
+  }
+
   /** Ends it. */
   close(): void {
+    this.unwatch();
     closeFd(this.fd);
+  }
+}
+
+/** Packets of an interface that were larger than the path that they were forwarded to; 0 where the
+ * kernel does not say. */
+function tooBigFrom(name: string): number {
+  try {
+    const counters = readFileSync(`/proc/net/dev_snmp6/${name}`, 'utf8');
+    return Number(/^Ip6InTooBigErrors\s+(\d+)$/m.exec(counters)?.[1] ?? 0);
+  } catch {
+    return 0;
   }
 }
 

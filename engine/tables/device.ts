@@ -95,9 +95,9 @@ export class DeviceTable {
   }
 
   /** Lets them leave in packets again. */
-  clearTunnelTaps(): void {
-    this.#write(DEVICE_UNDERLAY_IPV4, DEVICE_KIND_UNDERLAY, 0);
-    this.#write(DEVICE_UNDERLAY_IPV6, DEVICE_KIND_UNDERLAY, 0);
+  clearTunnelTap(family: Family): void {
+    const index = family === 'IPv4' ? DEVICE_UNDERLAY_IPV4 : DEVICE_UNDERLAY_IPV6;
+    this.#write(index, DEVICE_KIND_UNDERLAY, 0);
   }
 
   /** Endpoints, not counting the node's own devices. */
