@@ -50,7 +50,7 @@ export interface HostConfig {
   };
   logLevel: 'debug' | 'info' | 'warn' | 'error';
   debug: {
-    /** Folder that gets one pcap file per device; empty for none. */
+    /** Folder that gets one pcap file per device and worker; empty for none. */
     pcap: string;
     fault: FaultOptions;
   };
