@@ -32,6 +32,7 @@ const SENDER = {
   IPv4: { address: '192.0.2.10', ports: [40_000, 40_001, 40_002], tap: '0e:00:00:00:0a:04' },
   IPv6: { address: '2001:db8::10', ports: [40_003, 40_004, 40_005], tap: '0e:00:00:00:0a:06' },
 };
+const MIXED_BATCHES = 60;
 const NOW_MS = 1_000_000;
 const FRAMES = 'T3';
 const MIXED = 'T2, a pod without vnet headers';
@@ -227,5 +228,35 @@ for (const kernel of KERNELS) {
     console.log(`${name}: ${packets} packets of peers; ${scene.twin.events.coalesced} joins`);
   });
 }
+
+test('pods and peers in one batch: what a pod sends ends a run', () => {
+  const kernel = KERNELS.find(({ name }) => name === 'T2');
+  if (kernel === undefined) throw new Error('there is no T2');
+  const { scene, twin } = prepare(kernel);
+  const random = new Random(SEED);
+  const [pods, peers] = [new Pods(scene, random), new Peers(random)];
+  for (let batch = 0; batch < MIXED_BATCHES; batch += 1) {
+    const nowMs = NOW_MS + batch;
+    const expected: Leaving[] = [];
+    let used = 0;
+    while (used < BATCH) {
+      const slots = random.oneIn(2) ? peers.next(BATCH - used) : [];
+      slots.forEach((slot, index) => placeSlot(scene, used + index, slot));
+      expected.push(...twin.inbound(slots, nowMs));
+      used += slots.length;
+      if (used === BATCH) break;
+      const given = pods.next();
+      place(scene, used, given);
+      expected.push(...twin.outbound(given.input, given.header, given.received, nowMs));
+      used += 1;
+    }
+    const found: Leaving[] = [];
+    for (let done = 0; done < BATCH;) {
+      done += scene.core.exports.processBatch(done, BATCH - done, nowMs);
+      found.push(...left(readSends(scene.core)));
+    }
+    assertSame(found, expected, () => `batch ${batch}`);
+  }
+});
 
 test.run();
