@@ -1,5 +1,6 @@
 // `culvert bench micro`: which benches there are, and a run of some of them.
 
+import { checksumBench } from './checksum.bench.ts';
 import { deltaBench } from './delta.bench.ts';
 import { flowBench } from './flow.bench.ts';
 import { nftBench } from './nft.bench.ts';
@@ -30,6 +31,7 @@ interface Bench {
 export const BENCHES: Bench[] = [
   { name: 'route', results: ['lpm4', 'lpm6'], run: routeBench },
   { name: 'flow', results: ['flow'], run: flowBench },
+  { name: 'checksum', results: ['checksum'], run: checksumBench },
   { name: 'pipeline', results: ['outbound/', 'inbound/'], run: pipelineBench },
   { name: 'policy', results: ['policy/', 'policyMiss/'], run: policyBench },
   { name: 'delta', results: ['policyDelta/'], run: deltaBench },

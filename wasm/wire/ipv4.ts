@@ -32,7 +32,7 @@ import {
   REASON_SOURCE_ROUTE,
   REASON_TOO_SHORT,
 } from "../abi/verdict";
-import { checksum, checksumUpdate } from "../checksum";
+import { checksumUpdate, headerChecksum } from "../checksum";
 
 /** Accepts a header with REASON_NONE: version, lengths and checksum are right, total length is
  * within `length`, and no option routes the packet by its source's wish (RFC 7126 section 4.3). */
@@ -43,7 +43,7 @@ export function checkIpv4(header: usize, length: i32): i32 {
   const totalLength = ipv4TotalLength(header);
   if (headerLength < IPV4_HEADER_SIZE || headerLength > totalLength) return REASON_HEADER_LENGTH;
   if (totalLength > length) return REASON_TOO_SHORT;
-  if (checksum(header, headerLength) != 0) return REASON_HEADER_CHECKSUM;
+  if (headerChecksum(header, headerLength) != 0) return REASON_HEADER_CHECKSUM;
   if (headerLength > IPV4_HEADER_SIZE && hasSourceRoute(header, headerLength)) {
     return REASON_SOURCE_ROUTE;
   }
@@ -172,5 +172,5 @@ export function emitIpv4(
   store<u16>(header, 0, IPV4_CHECKSUM);
   store<u32>(header, load<u32>(source), IPV4_SOURCE);
   store<u32>(header, load<u32>(destination), IPV4_DESTINATION);
-  store<u16>(header, checksum(header, IPV4_HEADER_SIZE), IPV4_CHECKSUM);
+  store<u16>(header, headerChecksum(header, IPV4_HEADER_SIZE), IPV4_CHECKSUM);
 }
