@@ -28,6 +28,7 @@ interface PathArguments {
   seconds: number;
   contenders?: string[];
   plot?: string;
+  congestion?: string;
 }
 
 function parseSeconds(text: string): number {
@@ -113,6 +114,7 @@ async function main(): Promise<void> {
     .option('--rounds <number>', 'how often everybody takes a turn', parseRounds, PATH_ROUNDS)
     .option('--seconds <seconds>', 'of each transfer', parseSeconds, PATH_SECONDS)
     .option('--contenders <names>', `only these: ${CONTENDERS.join(', ')}`, parseContenders)
+    .option('--congestion <name>', 'congestion control of the streams (default: cubic)')
     .option('--plot <file>', 'draw the ratios, as SVG')
     .addHelpText('after', '\nExamples:\n  culvert bench path\n'
       + '  culvert bench path -o json --plot path.svg\n'

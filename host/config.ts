@@ -25,6 +25,8 @@ export interface HostConfig {
     mtu: number;
     /** Sending sockets per family. */
     sendSockets: number;
+    /** Take inner checksums that a peer's kernel left to a device which never finished them. */
+    takeUnfinished: boolean;
   };
   device: { name: string; keep: boolean };
   dataPlane: {
@@ -59,7 +61,9 @@ export interface HostConfig {
 export const DEFAULTS: HostConfig = {
   nodeName: '',
   podNetworks: ['10.244.0.0/16'],
-  underlay: { addresses: [], interface: '', port: 8472, mtu: 0, sendSockets: 16 },
+  underlay: {
+    addresses: [], interface: '', port: 8472, mtu: 0, sendSockets: 16, takeUnfinished: false,
+  },
   device: { name: 'culvert0', keep: false },
   dataPlane: { tier: 'auto', workers: 0, tunnelDevice: 'culvert-t3' },
   runtimeDirectory: '/run/culvert',
@@ -94,6 +98,7 @@ const SourceSchema = v.strictObject({
     port: integer(1, 65535),
     mtu: v.optional(v.pipe(v.number(), v.integer(), v.check(isMtu, 'not 0 or 576 to 65535'))),
     sendSockets: integer(1, 64),
+    takeUnfinished: v.optional(v.boolean()),
   })),
   device: v.optional(v.strictObject({ name: interfaceName, keep: v.optional(v.boolean()) })),
   dataPlane: v.optional(v.strictObject({

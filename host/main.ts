@@ -11,6 +11,7 @@ import {
   DIRECTORY_DENY_WITH_ICMP,
   DIRECTORY_ICMP_BURST,
   DIRECTORY_ICMP_RATE,
+  DIRECTORY_TAKE_UNFINISHED,
 } from '../wasm/abi/layout.ts';
 import { VXLAN_OVERHEAD_IPV4, VXLAN_OVERHEAD_IPV6 } from '../wasm/abi/headers.ts';
 import { Core } from '../engine/core.ts';
@@ -238,6 +239,8 @@ export class Host {
   #setOffloads(): void {
     const { devices } = this.forwarding;
     devices.setOffloads(this.tier);
+    const { takeUnfinished } = this.options.config.underlay;
+    this.core.setDirectory(DIRECTORY_TAKE_UNFINISHED, takeUnfinished ? 1 : 0);
     for (const { family, address, senders } of this.underlay.sockets) {
       devices.setSenders(family, address, senders.map(localPort));
     }

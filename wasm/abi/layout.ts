@@ -77,6 +77,7 @@ export const DIRECTORY_UNDERLAY_IPV6 = 192;   // 16 bytes, likewise
 export const DIRECTORY_FLOW_KEYS = 208;       // 48 bytes: FLOW_KEYS in policy.ts is their address
 export const DIRECTORY_FLOW_LOCK = 256;       // u32: the worker that has it + 1, or 0; atomic
 export const DIRECTORY_FLOW_WAITERS = 260;    // u32, a bit for each worker that sleeps; atomic
+export const DIRECTORY_TAKE_UNFINISHED = 264; // 1: peers may leave inner checksums unfinished
 export const DIRECTORY_SIZE = 320;
 export const DIRECTORY_MAGIC = 0x54524c43;    // "CLRT"
 export const COALESCE_TCP = 1;                // join TCP segments that come from peers
