@@ -23,6 +23,8 @@ import { flowFind, flowInsert, flowRemove, flowTimeLeft } from "./table/flow";
 
 /** Looks up the flow that a packet would open, `candidate`, and judges what must be judged.
  * REASON_NONE lets the packet pass. */
+// @ts-ignore: decorator
+@inline
 export function trackPacket(candidate: usize, worker: i32, nowMs: i32): i32 {
   const flow = flowFind(candidate);
   if (flow == 0) return openFlow(candidate, worker, nowMs);

@@ -79,7 +79,8 @@ test('flows', () => expectSameWork('flow', withTwins(['flow'], ['native', 'nativ
 test('checksums', () => expectSameWork('checksum', withTwins(CHECKSUMS), twinsOf(CHECKSUMS)));
 
 test('pipelines without policy', () => expectSameWork(
-  'pipeline', ['outbound/ipv4', 'outbound/ipv6', 'inbound/ipv4', 'inbound/ipv6'], []));
+  'pipeline', [...withTwins(['outbound/ipv4', 'outbound/ipv6']), 'inbound/ipv4', 'inbound/ipv6'],
+  hasTwins ? ['outbound/native', 'outbound6/native'] : []));
 
 test('policies', () => expectSameWork(
   'policyMiss', ['policy/10', 'policyMiss/10', 'policy/100', 'policyMiss/100'],

@@ -40,6 +40,8 @@ export function flowQuoted(worker: i32): usize {
 }
 
 /** Address of the entry of a key, 0 if there is none. It may have expired. */
+// @ts-ignore: decorator
+@inline
 export function flowFind(key: usize): usize {
   const count = directory(DIRECTORY_FLOW_COUNT);
   const table = flowTable();

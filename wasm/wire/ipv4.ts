@@ -144,9 +144,10 @@ export function ipv4FragmentOffset(header: usize): i32 {
 
 /** Decrements the TTL and updates the checksum, RFC 1624. Precondition: the TTL is above 0. */
 export function ipv4DecrementTtl(header: usize): void {
+  // The TTL is the lower byte of its word. Stored as a byte, the word could not be read at once.
   const before = load<u16>(header, IPV4_TTL);
-  store<u8>(header, load<u8>(header, IPV4_TTL) - 1, IPV4_TTL);
-  const after = load<u16>(header, IPV4_TTL);
+  const after = <u16>(before - 1);
+  store<u16>(header, after, IPV4_TTL);
   const updated = checksumUpdate(load<u16>(header, IPV4_CHECKSUM), before, after);
   store<u16>(header, updated, IPV4_CHECKSUM);
 }
