@@ -20,6 +20,7 @@ interface MicroArguments {
   duration: number;
   filter?: string;
   plot?: string;
+  prefixes?: string;
 }
 
 interface PathArguments {
@@ -68,7 +69,8 @@ async function micro(options: MicroArguments): Promise<void> {
     return;
   }
   const selected = filter === undefined ? {} : { filter };
-  const report = await runMicro({ seconds: options.duration, say, ...selected });
+  const table = options.prefixes === undefined ? {} : { prefixes: options.prefixes };
+  const report = await runMicro({ seconds: options.duration, say, ...selected, ...table });
   process.stdout.write(options.output === 'json'
     ? `${JSON.stringify(report)}\n`
     : reportText(report));
@@ -104,6 +106,7 @@ async function main(): Promise<void> {
       DEFAULT_SECONDS)
     .option('--filter <name>', 'only benches whose name, or results, contain it')
     .option('--plot <file>', 'draw cost against the number of policies, as SVG')
+    .option('--prefixes <file>', 'a real routing table: gzipped, a prefix a line')
     .addHelpText('after', '\nExamples:\n  culvert bench micro\n'
       + '  culvert bench micro -o json --filter policy\n'
       + '  culvert bench micro --filter policy --plot policy.svg\n')

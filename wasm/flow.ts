@@ -35,6 +35,8 @@ import { isFragment, isHeaderless } from "./wire/transport";
 
 /** Decides whether a checked packet may go from its source's next hop to its destination's.
  * REASON_NONE lets it pass; otherwise it is to be dropped. */
+// @ts-ignore: decorator
+@inline
 export function enforce(
   packet: usize,
   worker: i32,

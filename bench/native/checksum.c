@@ -13,14 +13,14 @@
 
 #define VECTOR_MINIMUM 64
 
-static inline uint16_t fold(uint64_t sum)
+INLINE uint16_t fold(uint64_t sum)
 {
     uint32_t half = (uint32_t)((sum + rotate_left(sum, 32)) >> 32);
     return (uint16_t)~((half + (half << 16 | half >> 16)) >> 16);
 }
 
 /** Sums what is less than a vector's worth, or a short run. */
-static inline uint64_t sum_words(const uint8_t *at, int length)
+INLINE uint64_t sum_words(const uint8_t *at, int length)
 {
     uint64_t sum = 0;
     for (; length >= 16; length -= 16, at += 16)
@@ -48,14 +48,14 @@ struct pair {
     __m128i upper;
 };
 
-static inline void add(struct pair *pair, const uint8_t *at)
+INLINE void add(struct pair *pair, const uint8_t *at)
 {
     __m128i words = _mm_loadu_si128((const __m128i *)at);
     pair->whole = _mm_add_epi64(pair->whole, words);
     pair->upper = _mm_add_epi64(pair->upper, _mm_srli_epi64(words, 32));
 }
 
-static inline struct pair join(struct pair one, struct pair other)
+INLINE struct pair join(struct pair one, struct pair other)
 {
     one.whole = _mm_add_epi64(one.whole, other.whole);
     one.upper = _mm_add_epi64(one.upper, other.upper);
@@ -63,14 +63,14 @@ static inline struct pair join(struct pair one, struct pair other)
 }
 
 /** The sum of all 32-bit words that went into a pair. */
-static inline uint64_t sum_of(struct pair pair)
+INLINE uint64_t sum_of(struct pair pair)
 {
     __m128i lower = _mm_sub_epi64(pair.whole, _mm_slli_epi64(pair.upper, 32));
     __m128i both = _mm_add_epi64(lower, pair.upper);
     return (uint64_t)_mm_cvtsi128_si64(both) + (uint64_t)_mm_extract_epi64(both, 1);
 }
 
-static inline uint64_t sum_bytes(const uint8_t *at, int length)
+INLINE uint64_t sum_bytes(const uint8_t *at, int length)
 {
     if (length < VECTOR_MINIMUM)
         return sum_words(at, length);
@@ -87,7 +87,7 @@ static inline uint64_t sum_bytes(const uint8_t *at, int length)
 
 #else
 
-static inline uint64_t sum_bytes(const uint8_t *at, int length)
+INLINE uint64_t sum_bytes(const uint8_t *at, int length)
 {
     return sum_words(at, length);
 }
