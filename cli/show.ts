@@ -90,6 +90,8 @@ function statusRows(status: StatusReport): string[][] {
       : 'not known yet'],
     ['Engine:', state(dataPlane.running), `tier ${dataPlane.tier}, ${status.endpoints} endpoints, `
       + `${bytesText(dataPlane.memoryBytes)} memory, ${dataPlane.crashes} worker crashes`],
+    ...dataPlane.workers.map((worker, number) => ['Worker:', state(worker.running),
+      `${number}, ${worker.rxPackets} packets taken, ${bytesText(worker.rxBytes)}`]),
     ['Handover:', handover.keeper === 'none' ? 'Note' : 'Ok', handoverText(handover)],
     ...sync.problems.map((problem) => ['Problem:', '', problem]),
   ];

@@ -238,6 +238,9 @@ export const StatusReportSchema = v.strictObject({
   }),
   dataPlane: v.strictObject({
     running: v.boolean(), tier: v.string(), crashes: Count, memoryBytes: Count,
+    workers: v.array(v.strictObject({
+      running: v.boolean(), crashes: Count, rxPackets: Count, rxBytes: Count,
+    })),
   }),
   handover: v.strictObject({
     keeper: v.picklist(['holder', 'systemd', 'none']), flows: v.nullable(Count), pods: Count,

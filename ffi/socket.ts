@@ -25,6 +25,7 @@ const SOL_SOCKET = 1;
 const SO_REUSEADDR = 2;
 const SO_SNDBUF = 7;
 const SO_RCVBUF = 8;
+const SO_REUSEPORT = 15;
 const SO_PEERCRED = 17;
 const SO_SNDBUFFORCE = 32;
 const SO_RCVBUFFORCE = 33;
@@ -64,6 +65,8 @@ export interface UdpOptions {
   receiveBufferBytes: number;
   sendBufferBytes: number;
   reuseAddress?: boolean;
+  /** Joins the sockets of that address that shareAddress() was called for. */
+  joinsGroup?: boolean;
 }
 
 /** Who is at the other end of a unix socket. */
@@ -80,6 +83,7 @@ export function openUdpSocket(options: UdpOptions): number {
   const fd = openSocket(isV6 ? AF_INET6 : AF_INET, SOCK_DGRAM, IPPROTO_UDP, object);
   try {
     if (options.reuseAddress === true) setOption(fd, SOL_SOCKET, SO_REUSEADDR, 1, 'SO_REUSEADDR');
+    if (options.joinsGroup === true) shareAddress(fd);
     if (isV6) setOption(fd, IPPROTO_IPV6, IPV6_V6ONLY, 1, 'IPV6_V6ONLY');
     clearDontFragment(fd, isV6);
     setBuffer(fd, SO_RCVBUFFORCE, SO_RCVBUF, options.receiveBufferBytes, 'SO_RCVBUF');
@@ -92,6 +96,12 @@ export function openUdpSocket(options: UdpOptions): number {
     throw error;
   }
   return fd;
+}
+
+/** Lets further sockets of this user be bound to the socket's address: each flow of datagrams keeps
+ * to one of them. Of a socket that is bound already, so that its address was nobody's before. */
+export function shareAddress(fd: number): void {
+  setOption(fd, SOL_SOCKET, SO_REUSEPORT, 1, 'SO_REUSEPORT');
 }
 
 /** Local port of a bound socket. */

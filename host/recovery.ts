@@ -3,20 +3,22 @@
 
 import { randomBytes } from 'node:crypto';
 import { join } from 'node:path';
-import { PROFILES } from '../engine/memory-map.ts';
 import { Core } from '../engine/core.ts';
 import { recoverTurn } from '../engine/tables/kept.ts';
 import type { Log } from '../engine/log.ts';
 import type { Attachment, Delta, Snapshot } from '../engine/model.ts';
 import {
   DEVICE_FIRST_ENDPOINT,
+  DEVICE_NODE,
   DIRECTORY_DENY_WITH_ICMP,
   DIRECTORY_ICMP_BURST,
   DIRECTORY_ICMP_RATE,
+  DIRECTORY_WORKER_COUNT,
 } from '../wasm/abi/layout.ts';
 import { endpointOf } from './attachments.ts';
 import { monotonicClock } from './clock.ts';
 import type { HostConfig } from './config.ts';
+import { memoryLimits } from './derived.ts';
 import type { Endpoints } from './endpoints.ts';
 import { KEPT_FOLDER, type Handover } from './handover.ts';
 import { Journal } from './journal.ts';
@@ -44,10 +46,11 @@ export function nothingRecovered(): Recovered {
 
 /** Makes the core, with the flows that an earlier daemon has left. */
 export function makeCore(
-  module: WebAssembly.Module, { memory, icmp, policy, handover: { enabled } }: HostConfig,
-  handover: Handover, recovered: Recovered, log: Log,
+  module: WebAssembly.Module, config: HostConfig, handover: Handover, recovered: Recovered,
+  log: Log,
 ): Core {
-  const core = Core.create(module, PROFILES[memory], randomBytes(4).readUInt32LE());
+  const { icmp, policy, handover: { enabled } } = config;
+  const core = Core.create(module, memoryLimits(config), randomBytes(4).readUInt32LE());
   core.setDirectory(DIRECTORY_ICMP_RATE, icmp.rate);
   core.setDirectory(DIRECTORY_ICMP_BURST, icmp.burst);
   core.setDirectory(DIRECTORY_DENY_WITH_ICMP, policy.denyWithIcmp ? 1 : 0);
@@ -57,7 +60,8 @@ export function makeCore(
   if (fd !== held) handover.keep(FLOWS, fd);
   recovered.flows = adopted;
   if (held >= 0 && adopted === null) {
-    log.warn({}, 'connections are judged anew: the flow table is of another build or profile');
+    log.warn({}, 'connections are judged anew: '
+      + 'the flow table is of another build, profile or number of workers');
   }
   return core;
 }
@@ -129,21 +133,26 @@ export class LastKnown {
   }
 }
 
-/** What the worker is to read, and what the devices' indexes have become, -1 for one of no use. */
+/** What workers are to read, and what the devices' indexes have become, -1 for one of no use. */
 export interface RestoredPods {
   specs: DeviceSpec[];
   indexes: Map<number, number>;
 }
 
-/** Has the packets that an earlier daemon had in its hands go through the core once more.
- * Precondition: pods are as they will be. */
+/** Has the packets that an earlier daemon had in its hands go through the core once more. Those of
+ * devices that were made anew are dropped: they are as another tier has them. Precondition: pods
+ * are as they will be. */
 export function recoverPackets(
-  core: Core, { indexes }: RestoredPods, recovered: Recovered,
+  core: Core, isNodeDeviceLeft: boolean, { indexes }: RestoredPods, recovered: Recovered,
 ): void {
   if (recovered.flows === null) return;
-  const deviceOf = (index: number): number =>
-    (index < DEVICE_FIRST_ENDPOINT ? index : indexes.get(index) ?? -1);
-  recovered.packets = recoverTurn(core, 0, deviceOf);
+  const deviceOf = (index: number): number => {
+    if (index === DEVICE_NODE && !isNodeDeviceLeft) return -1;
+    return index < DEVICE_FIRST_ENDPOINT ? index : indexes.get(index) ?? -1;
+  };
+  for (let worker = 0; worker < core.directory(DIRECTORY_WORKER_COUNT); worker += 1) {
+    recovered.packets += recoverTurn(core, worker, deviceOf);
+  }
 }
 
 /** Goes on with the pods whose devices were left. `ready` are those that the CNI plugin's caller
