@@ -2,7 +2,7 @@
 // its descriptor stays; then it moves into the pod's namespace and is set up there: by the CNI
 // plugin between prepare() and start(), or by add(), where the host may enter namespaces itself.
 
-import type { Endpoint, Pod } from '../engine/model.ts';
+import type { Endpoint, LossReason, Pod } from '../engine/model.ts';
 import type { AttachedEndpoint, Forwarding } from '../engine/forwarding.ts';
 import { readTraffic, type Traffic } from '../engine/counters.ts';
 import type { Core } from '../engine/core.ts';
@@ -11,6 +11,7 @@ import { closeFd, closeFdAsync } from '../ffi/file.ts';
 import { moveInterface } from '../ffi/interface-setup.ts';
 import { interfaceMac } from '../ffi/interface.ts';
 import type { Links } from '../ffi/netlink.ts';
+import { tunDevice } from '../ffi/tun.ts';
 import type { DataPlane } from './data-plane.ts';
 import { podName, type Handover, type PodRecord } from './handover.ts';
 import { TUN_QUEUE_LENGTH } from './limits.ts';
@@ -163,19 +164,24 @@ export class Endpoints {
   }
 
   /** Goes on with a pod whose device an earlier daemon has left. Returns what the workers are to
-   * read; null where the device has ended meanwhile, or is of no use in this tier or to so many
-   * workers, and the pod is listed as lost then. */
-  async restore({ endpoint, device, mac, isCni }: PodRecord): Promise<DeviceSpec | null> {
+   * read, or why the device is of no use; the pod is listed as lost then. */
+  async restore(
+    { endpoint, device, mac, isCni }: PodRecord,
+  ): Promise<DeviceSpec | LossReason> {
     const { forwarding, policy, tier, queues, handover } = this.#options;
     const { namespace, name } = endpoint;
     const owner = `${namespace}/${name}`;
-    const fds = handover.takeAll(podName(namespace, name), queues);
+    const keptAs = podName(namespace, name);
+    const isThere = handover.offered(`${keptAs}.`).length > 0;
+    const fds = handover.takeAll(keptAs, queues);
     const held = { ...heldOf(endpoint, 'pending'), fds, device, mac, isCni };
     this.#held.set(owner, held);
     if (fds.length === 0 || !fds.every((fd) => setOffloads(fd, tier))) {
+      const isEnded = fds.some((fd) => tunDevice(fd) === null);
       held.state = 'lost';
       await this.#closeDevice(held);
-      return null;
+      if (fds.length === 0) return isThere ? 'workers' : 'ended';
+      return isEnded ? 'ended' : 'tier';
     }
     const attached = forwarding.attachEndpoint(owner, endpoint.addresses, mac);
     held.attached = attached;

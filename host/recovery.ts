@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { Core } from '../engine/core.ts';
 import { recoverTurn } from '../engine/tables/kept.ts';
 import type { Log } from '../engine/log.ts';
-import type { Attachment, Delta, Snapshot } from '../engine/model.ts';
+import type { Attachment, Delta, LossReason, Snapshot } from '../engine/model.ts';
 import {
   DEVICE_FIRST_ENDPOINT,
   DEVICE_NODE,
@@ -36,12 +36,14 @@ export interface Recovered {
   packets: number;
   /** Pods whose devices were of no use any more. */
   lostPods: number;
+  /** Why, each reason once. */
+  lostBecause: LossReason[];
   /** The cluster as it was last known is in force until a sidecar says more. */
   isClusterKnown: boolean;
 }
 
 export function nothingRecovered(): Recovered {
-  return { flows: null, pods: 0, packets: 0, lostPods: 0, isClusterKnown: false };
+  return { flows: null, pods: 0, packets: 0, lostPods: 0, lostBecause: [], isClusterKnown: false };
 }
 
 /** Makes the core, with the flows that an earlier daemon has left. */
@@ -57,7 +59,8 @@ export function makeCore(
   if (!enabled) return core;
   const held = handover.take(FLOWS);
   const { fd, adopted } = keepFlows(core, held, monotonicClock()());
-  if (fd !== held) handover.keep(FLOWS, fd);
+  // A new file may have the number that the one of no use had.
+  if (adopted === null) handover.keep(FLOWS, fd);
   recovered.flows = adopted;
   if (held >= 0 && adopted === null) {
     log.warn({}, 'connections are judged anew: '
@@ -162,6 +165,7 @@ export async function restorePods(
 ): Promise<RestoredPods> {
   const specs: DeviceSpec[] = [];
   const indexes = new Map<number, number>();
+  const lost = new Set<LossReason>();
   const attached = new Set(ready.map(({ pod }) => `${pod.namespace}/${pod.name} ${pod.uid}`));
   for (const { name, record } of handover.pods()) {
     const { namespace, name: pod, uid } = record.endpoint;
@@ -170,10 +174,16 @@ export async function restorePods(
       continue;
     }
     try {
-      const spec = await endpoints.restore(record);
-      if (spec === null) recovered.lostPods += 1;
-      else specs.push(spec);
-      indexes.set(record.index, spec?.index ?? -1);
+      const restored = await endpoints.restore(record);
+      const isLost = typeof restored === 'string';
+      indexes.set(record.index, isLost ? -1 : restored.index);
+      if (!isLost) {
+        specs.push(restored);
+        continue;
+      }
+      recovered.lostPods += 1;
+      lost.add(restored);
+      log.warn({ namespace, pod, reason: restored }, 'a pod has lost its device');
     } catch (error) {
       const { message } = error as Error;
       log.error({ namespace, pod, error: message }, 'cannot go on with a pod');
@@ -186,8 +196,10 @@ export async function restorePods(
     if (endpoints.find(endpoint.namespace, endpoint.name) !== null) continue;
     endpoints.enterLost(endpoint);
     recovered.lostPods += 1;
+    lost.add('ended');
   }
   handover.refuse('');
+  recovered.lostBecause = [...lost];
   recovered.pods = specs.length;
   return { specs, indexes };
 }
