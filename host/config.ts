@@ -34,7 +34,8 @@ export interface HostConfig {
   dataPlane: {
     /** How super-packets are used (tier.ts); `auto` takes the best that needs no set-up. */
     tier: TierName | 'auto';
-    /** Data workers, each a thread; 0 takes half of the machine's processors, at least one. */
+    /** Data workers, each a thread; 0 takes half of the machine's processors, at least one, or as
+     * many as there were where devices are left by an earlier daemon. */
     workers: number;
     /** TAP towards the node's own stack, for tier T3. */
     tunnelDevice: string;

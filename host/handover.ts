@@ -1,4 +1,4 @@
-// What one daemon leaves to the next: descriptors of devices and sockets, the flow tables, and the
+// What one daemon leaves to the next: descriptors of devices and sockets, the flow table, and the
 // record of each pod's device. docs/SURVIVAL.md tells what it is good for.
 //
 // Theory of operation. A keeper (the holder, or systemd's descriptor store) has a second descriptor

@@ -12,6 +12,7 @@ import {
 import type { Core } from '../engine/core.ts';
 import { Forwarding } from '../engine/forwarding.ts';
 import type { Log } from '../engine/log.ts';
+import type { Limits } from '../engine/memory-map.ts';
 import { ENDED_FOLDER, type Delta, type Snapshot } from '../engine/model.ts';
 import { PolicyTables } from '../engine/tables/policy.ts';
 import { errnoName } from '../ffi/errno.ts';
@@ -32,7 +33,7 @@ import { Handover } from './handover.ts';
 import { Intake } from './intake.ts';
 import { Ipam } from './ipam.ts';
 import { controlMethods } from './methods.ts';
-import { NodeDevice } from './node-device.ts';
+import { keptDevice, NodeDevice } from './node-device.ts';
 import { Observer } from './observe.ts';
 import { PolicyGate } from './policy-gate.ts';
 import {
@@ -78,6 +79,7 @@ interface HostParts {
   handover: Handover;
   tier: Tier;
   underlay: Underlay;
+  limits: Limits;
   core: Core;
   dataPlane: DataPlane;
   recovered: Recovered;
@@ -129,7 +131,7 @@ export class Host {
     this.dataPlane = parts.dataPlane;
     this.recovered = parts.recovered;
     this.#lastKnown = new LastKnown(config, log);
-    const limits = memoryLimits(config);
+    const { limits } = parts;
     const queues = limits.workers;
     const policyTables = new PolicyTables(this.core, limits.policy);
     this.policy = new PolicyGate(policyTables, config.policy.unknownPods, log);
@@ -196,7 +198,9 @@ export class Host {
     const isLeft = handover.offered('').length > 0;
     const recovered = nothingRecovered();
     const module = new WebAssembly.Module(readFileSync(options.corePath));
-    const core = makeCore(module, config, handover, recovered, log);
+    const queues = handover.offered(`${keptDevice(config.device.name)}.`).length;
+    const limits = memoryLimits(config, queues);
+    const core = makeCore(module, limits, config, handover, recovered, log);
     let underlay: Underlay | null = null;
     let host: Host | null = null;
     // The workers' threads start while all else is made ready.
@@ -211,9 +215,9 @@ export class Host {
       const tier = chooseTier(config.dataPlane.tier, probeKernel());
       const warm = isLeft ? Promise.resolve() : warmUp(module, tier);
       await handover.ensure();
-      underlay = await Underlay.open(links, config, tier, dataPlane.workers.length, handover);
+      underlay = await Underlay.open(links, config, tier, limits.workers, handover);
       host = new Host(options, {
-        lock, links, handover, tier, underlay, core, dataPlane, recovered,
+        lock, links, handover, tier, underlay, limits, core, dataPlane, recovered,
       });
       // Packets that have waited long enough are not kept waiting for that.
       await warm;

@@ -112,7 +112,7 @@ export class NodeDevice {
   }
 
   get #keptAs(): string {
-    return `tun.${this.options.name}`;
+    return keptDevice(this.options.name);
   }
 
   /** Routes that take over when the interface's own go with it: without them packets to pods would
@@ -134,6 +134,11 @@ export class NodeDevice {
     handover.keepAll(this.#keptAs, fds);
     return fds;
   }
+}
+
+/** What the node's own device of this name is kept under. */
+export function keptDevice(name: string): string {
+  return `tun.${name}`;
 }
 
 function guardRoute(prefix: string): Route {

@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { Core } from '../engine/core.ts';
 import { recoverTurn } from '../engine/tables/kept.ts';
 import type { Log } from '../engine/log.ts';
+import type { Limits } from '../engine/memory-map.ts';
 import type { Attachment, Delta, LossReason, Snapshot } from '../engine/model.ts';
 import {
   DEVICE_FIRST_ENDPOINT,
@@ -18,7 +19,6 @@ import {
 import { endpointOf } from './attachments.ts';
 import { monotonicClock } from './clock.ts';
 import type { HostConfig } from './config.ts';
-import { memoryLimits } from './derived.ts';
 import type { Endpoints } from './endpoints.ts';
 import { KEPT_FOLDER, type Handover } from './handover.ts';
 import { Journal } from './journal.ts';
@@ -48,11 +48,10 @@ export function nothingRecovered(): Recovered {
 
 /** Makes the core, with the flows that an earlier daemon has left. */
 export function makeCore(
-  module: WebAssembly.Module, config: HostConfig, handover: Handover, recovered: Recovered,
-  log: Log,
+  module: WebAssembly.Module, limits: Limits, { icmp, policy, handover: { enabled } }: HostConfig,
+  handover: Handover, recovered: Recovered, log: Log,
 ): Core {
-  const { icmp, policy, handover: { enabled } } = config;
-  const core = Core.create(module, memoryLimits(config), randomBytes(4).readUInt32LE());
+  const core = Core.create(module, limits, randomBytes(4).readUInt32LE());
   core.setDirectory(DIRECTORY_ICMP_RATE, icmp.rate);
   core.setDirectory(DIRECTORY_ICMP_BURST, icmp.burst);
   core.setDirectory(DIRECTORY_DENY_WITH_ICMP, policy.denyWithIcmp ? 1 : 0);

@@ -1,4 +1,4 @@
-// The kept pages of linear memory, which the next process may take over: the flow tables, so that
+// The kept pages of linear memory, which the next process may take over: the flow table, so that
 // connections that are under way go on, and the packets that a worker had in its hands. What else
 // is in memory is built anew from what is known.
 

@@ -68,6 +68,17 @@ testNeeding('tun', test, `${KILLS} kills of a daemon with two workers`, async ()
   assert.is(handover.lostPods, 0);
 });
 
+testNeeding('tun', test, 'a daemon that may choose has as many workers as before', async () => {
+  const { place, pods } = await theScene();
+  await kill(place.daemon, 'SIGKILL');
+  setFlag('--data-plane-workers', '0');
+  await place.culvert.startDaemon();
+  const { dataPlane, handover } = await place.culvert.status();
+  assert.is(dataPlane.workers.length, 2);
+  assert.is(handover.pods, 2);
+  await exchange(pods.own.host, pods.remote.addresses);
+});
+
 /** Kills the daemon, and starts one with another value of a flag that the devices do not fit. */
 async function startAnew(name: string, value: string, reason: LossReason): Promise<void> {
   const { place, pods } = await theScene();
