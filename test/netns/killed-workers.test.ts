@@ -27,7 +27,9 @@ let bed: Bed | null = null;
 
 async function theScene(): Promise<KilledScene> {
   bed ??= await openBed();
-  scene ??= await KilledScene.make(bed, flags);
+  if (scene !== null) return scene;
+  scene = await KilledScene.make(bed, flags);
+  await scene.pods.remote.host.agent.ask({ verb: 'serve' });
   return scene;
 }
 
@@ -56,7 +58,6 @@ testNeeding('tun', test, `${KILLS} kills of a daemon with two workers`, async ()
   const report = await all.run(KILLS, new Random(SEED));
   printKilled(report);
   checkKilled(report);
-  await pods.remote.host.agent.ask({ verb: 'serve' });
   await exchange(pods.own.host, pods.remote.addresses);
   const { dataPlane, handover } = await place.culvert.status();
   const taken = dataPlane.workers.map(({ rxPackets }) => rxPackets);

@@ -5,7 +5,7 @@ import { suite } from 'uvu';
 import { testNeeding } from '../support/needs.ts';
 import { Random } from '../support/random.ts';
 import { openBed } from './support/forge-scene.ts';
-import { checkKilled, KilledScene, printKilled } from './support/killed.ts';
+import { checkKilled, checkReady, KilledScene, printKilled } from './support/killed.ts';
 
 const test = suite('netns/killed.slow');
 const KILLS = 100;
@@ -18,6 +18,7 @@ testNeeding('tun', test, `${KILLS} kills under load`, async () => {
     const report = await scene.run(KILLS, new Random(SEED));
     printKilled(report);
     checkKilled(report);
+    checkReady(report);
   } finally {
     await bed.close();
   }

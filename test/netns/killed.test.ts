@@ -20,7 +20,7 @@ import { podAddress, podAddresses, podName } from './support/forge-cluster.ts';
 import { until } from './support/forge.ts';
 import { interfaceNames, kill, logLines, mustReach, openBed, reaches } from
   './support/forge-scene.ts';
-import { checkKilled, KilledScene, printKilled } from './support/killed.ts';
+import { checkKilled, checkReady, KilledScene, printKilled } from './support/killed.ts';
 import { Paced } from './support/paced.ts';
 
 const test = suite('netns/killed');
@@ -66,6 +66,7 @@ testNeeding('tun', test, `${KILLS} kills under load`, async () => {
   const report = await (await theScene()).run(KILLS, new Random(SEED));
   printKilled(report);
   checkKilled(report);
+  checkReady(report);
 });
 
 testNeeding('tun', test, 'kills of a daemon that may not be ready yet', async () => {

@@ -278,8 +278,12 @@ export function checkKilled(report: KilledReport): void {
     const limit = overflow + (report.kills * PROFILES.small.slots);
     assert.ok(sent - arrived <= limit, `${sent - arrived} lost`);
   }
-  if (report.early > 0) return;
-  assert.ok(quantile(readyMs, 0) <= READY_LIMIT_MS, `ready after ${quantile(readyMs, 0)} ms`);
-  if (quantile(readyMs, 1) > QUEUE_MS) return;
+  if (report.early > 0 || quantile(readyMs, 1) > QUEUE_MS) return;
   for (const { overflow } of [report.outbound, report.node]) assert.is(overflow, 0);
+}
+
+/** Throws unless the quickest of the daemons was ready in time. It takes many, where other work is
+ * done beside, to have a quick one. */
+export function checkReady({ readyMs }: KilledReport): void {
+  assert.ok(quantile(readyMs, 0) <= READY_LIMIT_MS, `ready after ${quantile(readyMs, 0)} ms`);
 }
