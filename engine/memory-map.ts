@@ -166,7 +166,7 @@ export function layMemory(
 
 /** Bytes of the turn record of a worker with so many slots. */
 export function turnRecordSize(slots: number): number {
-  return layout.TURN_SLOTS + (slots * layout.TURN_SLOT_STRIDE);
+  return layout.TURN_SLOTS + (slots * (layout.TURN_SLOT_STRIDE + layout.TURN_ARRIVAL_SIZE));
 }
 
 /** Writes the directory. The magic comes last: with it the map is valid. */

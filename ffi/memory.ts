@@ -19,15 +19,16 @@ export function addressOf(view: Uint8Array): number {
   return Number(koffi.address(view));
 }
 
-/** A zeroed block for kernel structures, little-endian as all our targets are. */
+/** A block for kernel structures, little-endian as all our targets are: a zeroed one of its own, or
+ * a part of other memory, as it is. */
 export class NativeBlock {
   readonly bytes: Uint8Array;
   readonly view: DataView;
   readonly address: number;
 
-  constructor(sizeBytes: number) {
-    this.bytes = new Uint8Array(new ArrayBuffer(sizeBytes));
-    this.view = new DataView(this.bytes.buffer);
+  constructor(place: number | Uint8Array) {
+    this.bytes = typeof place === 'number' ? new Uint8Array(new ArrayBuffer(place)) : place;
+    this.view = new DataView(this.bytes.buffer, this.bytes.byteOffset, this.bytes.byteLength);
     this.address = addressOf(this.bytes);
   }
 

@@ -1,9 +1,9 @@
 // Many datagrams in one system call: recvmmsg() and sendmmsg().
 //
-// struct mmsghdr[capacity] lives in memory of this object, with one struct iovec and a control
-// buffer for each; data, socket addresses and longer lists of iovecs stay where the caller has them
-// (WebAssembly memory), so that nothing is copied in between. Offsets in bytes, 64-bit and 32-bit
-// targets:
+// struct mmsghdr[capacity] lives in memory of this object, or in a place that the caller gives,
+// with one struct iovec and a control buffer for each; data, socket addresses and longer lists of
+// iovecs stay where the caller has them (WebAssembly memory), so that nothing is copied in between.
+// Offsets in bytes, 64-bit and 32-bit targets:
 //
 //   mmsghdr   msg_name 0/0   msg_namelen 8/4   msg_iov 16/8   msg_iovlen 24/12
 //             msg_control 32/16   msg_controllen 40/20   msg_flags 48/24   msg_len 56/28
@@ -35,6 +35,7 @@ const CMSG_TYPE = IS_64 ? 12 : 8;
 const CMSG_DATA = IS_64 ? 16 : 12;
 /** Two control messages of an int each fit, in both directions. */
 const CONTROL_SIZE = 64;
+const MESSAGE_SIZE = MMSGHDR_SIZE + IOVEC_SIZE + CONTROL_SIZE;
 
 const MSG_TRUNC = 0x20;
 const MSG_DONTWAIT = 0x40;
@@ -59,13 +60,22 @@ export class MessageVector {
   /** Room for the sender's address; the kernel overwrites msg_namelen with what it used. */
   readonly #nameRooms: Uint32Array;
 
-  constructor(capacity: number) {
+  /** `place` is memory that may outlive the process, 8-aligned: what a receive() of an earlier one
+   * wrote there is left until set(). Throws where it is too small. */
+  constructor(capacity: number, place?: Uint8Array) {
     this.capacity = capacity;
-    this.#headers = new NativeBlock(capacity * MMSGHDR_SIZE);
-    this.#iovecs = new NativeBlock(capacity * IOVEC_SIZE);
-    this.#control = new NativeBlock(capacity * CONTROL_SIZE);
-    this.#words = new Uint32Array(this.#headers.bytes.buffer);
-    this.#controlWords = new Uint32Array(this.#control.bytes.buffer);
+    const bytes = place ?? new Uint8Array(capacity * MESSAGE_SIZE);
+    if (bytes.length < capacity * MESSAGE_SIZE) throw new Error('no place for the messages');
+    let end = 0;
+    const take = (size: number): NativeBlock => {
+      end += capacity * size;
+      return new NativeBlock(bytes.subarray(end - (capacity * size), end));
+    };
+    this.#headers = take(MMSGHDR_SIZE);
+    this.#iovecs = take(IOVEC_SIZE);
+    this.#control = take(CONTROL_SIZE);
+    this.#words = wordsOf(this.#headers);
+    this.#controlWords = wordsOf(this.#control);
     this.#nameRooms = new Uint32Array(capacity);
     for (let i = 0; i < capacity; i++) {
       const control = this.#control.address + (i * CONTROL_SIZE);
@@ -97,6 +107,7 @@ export class MessageVector {
     this.#words[(header + MSG_NAMELEN) >>> 2] = nameLength;
     this.#nameRooms[index] = nameLength;
     this.#words[(header + MSG_CONTROLLEN) >>> 2] = 0;
+    this.#words[(header + MSG_LEN) >>> 2] = 0;
   }
 
   /**
@@ -140,9 +151,14 @@ export class MessageVector {
     return sent < 0 ? libc.negativeErrno() : sent;
   }
 
-  /** Bytes that receive() wrote, or send() took. */
+  /** Bytes that receive() wrote, or send() took; 0 for a message that neither came to. */
   length(index: number): number {
     return this.#words[(index * MMSGHDR_SIZE + MSG_LEN) >>> 2] as number;
+  }
+
+  /** Makes a received message one that has not come. */
+  clear(index: number): void {
+    this.#words[(index * MMSGHDR_SIZE + MSG_LEN) >>> 2] = 0;
   }
 
   /** Size of the sender's socket address. */
@@ -201,4 +217,8 @@ export class MessageVector {
     }
     return -1;
   }
+}
+
+function wordsOf({ bytes }: NativeBlock): Uint32Array {
+  return new Uint32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength >>> 2);
 }

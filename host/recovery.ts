@@ -20,9 +20,11 @@ import { endpointOf } from './attachments.ts';
 import { monotonicClock } from './clock.ts';
 import type { HostConfig } from './config.ts';
 import type { Endpoints } from './endpoints.ts';
+import { enterGiven } from './given.ts';
 import { KEPT_FOLDER, type Handover } from './handover.ts';
 import { Journal } from './journal.ts';
 import { keepFlows } from './kept-flows.ts';
+import { Slots } from './slots.ts';
 import type { DeviceSpec } from './worker.ts';
 
 const FLOWS = 'flows';
@@ -145,14 +147,16 @@ export interface RestoredPods {
  * devices that were made anew are dropped: they are as another tier has them. Precondition: pods
  * are as they will be. */
 export function recoverPackets(
-  core: Core, isNodeDeviceLeft: boolean, { indexes }: RestoredPods, recovered: Recovered,
+  core: Core, isNodeDeviceLeft: boolean, { indexes, specs }: RestoredPods, recovered: Recovered,
 ): void {
   if (recovered.flows === null) return;
   const deviceOf = (index: number): number => {
     if (index === DEVICE_NODE && !isNodeDeviceLeft) return -1;
     return index < DEVICE_FIRST_ENDPOINT ? index : indexes.get(index) ?? -1;
   };
+  const taps = new Set(specs.filter(({ kind }) => kind === 'tap').map(({ index }) => index));
   for (let worker = 0; worker < core.directory(DIRECTORY_WORKER_COUNT); worker += 1) {
+    enterGiven(new Slots(core, worker), (index) => taps.has(deviceOf(index)));
     recovered.packets += recoverTurn(core, worker, deviceOf);
   }
 }

@@ -15,8 +15,12 @@ import {
   DIRECTORY_DESCRIPTORS,
   DIRECTORY_POINTER_SIZE,
   DIRECTORY_SLOT_COUNT,
+  TURN_ARRIVAL_SIZE,
   TURN_BEGUN,
   TURN_DONE,
+  TURN_OFFER,
+  TURN_OFFER_DEVICE_SHIFT,
+  TURN_OFFER_END_MASK,
   TURN_READ,
   TURN_SLOTS,
   TURN_SLOT_HEAD,
@@ -32,6 +36,9 @@ import type { Core } from '../engine/core.ts';
 import { turnRecord } from '../engine/tables/kept.ts';
 import { addressOf, POINTER_SIZE } from '../ffi/memory.ts';
 import { Sends } from './sends.ts';
+
+/** Of a frame, where its EtherType lies, and first bytes of the packet behind it. */
+const FRAME_TYPE_WORD = 12;
 
 /** The slots of one worker; slot numbers are the core's. */
 export class Slots {
@@ -86,6 +93,37 @@ export class Slots {
     this.#words[(this.#turn + TURN_READ) >>> 2] = place + 1;
   }
 
+  /** Notes that the kernel is about to be given the rooms of `count` slots, to fill them from a
+   * device. From now on the slots themselves say what came: a process that is killed before fill()
+   * leaves that to the next one (given.ts). Of a TUN or TAP one slot at a time, which is made to
+   * look empty: a packet begins with a version, a frame has an EtherType. Of sockets as many as
+   * there are messages, whose lengths are 0. */
+  offer(slot: number, device: number, count: number): void {
+    const start = this.core.packetAddress(slot);
+    this.#words[start >>> 2] = 0;
+    this.#words[(start + FRAME_TYPE_WORD) >>> 2] = 0;
+    this.#words[(this.#turn + TURN_OFFER) >>> 2] =
+      (device << TURN_OFFER_DEVICE_SHIFT) | (slot - this.first + count);
+  }
+
+  /** The slots that an earlier process offered and did not fill, from the first to before the last,
+   * and the device they were offered to. */
+  offered(): { device: number; first: number; end: number } {
+    const offer = this.#words[(this.#turn + TURN_OFFER) >>> 2] ?? 0;
+    const read = this.#words[(this.#turn + TURN_READ) >>> 2] ?? 0;
+    return {
+      device: offer >>> TURN_OFFER_DEVICE_SHIFT,
+      first: this.first + read,
+      end: this.first + Math.min(offer & TURN_OFFER_END_MASK, this.count),
+    };
+  }
+
+  /** Where the messages lie that say what a socket filled slots with: one for each slot. */
+  arrivalPlace(): Uint8Array {
+    const start = this.#turn + TURN_SLOTS + (this.count * TURN_SLOT_STRIDE);
+    return this.core.bytes.subarray(start, start + (this.count * TURN_ARRIVAL_SIZE));
+  }
+
   /** Notes that the core may change the packets of this turn from now on. */
   beginTurn(): void {
     this.#words[(this.#turn + TURN_BEGUN) >>> 2] = 1;
@@ -98,6 +136,7 @@ export class Slots {
 
   /** Notes that nothing is in our hands any more. */
   endTurn(): void {
+    this.#words[(this.#turn + TURN_OFFER) >>> 2] = 0;
     this.#words[(this.#turn + TURN_READ) >>> 2] = 0;
     this.#words[(this.#turn + TURN_DONE) >>> 2] = 0;
     this.#words[(this.#turn + TURN_BEGUN) >>> 2] = 0;

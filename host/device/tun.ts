@@ -42,6 +42,7 @@ export class TunDevice implements Device {
     for (; done < count && total < bytes; done += 1) {
       // The packet itself begins where packets always do.
       const room = this.#slots.room(first + done) - size;
+      this.#slots.offer(first + done, this.#index, 1);
       const length = readAt(this.#fd, room, PACKET_CAPACITY + size);
       if (length < 0) return done > 0 || isPassing(length) ? done : length;
       this.#slots.fill(first + done, this.#index, Math.max(length - size, 0));

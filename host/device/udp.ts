@@ -52,7 +52,7 @@ export class UdpDevice implements Device {
     this.#options = options;
     this.name = options.name;
     this.descriptors = [options.receiver];
-    this.#received = new MessageVector(slots.count);
+    this.#received = new MessageVector(slots.count, slots.arrivalPlace());
     for (let slot = 0; slot < slots.count; slot += 1) {
       const room = slots.room(slots.first + slot);
       const source = slots.source(slots.first + slot);
@@ -70,11 +70,13 @@ export class UdpDevice implements Device {
     while (done < count && total < bytes) {
       const place = first + done - this.#slots.first;
       const asked = Math.min(count - done, RECEIVE_AT_ONCE);
+      this.#slots.offer(first + done, this.#options.index, asked);
       const came = received.receive(this.#options.receiver, place, asked);
       for (let next = place; next < place + came; next += 1) {
         const length = received.length(next);
         this.#slots.fill(this.#slots.first + next, this.#options.index, length,
           received.segmentSize(next), received.tos(next));
+        received.clear(next);
         total += length;
       }
       if (came > 0) done += came;

@@ -122,6 +122,9 @@ export const KEPT_MAGIC = 0x4b524c43;         // "CLRK"
 export const TURN_READ = 0;                   // u32, slots filled in this turn; 0 between turns
 export const TURN_DONE = 4;                   // u32, those of them that are written
 export const TURN_BEGUN = 8;                  // u32, 1: the core may have changed the packets
+export const TURN_OFFER = 12;                 // u32, rooms that the kernel may have filled: device
+export const TURN_OFFER_DEVICE_SHIFT = 16;    // index above, the slot behind the last one below
+export const TURN_OFFER_END_MASK = 0xffff;
 export const TURN_SLOTS = 16;                 // per slot, as in its descriptor:
 export const TURN_SLOT_LENGTH = 0;            // u32
 export const TURN_SLOT_SEGMENT_SIZE = 4;      // u32
@@ -129,6 +132,8 @@ export const TURN_SLOT_HEAD = 16;             // a copy of the packet's first by
 export const TURN_SLOT_HEAD_SIZE = 144;       // vnet header, and headers that the core writes to
 export const TURN_SLOT_HEAD_BEFORE = 16;      // of them, before the packet
 export const TURN_SLOT_STRIDE = 160;
+// Behind those, per slot: what the kernel writes of a datagram, as ffi/message-vector.ts has it.
+export const TURN_ARRIVAL_SIZE = 144;
 
 // Packet slots. A packet lies anywhere in its slot; devices read to PACKET_HEADROOM.
 export const PACKET_HEADROOM = 128;           // room for every header we prepend
