@@ -16,9 +16,9 @@ import * as assert from 'uvu/assert';
 import { statSync } from 'node:fs';
 import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
+import { Bed } from '../../cli/demo/bed.ts';
 import { addressFamily, type Family } from '../../engine/address.ts';
 import type { VerdictReport } from '../../engine/model.ts';
-import { openBed } from '../netns/support/forge-scene.ts';
 import { until } from '../support/command.ts';
 import { printSkip, testNeeding } from '../support/needs.ts';
 import { NAMESPACE, PodNode, holdersOf } from './support/cluster.ts';
@@ -163,7 +163,9 @@ class Clock {
 }
 
 async function scenario(): Promise<void> {
-  const bed = await openBed();
+  // Nodes end their pods as this process exits; the next bed removes this one's files then.
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => process.exit(1));
+  const bed = await Bed.create();
   const nodes: PodNode[] = [];
   let cluster: Cluster | null = null;
   try {

@@ -183,6 +183,7 @@ export class PodNode {
 
   /** Before the process ends in whatever way it can still notice. */
   #endPodsNow(): void {
+    this.#containerd?.kill();
     const pause = new Int32Array(new SharedArrayBuffer(4));
     for (let left = EXIT_TRIES; left > 0 && !this.#endPods(); left -= 1) {
       Atomics.wait(pause, 0, 0, POLL_MS);

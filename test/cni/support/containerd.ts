@@ -44,7 +44,7 @@ export class Containerd {
     this.configDirectory = configDirectory;
     this.#daemon = daemon;
     this.cri = new Cri(join(folder, 'containerd.sock'));
-    process.once('exit', () => this.#killShims());
+    process.once('exit', () => this.kill());
   }
 
   /** Where a containerd of this name has its networks. */
@@ -114,11 +114,12 @@ export class Containerd {
       child.kill('SIGTERM');
       await ended;
     }
-    this.#killShims();
+    this.kill();
     await until('the shims to end', () => this.#processes().length === 0);
   }
 
-  #killShims(): void {
+  /** Ends it and its shims at once, for who cannot wait. */
+  kill(): void {
     for (const pid of this.#processes()) {
       try {
         process.kill(pid, 'SIGKILL');

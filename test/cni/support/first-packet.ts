@@ -102,7 +102,7 @@ class Scene {
     ]);
     await this.#runtime.culvert.start();
     await this.#runtime.culvert.waitFor((status) => status.pods === names.length);
-    await this.#attach('friend', shotsAt(OTHERS), PACE);
+    await this.#attach('friend', shotsAt([FOE, ...OTHERS]), PACE);
     await this.#attach('foe', shotsAt([FRIEND, ...OTHERS]), PACE);
     const numbers = [FRIEND, FOE].flatMap((number) => podAddresses(1, number));
     assert.equal([...this.#attached.values()].flatMap(({ addresses }) => addresses), numbers);
