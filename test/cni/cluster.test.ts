@@ -189,7 +189,8 @@ async function drive(cluster: Cluster, nodes: PodNode[]): Promise<void> {
   const clock = new Clock();
   const before = await Promise.all(nodes.map((node) => node.footprint()));
   const verdicts = new Verdicts(cluster.pods);
-  const ends = nodes.map((node) => node.observe((verdict) => verdicts.take(verdict)));
+  const ends = nodes.map((node) => node.observe(
+    (verdict) => verdicts.take(verdict), (count) => verdicts.miss(count)));
   const herald = cluster.herald();
   try {
     await Promise.race([startAll(cluster, clock), herald]);
@@ -289,6 +290,7 @@ class Verdicts {
   readonly #pods: readonly ClusterPod[];
   readonly #seen = new Map<string, VerdictReport>();
   #count = 0;
+  #missed = 0;
 
   constructor(pods: readonly ClusterPod[]) {
     this.#pods = pods;
@@ -299,6 +301,11 @@ class Verdicts {
     this.#count += 1;
     const key = [direction, allowed, source, destination, protocol, destinationPort].join();
     if (!this.#seen.has(key)) this.#seen.set(key, verdict);
+  }
+
+  /** Told of verdicts that came faster than they are read. */
+  miss(count: number): void {
+    this.#missed += count;
   }
 
   /** Those that policy does not give; a pod's first packets may be denied while its peer has no
@@ -318,7 +325,8 @@ class Verdicts {
 
   summary(): string {
     const denied = [...this.#seen.values()].filter(({ allowed }) => !allowed).length;
-    return `${this.#count} verdicts, ${this.#seen.size} of them different, ${denied} of these deny`;
+    return `${this.#count} verdicts, ${this.#seen.size} of them different, ${denied} of these deny, `
+      + `${this.#missed} missed`;
   }
 
   #podOf(address: string): ClusterPod | undefined {

@@ -86,15 +86,16 @@ export class PodNode {
     return askAll(this.culvert.runtimeDirectory, 'endpoint.list', EndpointReportSchema);
   }
 
-  /** Has `culvert observe -f` tell of each verdict from now on, until the daemon ends or the
-   * returned function is called. */
-  observe(tell: (verdict: VerdictReport) => void): () => void {
+  /** Has `culvert observe -f` tell of each verdict from now on, and how many it has missed, until
+   * the daemon ends or the returned function is called. */
+  observe(tell: (verdict: VerdictReport) => void, miss: (count: number) => void): () => void {
     const { runtimeDirectory } = this.culvert;
     const words = ['observe', '-f', '-o', 'json', '--runtime-directory', runtimeDirectory];
-    const child = spawn(
-      process.execPath, [CLI, ...words], { stdio: ['ignore', 'pipe', 'inherit'] });
+    const child = spawn(process.execPath, [CLI, ...words], { stdio: ['ignore', 'pipe', 'pipe'] });
     createInterface(child.stdout).on('line', (line) =>
       tell(parseShape(VerdictReportSchema, JSON.parse(line), 'verdict')));
+    createInterface(child.stderr).on('line', (line) =>
+      miss(Number(/(\d+) verdicts came too fast/.exec(line)?.[1] ?? 0)));
     return () => child.kill('SIGTERM');
   }
 

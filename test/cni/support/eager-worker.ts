@@ -41,7 +41,7 @@ const ECHO_REQUESTS = new Set(Object.values(ECHO_REQUEST));
 const TURN_MS = 1;
 /** The first packets leave as fast as turns come, in bursts; later ones at a steady pace. */
 const HURRIED = 100;
-const BURST = 20;
+const BURST = 5;
 const FRAME_SIZE_MAX = 65_536;
 const QUEUE_BYTES = 4 << 20;
 const TCP_FLAG_SYN = 0x02;

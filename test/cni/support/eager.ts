@@ -57,7 +57,7 @@ export interface Pace {
   everyMs: number;
 }
 
-const STEADY: Pace = { count: 1, everyMs: 40 };
+const STEADY: Pace = { count: 1, everyMs: 25 };
 
 export type EagerRequest =
   | { verb: 'enter'; pod: string; path: string; shots: Shot[]; pace: Pace }

@@ -116,7 +116,7 @@ class Scene {
       const at = names.indexOf(name);
       const neighbours = Array.from({ length: NEIGHBOURS }, (_, step) =>
         OTHERS[(first + at + step) % OTHERS.length] ?? FOE);
-      await this.#attach(name, shotsAt([FRIEND, FOE, ...neighbours]));
+      await this.#attach(name, [FOE, ...neighbours].flatMap((number) => shotsAt([FRIEND, number])));
     });
     const pods = names.flatMap((name) => this.#attached.get(name) ?? []);
     await until('the friend and the new ones to hear each other', async () => {
