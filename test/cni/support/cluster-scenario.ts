@@ -12,7 +12,7 @@
 
 import * as assert from 'uvu/assert';
 import { statSync } from 'node:fs';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import { Bed } from '../../../cli/demo/bed.ts';
 import { addressFamily, type Family } from '../../../engine/address.ts';
@@ -61,6 +61,7 @@ class Cluster {
   readonly eager = new Eager();
   readonly inodes = new Set<number>();
   readonly #nodes: PodNode[];
+  readonly folder: string;
   readonly #source: string;
   readonly #sandboxes = new Map<ClusterPod, string>();
   readonly #containers = new Map<ClusterPod, string>();
@@ -69,6 +70,7 @@ class Cluster {
   constructor(nodes: PodNode[], source: string, podsEach: number) {
     this.pods = makePods(NODES, podsEach);
     this.#nodes = nodes;
+    this.folder = dirname(source);
     this.#source = source;
   }
 
@@ -362,7 +364,8 @@ async function checkNothingLeft(
     await becomes(`descriptors and links of ${node.name}`, () => node.footprint(), before[at]);
   }
   assert.is(cluster.inodes.size, cluster.pods.length);
-  assert.equal(holdersOf(cluster.inodes), [], 'nobody holds a namespace of theirs');
+  assert.equal(
+    holdersOf(cluster.inodes, cluster.folder), [], 'nobody holds a namespace of theirs');
 }
 
 /** Waits until something is as it must be; what it is instead is in the error. */

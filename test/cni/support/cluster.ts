@@ -260,8 +260,9 @@ function removeCgroup(folder: string): void {
   rmdirSync(folder);
 }
 
-/** Processes and descriptors that keep network namespaces alive, by the namespaces' inodes. */
-export function holdersOf(inodes: ReadonlySet<number>): string[] {
+/** What keeps network namespaces alive, by the namespaces' inodes: this process, or one whose words
+ * have the folder in them. Others do not count, since the kernel gives the numbers anew. */
+export function holdersOf(inodes: ReadonlySet<number>, folder: string): string[] {
   const isOne = (path: string): boolean => {
     try {
       return inodes.has(Number(/^net:\[(\d+)\]$/.exec(readlinkSync(path))?.[1]));
@@ -269,14 +270,11 @@ export function holdersOf(inodes: ReadonlySet<number>): string[] {
       return false;
     }
   };
-  return readdirSync('/proc').filter((name) => /^\d+$/.test(name)).flatMap((pid) => {
-    const folder = `/proc/${pid}/fd`;
-    let descriptors: string[] = [];
-    try {
-      descriptors = readdirSync(folder).map((fd) => `${folder}/${fd}`);
-    } catch {
-      // It has just ended.
-    }
-    return [`/proc/${pid}/ns/net`, ...descriptors].filter(isOne);
+  const ours = readdirSync('/proc').filter((name) => /^\d+$/.test(name)).filter((pid) =>
+    Number(pid) === process.pid || readWords(pid).includes(`${folder}/`));
+  return ours.flatMap((pid) => {
+    const descriptors = `/proc/${pid}/fd`;
+    const paths = readdirSync(descriptors).map((fd) => join(descriptors, fd));
+    return [`/proc/${pid}/ns/net`, ...paths].filter(isOne);
   });
 }
