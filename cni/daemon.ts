@@ -9,7 +9,9 @@ import { CNI_FAILURES } from '../engine/model.ts';
 import { CODE, CniError, DaemonDownError } from './errors.ts';
 
 const CONTROL_SOCKET = 'control.sock';
-const GREETING_TIMEOUT_MS = 5000;
+/** Where many pods start at once, a daemon may be slow to answer and we to read it; a runtime waits
+ * for minutes. */
+const GREETING_TIMEOUT_MS = 30_000;
 /** What a daemon says that serves as many connections as it may. */
 const TOO_MANY = 'too many connections';
 const TURN_TIMEOUT_MS = 30_000;
@@ -77,7 +79,8 @@ export class Daemon {
 async function open(path: string, version: string): Promise<Connection> {
   const socket = connect(path);
   const connection = connectionOver(socket, { version, role: 'cni' });
-  const timer = setTimeout(() => socket.destroy(new Error('no answer')), GREETING_TIMEOUT_MS);
+  const timer = setTimeout(() => socket.destroy(
+    new Error(`no answer in ${GREETING_TIMEOUT_MS / 1000} s`)), GREETING_TIMEOUT_MS);
   try {
     await connection.opened;
     return connection;

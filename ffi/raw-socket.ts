@@ -13,7 +13,7 @@ import { interfaceIndex } from './interface.ts';
 import * as libc from './libc.ts';
 import { addressOf, NativeBlock } from './memory.ts';
 import { POLLIN, waitFor } from './poll.ts';
-import { IPPROTO_IP, IPPROTO_IPV6, openSocket, setOption, SOCK_RAW } from './socket.ts';
+import { getOption, IPPROTO_IP, IPPROTO_IPV6, openSocket, setOption, SOCK_RAW } from './socket.ts';
 
 const AF_PACKET = 17;
 const ETH_P_ALL = 0x0003;
@@ -27,6 +27,10 @@ const MSG_TRUNC = 0x20;
 const SOCKADDR_LL_SIZE = 20;
 const SOCKADDR_LL_PKTTYPE = 10;
 const PACKET_OUTGOING = 4;
+const SOL_PACKET = 263;
+const PACKET_STATISTICS = 6;
+const TPACKET_STATS_SIZE = 8;
+const TPACKET_STATS_DROPS = 4;
 
 const REMEDIES: Remedies = { EPERM: 'CAP_NET_RAW is needed' };
 
@@ -76,12 +80,13 @@ export function receiveFrom(fd: number, buffer: Uint8Array, timeoutMs: number): 
 
 /**
  * Captures all frames of an interface, in both directions. A TUN has no link header: its frames
- * begin with the IP header. Frames of a sender with offloads on are longer than the MTU.
+ * begin with the IP header. Frames of a sender with offloads on are longer than the MTU. Null
+ * stands for all interfaces of the namespace, those to come included.
  */
-export function openPacketSocket(interfaceName: string): number {
-  const index = interfaceIndex(interfaceName);
+export function openPacketSocket(interfaceName: string | null): number {
+  const index = interfaceName === null ? 0 : interfaceIndex(interfaceName);
   // Protocol 0 receives nothing, so that no frame of another interface slips in before bind().
-  const fd = openSocket(AF_PACKET, SOCK_RAW, 0, interfaceName, REMEDIES);
+  const fd = openSocket(AF_PACKET, SOCK_RAW, 0, interfaceName ?? 'every interface', REMEDIES);
   const local = new NativeBlock(SOCKADDR_LL_SIZE);
   local.view.setUint16(0, AF_PACKET, true);
   local.view.setUint16(2, ETH_P_ALL, false);
@@ -90,6 +95,13 @@ export function openPacketSocket(interfaceName: string): number {
   if (result < 0) closeFd(fd);
   check(result, 'bind', `packet socket of ${interfaceName}`);
   return fd;
+}
+
+/** Frames that a packet socket had no room for since this was last asked. */
+export function lostFrames(fd: number): number {
+  const statistics = new NativeBlock(TPACKET_STATS_SIZE);
+  getOption(fd, SOL_PACKET, PACKET_STATISTICS, statistics, 'PACKET_STATISTICS');
+  return statistics.getInt(TPACKET_STATS_DROPS);
 }
 
 /** Receives one frame of a packet socket; null after `timeoutMs`. Blocks like receiveFrom(). */

@@ -87,7 +87,7 @@ export function openUdpSocket(options: UdpOptions): number {
     if (options.joinsGroup === true) shareAddress(fd);
     if (isV6) setOption(fd, IPPROTO_IPV6, IPV6_V6ONLY, 1, 'IPV6_V6ONLY');
     clearDontFragment(fd, isV6);
-    setBuffer(fd, SO_RCVBUFFORCE, SO_RCVBUF, options.receiveBufferBytes, 'SO_RCVBUF');
+    setReceiveBuffer(fd, options.receiveBufferBytes);
     setBuffer(fd, SO_SNDBUFFORCE, SO_SNDBUF, options.sendBufferBytes, 'SO_SNDBUF');
     const name = new NativeBlock(SOCKADDR_SIZE_MAX);
     const size = writeSocketAddress(name.bytes, options.address, options.port);
@@ -213,7 +213,8 @@ function trySetOption(fd: number, level: number, option: number, value: number):
   return libc.result(libc.setsockopt(fd, level, option, block.address, 4));
 }
 
-function getOption(
+/** Reads a socket option. */
+export function getOption(
   fd: number, level: number, option: number, target: NativeBlock, name: string,
 ): void {
   const size = new NativeBlock(4);
@@ -225,6 +226,11 @@ function getOption(
 function clearDontFragment(fd: number, isV6: boolean): void {
   if (isV6) setOption(fd, IPPROTO_IPV6, IPV6_MTU_DISCOVER, PMTUDISC_DONT, 'IPV6_MTU_DISCOVER');
   else setOption(fd, IPPROTO_IP, IP_MTU_DISCOVER, PMTUDISC_DONT, 'IP_MTU_DISCOVER');
+}
+
+/** Sets how much a socket may have queued for us, beyond the system's limit where we may. */
+export function setReceiveBuffer(fd: number, sizeBytes: number): void {
+  setBuffer(fd, SO_RCVBUFFORCE, SO_RCVBUF, sizeBytes, 'SO_RCVBUF');
 }
 
 /** The forced option needs CAP_NET_ADMIN; the plain one is held to net.core.*mem_max. */

@@ -221,9 +221,11 @@ export class Attachments {
   }
 
   #closedReason(key: AttachmentKey): string {
-    const { ipam, hasSidecar, policyWaitMs } = this.#options;
+    const { ipam, endpoints, hasSidecar, policyWaitMs } = this.#options;
     const pod = ipam.find(key)?.pod;
     const name = pod === undefined ? keyText(key) : `${pod.namespace}/${pod.name}`;
+    const state = pod === undefined ? 'lost' : endpoints.find(pod.namespace, pod.name)?.state;
+    if (state === 'lost') return `the interface of pod ${name} went while it was being attached`;
     const why = hasSidecar()
       ? 'the sidecar has not told them yet'
       : 'no sidecar is connected (policy.unknownPods: open would let pods run without one)';

@@ -16,6 +16,8 @@ export interface Tool {
   package: string;
   program: string;
   always: string;
+  /** What it ends well on when it works, where that is not `--version`. */
+  probe?: string;
   /** The package is taken from Debian's backports, where it is newer. */
   backports?: boolean;
 }
@@ -31,6 +33,9 @@ export const TOOLS: readonly Tool[] = [
     always: '' },
   { name: 'containerd', package: 'containerd', program: 'usr/bin/containerd', always: '' },
   { name: 'catatonit', package: 'catatonit', program: 'usr/bin/catatonit', always: '' },
+  // Needs no libraries, and so no more than itself in a container's image.
+  { name: 'busybox-static', package: 'busybox-static', program: 'bin/busybox', always: '',
+    probe: '--help' },
 ];
 
 /** The rival of `bench path`. The package of Debian 12 itself is older than the offloads that made
@@ -208,7 +213,7 @@ async function bringTool(tool: Tool, work: string, untilMs: number): Promise<voi
     await run('dpkg-deb', ['-x', join(archives, file), unpacked], untilMs);
   }
   writeStarter(tool, unpacked);
-  await run(join(unpacked, tool.name), ['--version'], untilMs);
+  await run(join(unpacked, tool.name), [tool.probe ?? '--version'], untilMs);
   const place = join(FOLDER, tool.name);
   if (findTool(tool.name) === null) rmSync(place, { recursive: true, force: true });
   if (!existsSync(place)) renameSync(unpacked, place);

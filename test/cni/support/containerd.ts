@@ -1,24 +1,30 @@
 // containerd of Debian, as a node has it, in a node's network namespace and a mount namespace of
-// its own, so that its mounts go with its processes. Its only image holds a program that waits.
+// its own, so that its mounts go with its processes. What it and its programs leave under fixed
+// paths is in that mount namespace too: another containerd beside it never sees them.
 
-import { createHash } from 'node:crypto';
-import { spawn, spawnSync } from 'node:child_process';
-import { copyFileSync, existsSync, mkdirSync, readFileSync, readdirSync, statSync, symlinkSync,
+import { spawn } from 'node:child_process';
+import { existsSync, mkdirSync, readFileSync, readdirSync, rmSync, symlinkSync,
   writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
-import type { Bed, Daemon } from '../../../cli/demo/bed.ts';
+import type { Bed, Daemon, LabNode } from '../../../cli/demo/bed.ts';
 import { findTool, toolFolder, toolReason } from '../../../scripts/tools.ts';
 import { until } from '../../support/command.ts';
 import { Cri } from './cri.ts';
-import type { Runtime } from './runtime.ts';
+import { PAUSE, makeImage, type Image } from './image.ts';
 
 const TOOLS = ['containerd', 'catatonit', 'cni-bridge'];
-const IMAGE = 'test.local/pause:1';
-const ARCHITECTURES: Record<string, string> = { x64: 'amd64', arm64: 'arm64', arm: 'arm' };
+/** Folders that containerd, its shims and its CNI library use whatever their configuration is. */
+const PRIVATE_FOLDERS = ['/run/containerd', '/run/netns', '/var/lib/cni'];
 
-/** Why this machine has no containerd for us, or null. */
-export function missingTool(): string | null {
-  const missing = TOOLS.find((name) => findTool(name) === null);
+/** A node that containerd runs on, and the folder of its plugins. */
+export interface Place {
+  node: LabNode;
+  binDirectory: string;
+}
+
+/** Why this machine has no containerd for us, or null; `others` are tools that a test needs too. */
+export function missingTool(others: readonly string[] = []): string | null {
+  const missing = [...TOOLS, ...others].find((name) => findTool(name) === null);
   return missing === undefined ? null : toolReason(missing);
 }
 
@@ -38,28 +44,65 @@ export class Containerd {
     this.configDirectory = configDirectory;
     this.#daemon = daemon;
     this.cri = new Cri(join(folder, 'containerd.sock'));
+    process.once('exit', () => this.kill());
   }
 
-  /** Starts it on a node. Its folder of networks is empty. */
-  static async start(bed: Bed, runtime: Runtime): Promise<Containerd> {
-    const folder = join(bed.folder, 'containerd');
-    const configDirectory = join(folder, 'net.d');
+  /** Where a containerd of this name has its networks. */
+  static configDirectory(bed: Bed, name: string): string {
+    return join(bed.folder, name, 'net.d');
+  }
+
+  /** Starts it on a node, with an image for sandboxes and further ones. */
+  static async start(
+    bed: Bed, { node, binDirectory }: Place, images: Image[] = [], name = 'containerd',
+  ): Promise<Containerd> {
+    const folder = join(bed.folder, name);
+    const configDirectory = Containerd.configDirectory(bed, name);
     mkdirSync(configDirectory, { recursive: true });
-    if (!existsSync(join(runtime.binDirectory, 'loopback'))) {
-      symlinkSync(join(pluginFolder(), 'loopback'), join(runtime.binDirectory, 'loopback'));
+    if (!existsSync(join(binDirectory, 'loopback'))) {
+      symlinkSync(join(pluginFolder(), 'loopback'), join(binDirectory, 'loopback'));
     }
-    writeFileSync(join(folder, 'config.toml'),
-      configText(folder, configDirectory, runtime.binDirectory));
+    writeFileSync(join(folder, 'config.toml'), configText(folder, configDirectory, binDirectory));
+    const mounts = PRIVATE_FOLDERS.map((path) => `mkdir -p ${path} && mount -t tmpfs none ${path}`);
     const command = ['unshare', '--mount', 'env', `PATH=${searchPath()}`,
+      'sh', '-c', [...mounts, 'exec "$0" "$@"'].join(' && '),
       findTool('containerd') ?? 'containerd', '--config', join(folder, 'config.toml')];
-    const daemon = await bed.start(runtime.node.host, command, 'containerd successfully booted');
+    const daemon = await bed.start(node.host, command, 'containerd successfully booted');
     const containerd = new Containerd(folder, configDirectory, daemon);
-    await containerd.#importImage();
+    for (const image of [PAUSE, ...images]) await containerd.#importImage(image);
     return containerd;
   }
 
   log(): string {
     return this.#daemon.log();
+  }
+
+  /** A path of its mount namespace as this process can open it. The link /var/run would lead to
+   * our own /run. */
+  path(absolute: string): string {
+    const real = absolute.replace(/^\/var\/run\//, '/run/');
+    return join(`/proc/${this.#daemon.process.pid}/root`, real);
+  }
+
+  /** What pods that were have left of containerd's: mounts, files, processes. Empty for nothing,
+   * of which its own mounts are no part. */
+  leftOvers(): string[] {
+    const own = `/proc/${this.#daemon.process.pid}`;
+    const mounts = readFileSync(`${own}/mountinfo`, 'utf8').split('\n')
+      .map((line) => line.split(' ')[4] ?? '')
+      .filter((point) => point.startsWith(this.#folder) || point.startsWith('/run/netns/'));
+    const inside = (path: string): string[] => (existsSync(path)
+      ? readdirSync(path, { recursive: true }).map((name) => join(path, String(name))) : []);
+    const files = [
+      ...inside(this.path('/run/netns')), ...inside(this.path('/run/containerd/s')),
+      ...inside(this.path('/var/lib/cni/results')),
+      ...inside(join(this.#folder, 'state/io.containerd.runtime.v2.task/k8s.io')),
+      ...inside(join(this.#folder, 'root/io.containerd.runtime.v2.task/k8s.io')),
+      ...inside(join(this.#folder, 'root/io.containerd.grpc.v1.cri/sandboxes')),
+      ...inside(join(this.#folder, 'root/io.containerd.grpc.v1.cri/containers')),
+    ];
+    const others = this.#processes().filter((pid) => pid !== this.#daemon.process.pid);
+    return [...mounts, ...files, ...others.map((pid) => `process ${pid}`)];
   }
 
   /** Ends it and, after a failure, the shims that outlive it: those with our folder's name. */
@@ -71,6 +114,12 @@ export class Containerd {
       child.kill('SIGTERM');
       await ended;
     }
+    this.kill();
+    await until('the shims to end', () => this.#processes().length === 0);
+  }
+
+  /** Ends it and its shims at once, for who cannot wait. */
+  kill(): void {
     for (const pid of this.#processes()) {
       try {
         process.kill(pid, 'SIGKILL');
@@ -78,7 +127,6 @@ export class Containerd {
         // It has just ended.
       }
     }
-    await until('the shims to end', () => this.#processes().length === 0);
   }
 
   #processes(): number[] {
@@ -91,8 +139,9 @@ export class Containerd {
     });
   }
 
-  async #importImage(): Promise<void> {
-    const archive = makeImage(join(this.#folder, 'image'));
+  async #importImage(image: Image): Promise<void> {
+    const folder = join(this.#folder, 'image');
+    const archive = makeImage(folder, image);
     const ctr = join(dirname(findTool('containerd') ?? ''), 'usr/bin/ctr');
     const words = ['--address', join(this.#folder, 'containerd.sock'), '--namespace', 'k8s.io',
       'images', 'import', archive];
@@ -103,6 +152,7 @@ export class Containerd {
     child.stderr.on('data', (chunk: Buffer) => { output += chunk.toString(); });
     const code = await new Promise((resolve) => child.on('close', resolve));
     if (code !== 0) throw new Error(`ctr images import: ${output}`);
+    rmSync(folder, { recursive: true });
   }
 }
 
@@ -123,59 +173,11 @@ address = "${folder}/containerd.sock"
 [plugins."io.containerd.internal.v1.opt"]
 path = "${folder}/opt"
 [${cri}]
-sandbox_image = "${IMAGE}"
+sandbox_image = "${PAUSE.name}"
 restrict_oom_score_adj = true
 stream_server_port = "0"
 [${cri}.cni]
 bin_dir = "${binDirectory}"
 conf_dir = "${configDirectory}"
 `;
-}
-
-/** An image with one program and one layer, as an OCI layout in a tar archive. */
-function makeImage(folder: string): string {
-  const layerFolder = join(folder, 'layer');
-  const layout = join(folder, 'layout');
-  mkdirSync(layerFolder, { recursive: true });
-  mkdirSync(join(layout, 'blobs/sha256'), { recursive: true });
-  const starter = findTool('catatonit') ?? '';
-  const unpacked = toolFolder('catatonit');
-  copyFileSync(unpacked === null ? starter : join(unpacked, 'usr/bin/catatonit'),
-    join(layerFolder, 'catatonit'));
-  const layerTar = join(folder, 'layer.tar');
-  tar(layerTar, layerFolder);
-  const layer = addBlob(layout, readFileSync(layerTar));
-  const config = addBlob(layout, JSON.stringify({
-    architecture: ARCHITECTURES[process.arch] ?? process.arch, os: 'linux',
-    config: { Entrypoint: ['/catatonit', '-P'] },
-    rootfs: { type: 'layers', diff_ids: [layer.digest] },
-  }));
-  const manifest = addBlob(layout, JSON.stringify({
-    schemaVersion: 2, mediaType: 'application/vnd.oci.image.manifest.v1+json',
-    config: { mediaType: 'application/vnd.oci.image.config.v1+json', ...config },
-    layers: [{ mediaType: 'application/vnd.oci.image.layer.v1.tar', ...layer }],
-  }));
-  writeFileSync(join(layout, 'oci-layout'), '{"imageLayoutVersion":"1.0.0"}');
-  writeFileSync(join(layout, 'index.json'), JSON.stringify({
-    schemaVersion: 2,
-    manifests: [{
-      mediaType: 'application/vnd.oci.image.manifest.v1+json', ...manifest,
-      annotations: { 'io.containerd.image.name': IMAGE },
-    }],
-  }));
-  const archive = join(folder, 'image.tar');
-  tar(archive, layout);
-  return archive;
-}
-
-function addBlob(layout: string, content: string | Buffer): { digest: string; size: number } {
-  const hash = createHash('sha256').update(content).digest('hex');
-  const path = join(layout, 'blobs/sha256', hash);
-  writeFileSync(path, content);
-  return { digest: `sha256:${hash}`, size: statSync(path).size };
-}
-
-function tar(archive: string, folder: string): void {
-  const { status, stderr } = spawnSync('tar', ['-cf', archive, '-C', folder, '.']);
-  if (status !== 0) throw new Error(`tar: ${stderr.toString()}`);
 }

@@ -1,5 +1,5 @@
-// As much of the Container Runtime Interface as a kubelet needs to start and end pod sandboxes:
-// unary gRPC over a unix socket, with the few messages written by hand (k8s.io/cri-api,
+// As much of the Container Runtime Interface as a kubelet needs to start and end pod sandboxes and
+// containers: unary gRPC over a unix socket, with the few messages written by hand (k8s.io/cri-api,
 // runtime/v1/api.proto; the numbers below are its field numbers).
 
 import { connect as connectHttp2, type ClientHttp2Session } from 'node:http2';
@@ -19,6 +19,23 @@ export interface SandboxConfig {
   name: string;
   namespace: string;
   uid: string;
+  /** The cgroup that those of its containers are made in; the runtime's choice unless said. */
+  cgroup?: string;
+}
+
+/** A container of a pod; its command is its image's unless said. */
+export interface ContainerConfig {
+  name: string;
+  image: string;
+  command: string[];
+  environment: Record<string, string>;
+}
+
+/** How a command in a container ended. */
+export interface ExecResult {
+  code: number;
+  stdout: string;
+  stderr: string;
 }
 
 export class Cri {
@@ -41,10 +58,40 @@ export class Cri {
   }
 
   /** Starts a pod's sandbox. Returns its id. */
-  async run({ name, namespace, uid }: SandboxConfig): Promise<string> {
-    const metadata = encode([[1, name], [2, uid], [3, namespace], [4, 0]]);
-    const config = encode([[1, metadata], [2, name], [8, new Uint8Array(0)]]);
-    return text(await this.#call('RunPodSandbox', [[1, config]]), 1);
+  async run(config: SandboxConfig): Promise<string> {
+    return text(await this.#call('RunPodSandbox', [[1, encodeSandbox(config)]]), 1);
+  }
+
+  /** Starts a container in a sandbox. Returns its id. */
+  async start(sandbox: string, pod: SandboxConfig, container: ContainerConfig): Promise<string> {
+    const { name, image, command, environment } = container;
+    const config = encode([
+      [1, encode([[1, name], [2, 0]])], [2, encode([[1, image]])],
+      ...command.map((word): Fields[number] => [3, word]),
+      ...Object.entries(environment).map((pair): Fields[number] =>
+        [6, encode([[1, pair[0]], [2, pair[1]]])]),
+      [15, new Uint8Array(0)],
+    ]);
+    const created = await this.#call('CreateContainer',
+      [[1, sandbox], [2, config], [3, encodeSandbox(pod)]]);
+    const id = text(created, 1);
+    await this.#call('StartContainer', [[1, id]]);
+    return id;
+  }
+
+  /** Runs a command in a container to its end. */
+  async exec(container: string, command: string[]): Promise<ExecResult> {
+    const words = command.map((word): Fields[number] => [2, word]);
+    const result = await this.#call('ExecSync', [[1, container], ...words]);
+    const code = result.get(3)?.[0];
+    return {
+      code: typeof code === 'number' ? code : 0, stdout: text(result, 1), stderr: text(result, 2),
+    };
+  }
+
+  /** How many sandboxes there are, whatever their state. */
+  async sandboxCount(): Promise<number> {
+    return ((await this.#call('ListPodSandbox', [])).get(1) ?? []).length;
   }
 
   async stop(id: string): Promise<void> {
@@ -94,6 +141,12 @@ export class Cri {
       });
     });
   }
+}
+
+function encodeSandbox({ name, namespace, uid, cgroup }: SandboxConfig): Uint8Array {
+  const metadata = encode([[1, name], [2, uid], [3, namespace], [4, 0]]);
+  const linux = encode(cgroup === undefined ? [] : [[1, cgroup]]);
+  return encode([[1, metadata], [2, name], [8, linux]]);
 }
 
 function encode(fields: Fields): Uint8Array {
