@@ -27,6 +27,7 @@ export const CNI_ROUNDS = 21;
 const PACKAGE_FOLDER = fileURLToPath(new URL('../..', import.meta.url));
 /** A file system in memory, as /run is, where the daemon and host-local keep their files. */
 const MEMORY_FOLDER = '/dev/shm';
+const BRIDGE = 'cni0';
 const STOCK_SUBNET = '10.99.0.0/24';
 const MTU = 1450;
 const EMPTY_PROGRAM = ['-e', '0'];
@@ -70,8 +71,9 @@ export async function runCni({ rounds, say, stop }: CniOptions): Promise<CniRepo
   try {
     say('setting up a node');
     const scene = await Scene.create(bed);
-    const skipped = findTool('cni-bridge') === null ? { bridge: toolReason('cni-bridge') } : {};
-    const subjects = scene.subjects('bridge' in skipped);
+    const why = await bridgeReason(bed);
+    const skipped: Record<string, string> = why === null ? {} : { bridge: why };
+    const subjects = scene.subjects(why !== null);
     const samples = new Map<string, number[]>();
     // A first round fills caches and makes the bridge.
     for (let index = 0; index <= rounds; index += 1) {
@@ -89,6 +91,18 @@ export async function runCni({ rounds, say, stop }: CniOptions): Promise<CniRepo
     return reportOf(samples, scene.hashes, skipped);
   } finally {
     await bed.close();
+  }
+}
+
+/** Why this machine has no bridge to compare with, or null. */
+async function bridgeReason({ near: { links } }: Bed): Promise<string | null> {
+  if (findTool('cni-bridge') === null) return toolReason('cni-bridge');
+  try {
+    await links.addBridge(BRIDGE);
+    await links.removeLink(BRIDGE);
+    return null;
+  } catch (error) {
+    return (error as Error).message;
   }
 }
 
@@ -161,7 +175,7 @@ class Scene {
     return {
       program: join(path, 'bridge'), path,
       config: {
-        type: 'bridge', bridge: 'cni0', isGateway: true, ipMasq: false, mtu: MTU,
+        type: 'bridge', bridge: BRIDGE, isGateway: true, ipMasq: false, mtu: MTU,
         ipam: { type: 'host-local', ranges: [[{ subnet: STOCK_SUBNET }]],
           routes: [{ dst: '0.0.0.0/0' }], dataDir: join(this.#folder, 'host-local') },
       },

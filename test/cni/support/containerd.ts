@@ -12,6 +12,8 @@ import { until } from '../../support/command.ts';
 import { Cri } from './cri.ts';
 import type { Runtime } from './runtime.ts';
 
+/** A runtime handler with networks of its own. */
+export const OTHER = 'other';
 const TOOLS = ['containerd', 'catatonit', 'cni-bridge'];
 const IMAGE = 'test.local/pause:1';
 const ARCHITECTURES: Record<string, string> = { x64: 'amd64', arm64: 'arm64', arm: 'arm' };
@@ -30,12 +32,15 @@ export function pluginFolder(): string {
 export class Containerd {
   readonly cri: Cri;
   readonly configDirectory: string;
+  /** The networks of the runtime handler `OTHER`. */
+  readonly otherDirectory: string;
   readonly #folder: string;
   readonly #daemon: Daemon;
 
   private constructor(folder: string, configDirectory: string, daemon: Daemon) {
     this.#folder = folder;
     this.configDirectory = configDirectory;
+    this.otherDirectory = join(folder, 'other.d');
     this.#daemon = daemon;
     this.cri = new Cri(join(folder, 'containerd.sock'));
   }
@@ -44,7 +49,9 @@ export class Containerd {
   static async start(bed: Bed, runtime: Runtime): Promise<Containerd> {
     const folder = join(bed.folder, 'containerd');
     const configDirectory = join(folder, 'net.d');
-    mkdirSync(configDirectory, { recursive: true });
+    for (const path of [configDirectory, join(folder, 'other.d')]) {
+      mkdirSync(path, { recursive: true });
+    }
     if (!existsSync(join(runtime.binDirectory, 'loopback'))) {
       symlinkSync(join(pluginFolder(), 'loopback'), join(runtime.binDirectory, 'loopback'));
     }
@@ -126,6 +133,11 @@ path = "${folder}/opt"
 sandbox_image = "${IMAGE}"
 restrict_oom_score_adj = true
 stream_server_port = "0"
+[${cri}.containerd.runtimes.runc]
+runtime_type = "io.containerd.runc.v2"
+[${cri}.containerd.runtimes.${OTHER}]
+runtime_type = "io.containerd.runc.v2"
+cni_conf_dir = "${folder}/other.d"
 [${cri}.cni]
 bin_dir = "${binDirectory}"
 conf_dir = "${configDirectory}"

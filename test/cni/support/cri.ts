@@ -40,11 +40,12 @@ export class Cri {
     return found?.get(2)?.[0] === 1;
   }
 
-  /** Starts a pod's sandbox. Returns its id. */
-  async run({ name, namespace, uid }: SandboxConfig): Promise<string> {
+  /** Starts a pod's sandbox by a runtime handler, the usual one where it is empty. Returns its
+   * id. */
+  async run({ name, namespace, uid }: SandboxConfig, handler = ''): Promise<string> {
     const metadata = encode([[1, name], [2, uid], [3, namespace], [4, 0]]);
     const config = encode([[1, metadata], [2, name], [8, new Uint8Array(0)]]);
-    return text(await this.#call('RunPodSandbox', [[1, config]]), 1);
+    return text(await this.#call('RunPodSandbox', [[1, config], [2, handler]]), 1);
   }
 
   async stop(id: string): Promise<void> {
