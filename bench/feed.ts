@@ -82,7 +82,7 @@ export class Feed {
     this.#describe(slot, at, 6, IPV6_LENGTH, from, fromLocal);
   }
 
-  /** Hash of what the slots' verdicts are and of the packets that are to be sent. */
+  /** Hash of what the slots' verdicts are, of the packets to be sent, and of the outbox. */
   hashSlots(hash: Hash): void {
     const { core } = this;
     for (let slot = 0; slot < BATCH; slot += 1) {
@@ -92,6 +92,14 @@ export class Feed {
       hash.add(core.view.getUint32(at + layout.DESCRIPTOR_OUTPUT, true));
       hash.add(core.view.getUint16(at + layout.DESCRIPTOR_VERDICT, true));
       hash.addBytes(core.bytes.subarray(start, start + length));
+    }
+    const sends = core.directory(layout.DIRECTORY_SENDS);
+    const count = core.view.getUint32(layout.WORKERS_START + layout.WORKER_SENDS, true);
+    for (let index = 0; index < count; index += 1) {
+      const send = sends + (index * layout.SEND_STRIDE);
+      hash.addBytes(core.bytes.subarray(send + layout.SEND_PIECE_COUNT, send + layout.SEND_PEER));
+      const remote = send + layout.SEND_REMOTE;
+      hash.addBytes(core.bytes.subarray(remote, remote + layout.REMOTE_IPV4_SIZE));
     }
   }
 

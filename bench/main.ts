@@ -22,6 +22,7 @@ interface MicroArguments {
   duration: number;
   filter?: string;
   plot?: string;
+  prefixes?: string;
 }
 
 interface CniArguments {
@@ -35,6 +36,7 @@ interface PathArguments {
   seconds: number;
   contenders?: string[];
   plot?: string;
+  congestion?: string;
 }
 
 function parseSeconds(text: string): number {
@@ -74,7 +76,8 @@ async function micro(options: MicroArguments): Promise<void> {
     return;
   }
   const selected = filter === undefined ? {} : { filter };
-  const report = await runMicro({ seconds: options.duration, say, ...selected });
+  const table = options.prefixes === undefined ? {} : { prefixes: options.prefixes };
+  const report = await runMicro({ seconds: options.duration, say, ...selected, ...table });
   process.stdout.write(options.output === 'json'
     ? `${JSON.stringify(report)}\n`
     : reportText(report));
@@ -119,6 +122,7 @@ async function main(): Promise<void> {
       DEFAULT_SECONDS)
     .option('--filter <name>', 'only benches whose name, or results, contain it')
     .option('--plot <file>', 'draw cost against the number of policies, as SVG')
+    .option('--prefixes <file>', 'a real routing table: gzipped, a prefix a line')
     .addHelpText('after', '\nExamples:\n  culvert bench micro\n'
       + '  culvert bench micro -o json --filter policy\n'
       + '  culvert bench micro --filter policy --plot policy.svg\n')
@@ -129,6 +133,7 @@ async function main(): Promise<void> {
     .option('--rounds <number>', 'how often everybody takes a turn', parseRounds, PATH_ROUNDS)
     .option('--seconds <seconds>', 'of each transfer', parseSeconds, PATH_SECONDS)
     .option('--contenders <names>', `only these: ${CONTENDERS.join(', ')}`, parseContenders)
+    .option('--congestion <name>', 'congestion control of the streams (default: cubic)')
     .option('--plot <file>', 'draw the ratios, as SVG')
     .addHelpText('after', '\nExamples:\n  culvert bench path\n'
       + '  culvert bench path -o json --plot path.svg\n'

@@ -1,5 +1,6 @@
 // `culvert bench micro`: which benches there are, and a run of some of them.
 
+import { checksumBench } from './checksum.bench.ts';
 import { deltaBench } from './delta.bench.ts';
 import { flowBench } from './flow.bench.ts';
 import { nftBench } from './nft.bench.ts';
@@ -17,6 +18,8 @@ export interface MicroOptions {
   filter?: string;
   rounds?: number;
   small?: boolean;
+  /** A real routing table for the route bench: a gzipped list of prefixes, one a line. */
+  prefixes?: string;
   say: (text: string) => void;
 }
 
@@ -24,13 +27,14 @@ interface Bench {
   name: string;
   /** What its results' names begin with. */
   results: string[];
-  run: (effort: Effort, small: boolean) => Measured | Promise<Measured>;
+  run: (effort: Effort, small: boolean, prefixes?: string) => Measured | Promise<Measured>;
 }
 
 export const BENCHES: Bench[] = [
   { name: 'route', results: ['lpm4', 'lpm6'], run: routeBench },
   { name: 'flow', results: ['flow'], run: flowBench },
-  { name: 'pipeline', results: ['outbound/', 'inbound/'], run: pipelineBench },
+  { name: 'checksum', results: ['checksum'], run: checksumBench },
+  { name: 'pipeline', results: ['outbound', 'inbound'], run: pipelineBench },
   { name: 'policy', results: ['policy/', 'policyMiss/'], run: policyBench },
   { name: 'delta', results: ['policyDelta/'], run: deltaBench },
   { name: 'nft', results: ['nft/'], run: nftBench },
@@ -43,7 +47,7 @@ export async function runMicro(options: MicroOptions): Promise<Report> {
   const report: Report = { machine: describeMachine(), results: [], ratios: {} };
   for (const bench of selectBenches(options.filter ?? '')) {
     say(`${bench.name}: setting up`);
-    const { results, ratios } = await bench.run(effort, small === true);
+    const { results, ratios } = await bench.run(effort, small === true, options.prefixes);
     report.results.push(...results);
     Object.assign<Record<string, Ratio>, Record<string, Ratio>>(report.ratios, ratios);
   }

@@ -14,7 +14,6 @@ import {
   DIRECTORY_VERDICT_LIMIT,
   WORKERS_START,
   WORKER_FLOWS,
-  WORKER_STRIDE,
 } from '../wasm/abi/layout.ts';
 import {
   ANSWER_RULE_SHIFT,
@@ -58,24 +57,26 @@ export interface MixSettings {
   first: number;
   /** The destination port of flows to a pod. */
   portOf: (pod: number) => number;
+  /** In place of the core's processBatch(). */
+  process?: (first: number, count: number, nowMs: number) => number;
 }
 
 /** Packets of the mix for one core, batch after batch. */
 export class Mix {
   readonly feed: Feed;
   #core: Core;
-  #worker: number;
   #settings: MixSettings;
+  #processBatch: NonNullable<MixSettings['process']>;
   #schedule: Int32Array;
   #next = 0;
   #firsts = 0;
   #clock = 1_000_000;
 
-  constructor(core: Core, settings: MixSettings, worker = 0) {
+  constructor(core: Core, settings: MixSettings) {
     this.#core = core;
-    this.#worker = worker;
     this.#settings = settings;
-    this.feed = new Feed(core, worker);
+    this.#processBatch = settings.process ?? core.exports.processBatch;
+    this.feed = new Feed(core);
     this.#schedule = makeSchedule(settings.first);
   }
 
@@ -98,7 +99,8 @@ export class Mix {
 
   process(): void {
     this.#clock = (this.#clock + CLOCK_STEP) | 0;
-    this.#core.exports.processBatch(this.feed.firstSlot, BATCH, this.#clock);
+    const done = this.#processBatch(this.feed.firstSlot, BATCH, this.#clock);
+    if (done !== BATCH) throw new Error(`${done} packets of a batch were processed`);
   }
 
   /** Opens every flow by SYN, SYN with ACK, ACK. */
@@ -108,7 +110,7 @@ export class Mix {
         for (let slot = 0; slot < BATCH; slot += 1) {
           this.#putKnown(slot, first + slot, reply, flags);
         }
-        this.#core.exports.processBatch(this.feed.firstSlot, BATCH, this.#clock);
+        this.#processBatch(this.feed.firstSlot, BATCH, this.#clock);
       }
     }
     this.expectNoDrops();
@@ -133,16 +135,15 @@ export class Mix {
     }
   }
 
-  /** Flows in the worker's table, expired ones included. */
+  /** Flows in the table, expired ones included. */
   flowCount(): number {
     return this.#core.view.getUint32(this.#flowCounter(), true);
   }
 
-  /** Forgets every flow of the worker, by the tags of its table. */
+  /** Forgets every flow, by the tags of the table. */
   forgetFlows(): void {
     const count = this.#core.directory(DIRECTORY_FLOW_COUNT);
-    const table = this.#core.directory(DIRECTORY_FLOWS) + (this.#worker * count * (FLOW_SIZE + 1));
-    const tags = table + (count * FLOW_SIZE);
+    const tags = this.#core.directory(DIRECTORY_FLOWS) + (count * FLOW_SIZE);
     this.#core.bytes.fill(0, tags, tags + count);
     this.#core.view.setUint32(this.#flowCounter(), 0, true);
   }
@@ -165,9 +166,7 @@ export class Mix {
   }
 
   #verdicts(): number {
-    const limit = this.#core.directory(DIRECTORY_VERDICT_LIMIT);
-    const size = VERDICTS_RECORDS + (limit * VERDICT_SIZE);
-    return this.#core.directory(DIRECTORY_VERDICTS) + (this.#worker * size);
+    return this.#core.directory(DIRECTORY_VERDICTS);
   }
 
   #verdictHead(): number {
@@ -175,7 +174,7 @@ export class Mix {
   }
 
   #flowCounter(): number {
-    return WORKERS_START + (this.#worker * WORKER_STRIDE) + WORKER_FLOWS;
+    return WORKERS_START + WORKER_FLOWS;
   }
 
   /** A packet of an established flow, of its other end where `reply` says so. */

@@ -10,7 +10,8 @@ import { TIERS } from '../host/tier.ts';
 import { bringTools, findTool, toolReason, TOOLS, WIREGUARD_GO } from '../scripts/tools.ts';
 import type { Contender, Recipe, Site } from './path/contender.ts';
 import { CULVERTS, SAME_NODE } from './path/culvert.ts';
-import { flood, roundTrip, transfer, type Measure, type Sample } from './path/measure.ts';
+import { congestionControl, flood, roundTrip, transfer, type Measure, type Sample } from
+  './path/measure.ts';
 import { nativeProgram, RIVALS } from './path/rivals.ts';
 import { Hash } from './random.ts';
 import { describeMachine, median, round, summarise, type Measurement, type Ratio,
@@ -29,6 +30,8 @@ export interface PathOptions {
   seconds: number;
   /** The names of those to set up; all unless said. */
   contenders?: readonly string[];
+  /** Congestion control of the streams; Linux's own default unless said. */
+  congestion?: string;
   say: (text: string) => void;
   stop: AbortSignal;
 }
@@ -57,6 +60,8 @@ export interface ProcessReport {
 export interface PathReport extends Report {
   results: PathMeasurement[];
   ratios: Record<string, Ratio>;
+  /** Of the TCP streams. */
+  congestionControl: string;
   /** By tier. */
   process: Record<string, ProcessReport>;
   /** Who was left out, and why. */
@@ -144,6 +149,7 @@ function findSite({ stop, say }: PathOptions): Site {
 class Field {
   readonly #options: PathOptions;
   readonly #iperf3: string;
+  readonly #congestion: string;
   readonly #contenders = new Map<string, Contender>();
   readonly #skipped: Record<string, string> = {};
   #probe = '';
@@ -151,6 +157,7 @@ class Field {
   constructor(options: PathOptions, iperf3: string) {
     this.#options = options;
     this.#iperf3 = iperf3;
+    this.#congestion = options.congestion ?? congestionControl();
   }
 
   async setUp(site: Site): Promise<void> {
@@ -183,7 +190,8 @@ class Field {
       if (!this.#contenders.has(contender)) return;
       trials.push({ name: `${kind}/${contender}`, unit, contender, measure, samples: [] });
     };
-    for (const { name } of RECIPES) add('tcp', 'byte', name, transfer(this.#iperf3, seconds));
+    const stream = transfer(this.#iperf3, seconds, this.#congestion);
+    for (const { name } of RECIPES) add('tcp', 'byte', name, stream);
     if (this.#probe === '') return trials;
     for (const name of [this.#bestTier(), 'flannelUdp']) {
       add('smallPackets', 'packet', name, flood(this.#probe, seconds));
@@ -216,6 +224,7 @@ class Field {
     }));
     return {
       machine: describeMachine(), results: trials.map(resultOf), ratios,
+      congestionControl: this.#congestion,
       process: this.#processes(), skipped: this.#skipped,
     };
   }
@@ -232,7 +241,8 @@ class Field {
   async #warmUp(name: string): Promise<void> {
     const contender = this.#contenders.get(name);
     const { seconds } = this.#options;
-    const measure = transfer(this.#iperf3, Math.min(WARM_UP_SECONDS, seconds));
+    const length = Math.min(WARM_UP_SECONDS, seconds);
+    const measure = transfer(this.#iperf3, length, this.#congestion);
     if (contender !== undefined) await measure(contender);
   }
 

@@ -38,14 +38,13 @@ export const NO_CHANGE: PolicyChange = {
 };
 
 /** Precondition: `policies` / 2 divides `pods`. */
-export function makePolicyScene(policies: number, pods: number, workers: number): PolicyScene {
+export function makePolicyScene(policies: number, pods: number): PolicyScene {
   const groups = policies / 2;
   if (pods % groups !== 0) throw new Error(`${pods} pods do not make ${groups} like groups`);
   const prefixes = (pods * 2) + 16;
   const scene = makeScene({
     pods,
     families: ['IPv4'],
-    workers,
     policy: {
       flows: FLOW_TABLE,
       identitiesIpv4: { prefixes, nodes: prefixes * 2, leaves: prefixes * 8 },

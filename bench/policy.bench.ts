@@ -29,17 +29,17 @@ export function policyBench(effort: Effort, small: boolean): Measured {
   return measure('policy', subjects, ratios, effort);
 }
 
-/** Both paths of one number of policies, and what their input costs. They are two workers, so that
+/** Both paths of one number of policies, and what their input costs. They are two scenes, so that
  * one forgets its flows without the other's. */
 function policySubjects(policies: number, pods: number, effort: Effort): Subject[] {
-  const { core, tables } = makePolicyScene(policies, pods, 2);
+  const { core, tables } = makePolicyScene(policies, pods);
   for (const { name, used, limit } of tables.tables()) {
     if (used > 0) effort.say(`policy: ${policies} policies: ${name}: ${used} of ${limit}`);
   }
   const portOf = (pod: number): number => servicePort(pod, policies);
   const settings = { pods, family: 4, way: 'any', portOf } as const;
-  const mix = new Mix(core, { ...settings, first: FIRST_PART }, 0);
-  const misses = new Mix(core, { ...settings, first: 1 }, 1);
+  const mix = new Mix(core, { ...settings, first: FIRST_PART });
+  const misses = new Mix(makePolicyScene(policies, pods).core, { ...settings, first: 1 });
   mix.establish();
   const rules = misses.countRules();
   if (rules !== policies) throw new Error(`${policies} policies, of which ${rules} were asked`);

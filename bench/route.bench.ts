@@ -65,7 +65,7 @@ interface Loaded {
   answers: number;
 }
 
-/** `file` is a real table, gzipped, one prefix a line, in place of the generated full one. */
+/** `file` is a real table, gzipped, one prefix a line, in place of the generated full ones. */
 export function routeBench(effort: Effort, small: boolean, file?: string): Measured {
   const part = small ? SMALL_DIVISOR : 1;
   const real = file === undefined ? undefined : readPrefixFile(file, SEED);

@@ -28,8 +28,6 @@ export interface SceneSettings {
   families: ('IPv4' | 'IPv6')[];
   /** Room for more routes of each family. */
   routes?: number;
-  /** Workers have flows of their own; all else they share. */
-  workers?: number;
   policy?: Partial<PolicyLimits>;
 }
 
@@ -88,13 +86,13 @@ export function remoteAddress(family: 'IPv4' | 'IPv6', pod: number): string {
     : `fd00:128:0:${peer.toString(16)}::${host.toString(16)}`;
 }
 
-function sceneLimits({ pods, routes: more, workers, policy }: SceneSettings): Limits {
+function sceneLimits({ pods, routes: more, policy }: SceneSettings): Limits {
   const { standard } = PROFILES;
   const prefixes = pods + (more ?? 0) + 2048;
   const routes = { prefixes, nodes: prefixes * 8, leaves: (prefixes * 8) + 65536 };
   return {
     ...standard,
-    workers: workers ?? 1,
+    workers: 1,
     slots: BATCH,
     nextHops: pods + PEERS + 64,
     devices: pods + DEVICE_FIRST_ENDPOINT,

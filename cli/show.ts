@@ -6,6 +6,7 @@ import {
   PeerReportSchema,
   RouteReportSchema,
   StatusReportSchema,
+  type LossReason,
   type StatusReport,
 } from '../engine/model.ts';
 import { isAddress } from '../engine/address.ts';
@@ -90,6 +91,8 @@ function statusRows(status: StatusReport): string[][] {
       : 'not known yet'],
     ['Engine:', state(dataPlane.running), `tier ${dataPlane.tier}, ${status.endpoints} endpoints, `
       + `${bytesText(dataPlane.memoryBytes)} memory, ${dataPlane.crashes} worker crashes`],
+    ...dataPlane.workers.map((worker, number) => ['Worker:', state(worker.running),
+      `${number}, ${worker.rxPackets} packets taken, ${bytesText(worker.rxBytes)}`]),
     ['Handover:', handover.keeper === 'none' ? 'Note' : 'Ok', handoverText(handover)],
     ...sync.problems.map((problem) => ['Problem:', '', problem]),
   ];
@@ -103,11 +106,22 @@ function statusRows(status: StatusReport): string[][] {
   return rows;
 }
 
+const LOSS_TEXT: Record<LossReason, string> = {
+  ended: 'they ended while no daemon ran',
+  workers: 'they are of another number of data workers',
+  tier: 'they are of tier T0 and this one is not, or the other way round',
+};
+
 /** Who keeps devices and connections if this daemon is killed, and what the last one left. */
-function handoverText({ keeper, flows, pods, lostPods }: StatusReport['handover']): string {
+function handoverText(
+  { keeper, flows, pods, lostPods, lostBecause }: StatusReport['handover'],
+): string {
   const kept = keeper === 'none' ? 'nobody: a crash ends the pods\' devices' : `kept by ${keeper}`;
   const left = flows === null && pods === 0 && lostPods === 0
     ? 'nothing was left by an earlier daemon'
     : `left by an earlier daemon: ${pods} pods, ${flows ?? 'no'} connections`;
-  return [kept, left, ...lostPods > 0 ? [`${lostPods} pods lost their devices`] : []].join('; ');
+  if (lostPods === 0) return `${kept}; ${left}`;
+  const why = lostBecause.map((reason) => LOSS_TEXT[reason]).join(', ');
+  return `${kept}; ${left}; ${lostPods} pods lost their devices (${why}): delete them, `
+    + 'so that others take their places';
 }

@@ -12,7 +12,8 @@ import { layMemory, writeDirectory, type Limits, type PrefixLimits } from './mem
 export interface CoreExports {
   readonly ABI_VERSION: { readonly value: number };
   processBatch(first: number, count: number, nowMs: number): number;
-  flowAdopt(worker: number, nowMs: number): number;
+  flowAdopt(nowMs: number): number;
+  checksumMany(start: number, length: number, stride: number, count: number, sums: number): void;
   flowFindMany(
     table: number, entries: number, keys: number, count: number, found: number): void;
   policyAnswer(ruleSet: number, identity: number, key: number): number;

@@ -63,14 +63,15 @@ export function readEvents(core: Core): Record<string, number> {
     [name, sumWorkers(core, WORKER_EVENTS + (event * 8))]));
 }
 
-/** Flows in the tables of all workers, expired ones not yet swept included, and room for them. */
+/** Flows in the table, expired ones not yet swept included, and room for them. Each worker counts
+ * what it opened less what it ended, which may be another's: only the sum says something. */
 export function readFlowFill(core: Core): { used: number; limit: number } {
   const workers = core.directory(DIRECTORY_WORKER_COUNT);
   let used = 0;
   for (let worker = 0; worker < workers; worker += 1) {
-    used += core.view.getUint32(WORKERS_START + (worker * WORKER_STRIDE) + WORKER_FLOWS, true);
+    used += core.view.getInt32(WORKERS_START + (worker * WORKER_STRIDE) + WORKER_FLOWS, true);
   }
-  return { used, limit: workers * core.directory(DIRECTORY_FLOW_COUNT) };
+  return { used: used >>> 0, limit: core.directory(DIRECTORY_FLOW_COUNT) };
 }
 
 /** Forgets what was counted for an id, before something else gets it. */
@@ -98,6 +99,21 @@ export function readTraffic(core: Core, nextHop: number): Traffic {
     traffic.txBytes += readCounter(core, record + STATISTICS_TX_BYTES);
   }
   return traffic;
+}
+
+/** Packets and bytes that one worker has taken, whatever they came from. */
+export function readReceived(
+  core: Core, worker: number,
+): { rxPackets: number; rxBytes: number } {
+  const received = { rxPackets: 0, rxBytes: 0 };
+  const limit = core.directory(DIRECTORY_NEXT_HOP_LIMIT);
+  const first = core.directory(DIRECTORY_STATISTICS) + (worker * limit * STATISTICS_STRIDE);
+  for (let nextHop = 0; nextHop < limit; nextHop += 1) {
+    const record = first + (nextHop * STATISTICS_STRIDE);
+    received.rxPackets += readCounter(core, record + STATISTICS_RX_PACKETS);
+    received.rxBytes += readCounter(core, record + STATISTICS_RX_BYTES);
+  }
+  return received;
 }
 
 /** Adds packets and their bytes to a drop counter of a worker, for drops at the devices. Call it on

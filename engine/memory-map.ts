@@ -17,8 +17,8 @@ export interface PrefixLimits {
   leaves: number;
 }
 
-/** Limits of policy. Flows, fragments and verdicts are per worker and powers of two, flows at least
- * 64; `arenaBytes` is for rule sets and programs. */
+/** Limits of policy. Flows, fragments and verdicts (these per worker) are powers of two, flows at
+ * least 64; `arenaBytes` is for rule sets and programs. */
 export interface PolicyLimits {
   identitiesIpv4: PrefixLimits;
   identitiesIpv6: PrefixLimits;
@@ -147,7 +147,7 @@ export function layMemory(
     identitiesIpv4: identities(policy.identitiesIpv4),
     identitiesIpv6: identities(policy.identitiesIpv6),
     arena: place(policy.arenaBytes),
-    fragments: perWorker(policy.fragments * FRAGMENT_SIZE),
+    fragments: place(policy.fragments * FRAGMENT_SIZE),
     verdicts: perWorker(VERDICTS_RECORDS + (policy.verdicts * VERDICT_SIZE)),
     sends: perWorker(layout.SEND_LIMIT * layout.SEND_STRIDE),
     pieces: perWorker(layout.PIECE_LIMIT * layout.PIECE_SIZE),
@@ -155,7 +155,7 @@ export function layMemory(
     senderPorts: place(2 * layout.SENDER_LIMIT * 2),
     kept: beginKept(),
     turns: perWorker(turnRecordSize(limits.slots)),
-    flows: perWorker(policy.flows * (FLOW_SIZE + 1)),
+    flows: place(policy.flows * (FLOW_SIZE + 1)),
     descriptors: perWorker(limits.slots * layout.DESCRIPTOR_STRIDE),
     slots: perWorker(limits.slots * layout.SLOT_STRIDE),
     size: 0,

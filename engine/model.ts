@@ -223,6 +223,12 @@ export const EndpointReportSchema = v.strictObject({
   ...Traffic,
 });
 
+/** Why a pod's device is of no use to the next daemon: it has `ended`, it is of a daemon with
+ * another number of `workers`, or of a `tier` with a vnet header where ours has none, or the other
+ * way round. */
+export const LOSS_REASONS = ['ended', 'workers', 'tier'] as const;
+export type LossReason = (typeof LOSS_REASONS)[number];
+
 /** `status`. Drops are packets by reason, for each direction. `handover` is what an earlier daemon
  * has left, `flows` being null where no table could be used, and who keeps things for the next. */
 export const StatusReportSchema = v.strictObject({
@@ -238,10 +244,14 @@ export const StatusReportSchema = v.strictObject({
   }),
   dataPlane: v.strictObject({
     running: v.boolean(), tier: v.string(), crashes: Count, memoryBytes: Count,
+    workers: v.array(v.strictObject({
+      running: v.boolean(), crashes: Count, rxPackets: Count, rxBytes: Count,
+    })),
   }),
   handover: v.strictObject({
     keeper: v.picklist(['holder', 'systemd', 'none']), flows: v.nullable(Count), pods: Count,
-    packets: Count, lostPods: Count, isClusterKnown: v.boolean(),
+    packets: Count, lostPods: Count, lostBecause: v.array(v.picklist(LOSS_REASONS)),
+    isClusterKnown: v.boolean(),
   }),
   sync: v.strictObject({
     connected: v.boolean(), revision: v.nullable(RevisionSchema), problems: v.array(v.string()),

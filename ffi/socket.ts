@@ -7,7 +7,7 @@
 import {
   AF_INET, AF_INET6, readSocketAddress, SOCKADDR_SIZE_MAX, writeSocketAddress, type IpFamily,
 } from './address.ts';
-import { check, ERRNO, type Remedies } from './errno.ts';
+import { check, ERRNO, SystemError, type Remedies } from './errno.ts';
 import { closeFd } from './file.ts';
 import * as libc from './libc.ts';
 import { NativeBlock } from './memory.ts';
@@ -25,6 +25,7 @@ const SOL_SOCKET = 1;
 const SO_REUSEADDR = 2;
 const SO_SNDBUF = 7;
 const SO_RCVBUF = 8;
+const SO_REUSEPORT = 15;
 const SO_PEERCRED = 17;
 const SO_SNDBUFFORCE = 32;
 const SO_RCVBUFFORCE = 33;
@@ -40,12 +41,13 @@ const UCRED_SIZE = 12;
 
 /** Most datagrams of one message: what two generations of kernels take, less the one that their
  * count of the UDP header costs (udp_send_skb() of net/ipv4/udp.c). */
-const SEGMENT_LIMITS = [127, 63];
+const LEAST_SEGMENT_LIMIT = 63;
+const SEGMENT_LIMITS = [127, LEAST_SEGMENT_LIMIT];
 const PROBE_ADDRESS = '127.0.0.1';
 const PROBE_SEGMENT_SIZE = 64;
 const PROBE_BUFFER_BYTES = 65536;
-/** What a kernel that cannot cut a message answers. Others, as where the loopback interface is
- * down, say nothing about it. */
+/** What a kernel that cannot cut a message answers. Others, as where the loopback interface was
+ * never up, say nothing about it. */
 const CANNOT_CUT: number[] = [ERRNO.EINVAL, ERRNO.EIO, ERRNO.EMSGSIZE];
 
 const BIND_REMEDIES: Remedies = {
@@ -64,6 +66,8 @@ export interface UdpOptions {
   receiveBufferBytes: number;
   sendBufferBytes: number;
   reuseAddress?: boolean;
+  /** Joins the sockets of that address that shareAddress() was called for. */
+  joinsGroup?: boolean;
 }
 
 /** Who is at the other end of a unix socket. */
@@ -80,6 +84,7 @@ export function openUdpSocket(options: UdpOptions): number {
   const fd = openSocket(isV6 ? AF_INET6 : AF_INET, SOCK_DGRAM, IPPROTO_UDP, object);
   try {
     if (options.reuseAddress === true) setOption(fd, SOL_SOCKET, SO_REUSEADDR, 1, 'SO_REUSEADDR');
+    if (options.joinsGroup === true) shareAddress(fd);
     if (isV6) setOption(fd, IPPROTO_IPV6, IPV6_V6ONLY, 1, 'IPV6_V6ONLY');
     clearDontFragment(fd, isV6);
     setBuffer(fd, SO_RCVBUFFORCE, SO_RCVBUF, options.receiveBufferBytes, 'SO_RCVBUF');
@@ -92,6 +97,12 @@ export function openUdpSocket(options: UdpOptions): number {
     throw error;
   }
   return fd;
+}
+
+/** Lets further sockets of this user be bound to the socket's address: each flow of datagrams keeps
+ * to one of them. Of a socket that is bound already, so that its address was nobody's before. */
+export function shareAddress(fd: number): void {
+  setOption(fd, SOL_SOCKET, SO_REUSEPORT, 1, 'SO_REUSEPORT');
 }
 
 /** Local port of a bound socket. */
@@ -125,13 +136,31 @@ export function probeUdpGro(): boolean {
 
 /**
  * How many datagrams the kernel cuts one message into (UDP_SEGMENT), found by sending some to
- * ourselves: 1 where it cuts none.
+ * ourselves: 1 where it cuts none. Where nothing can be sent, the least that any kernel takes that
+ * knows the option: one that cuts no more would refuse what the better one takes.
  */
 export function probeSegmentLimit(): number {
-  return SEGMENT_LIMITS.find((count) => cutsInto(count)) ?? 1;
+  const bare = openSocket(AF_INET, SOCK_DGRAM, IPPROTO_UDP, 'probe');
+  const isKnown = trySetOption(bare, IPPROTO_UDP, UDP_SEGMENT, PROBE_SEGMENT_SIZE) === 0;
+  closeFd(bare);
+  if (!isKnown) return 1;
+  try {
+    for (const count of SEGMENT_LIMITS) {
+      const error = sendToSelf(count);
+      if (error === 0) return count;
+      if (!CANNOT_CUT.includes(error)) return LEAST_SEGMENT_LIMIT;
+    }
+    return 1;
+  } catch (error) {
+    if (error instanceof SystemError && error.errno === ERRNO.EADDRNOTAVAIL) {
+      return LEAST_SEGMENT_LIMIT;
+    }
+    throw error;
+  }
 }
 
-function cutsInto(count: number): boolean {
+/** Sends ourselves a message to be cut into so many datagrams. Returns an errno, or 0. */
+function sendToSelf(count: number): number {
   const fd = openUdpSocket({
     family: 'IPv4', address: PROBE_ADDRESS, port: 0,
     receiveBufferBytes: PROBE_BUFFER_BYTES, sendBufferBytes: PROBE_BUFFER_BYTES,
@@ -143,10 +172,8 @@ function cutsInto(count: number): boolean {
     nameSize);
   message.setControl(0, AF_INET, PROBE_SEGMENT_SIZE, 0);
   const sent = message.send(fd, 0, 1);
-  const isCut = sent === 1 || !CANNOT_CUT.includes(-sent);
-  const isKnown = trySetOption(fd, IPPROTO_UDP, UDP_SEGMENT, PROBE_SEGMENT_SIZE) === 0;
   closeFd(fd);
-  return isCut && isKnown;
+  return sent === 1 ? 0 : -sent;
 }
 
 /** Process, user and group that connected the other end of a unix socket. */

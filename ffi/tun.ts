@@ -50,7 +50,8 @@ const OPEN_REMEDIES: Remedies = {
 const ATTACH_REMEDIES: Remedies = {
   EPERM: 'CAP_NET_ADMIN is needed',
   EBUSY: 'another descriptor holds the device, here or in another process',
-  EINVAL: 'the name is taken by another kind of interface, or the flags are not supported',
+  EINVAL: 'the name is taken by another kind of interface, or by one with another number of '
+    + 'queues (which can be deleted), or the flags are not supported',
 };
 
 /** How a TUN or TAP device is to be opened. */
@@ -62,6 +63,7 @@ export interface TunOptions {
   persist?: boolean;
   /** Puts a struct virtio_net_hdr in front of each packet; needed for any offload. */
   vnetHeader?: boolean;
+  /** Lets the device have several descriptors: each call with its name adds a queue. */
   multiQueue?: boolean;
 }
 

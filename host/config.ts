@@ -7,6 +7,7 @@ import { createRequire } from 'node:module';
 import * as v from 'valibot';
 import type * as Yaml from 'yaml';
 import type { Document } from 'yaml';
+import { WORKER_LIMIT } from '../wasm/abi/layout.ts';
 import { isAddress, isPrefix } from '../engine/address.ts';
 import type { ProfileName } from '../engine/memory-map.ts';
 import { fieldPath, issuePath, issueReason } from '../engine/shape.ts';
@@ -26,11 +27,16 @@ export interface HostConfig {
     mtu: number;
     /** Sending sockets per family. */
     sendSockets: number;
+    /** Take inner checksums that a peer's kernel left to a device which never finished them. */
+    takeUnfinished: boolean;
   };
   device: { name: string; keep: boolean };
   dataPlane: {
     /** How super-packets are used (tier.ts); `auto` takes the best that needs no set-up. */
     tier: TierName | 'auto';
+    /** Data workers, each a thread; 0 takes half of the machine's processors, at least one, or as
+     * many as there were where devices are left by an earlier daemon. */
+    workers: number;
     /** TAP towards the node's own stack, for tier T3. */
     tunnelDevice: string;
   };
@@ -63,7 +69,7 @@ export interface HostConfig {
   subnetEnv: string;
   logLevel: 'debug' | 'info' | 'warn' | 'error';
   debug: {
-    /** Folder that gets one pcap file per device; empty for none. */
+    /** Folder that gets one pcap file per device and worker; empty for none. */
     pcap: string;
     fault: FaultOptions;
   };
@@ -72,9 +78,11 @@ export interface HostConfig {
 export const DEFAULTS: HostConfig = {
   nodeName: '',
   podNetworks: ['10.244.0.0/16'],
-  underlay: { addresses: [], interface: '', port: 8472, mtu: 0, sendSockets: 16 },
+  underlay: {
+    addresses: [], interface: '', port: 8472, mtu: 0, sendSockets: 16, takeUnfinished: false,
+  },
   device: { name: 'culvert0', keep: false },
-  dataPlane: { tier: 'auto', tunnelDevice: 'culvert-t3' },
+  dataPlane: { tier: 'auto', workers: 0, tunnelDevice: 'culvert-t3' },
   handover: { enabled: true, awaySeconds: 0 },
   runtimeDirectory: '/run/culvert',
   syncGroup: -1,
@@ -110,10 +118,12 @@ const SourceSchema = v.strictObject({
     port: integer(1, 65535),
     mtu: v.optional(v.pipe(v.number(), v.integer(), v.check(isMtu, 'not 0 or 576 to 65535'))),
     sendSockets: integer(1, 64),
+    takeUnfinished: v.optional(v.boolean()),
   })),
   device: v.optional(v.strictObject({ name: interfaceName, keep: v.optional(v.boolean()) })),
   dataPlane: v.optional(v.strictObject({
     tier: v.optional(v.picklist(['auto', ...TIERS])),
+    workers: integer(0, WORKER_LIMIT),
     tunnelDevice: interfaceName,
   })),
   handover: v.optional(v.strictObject({

@@ -1,21 +1,19 @@
-// The data worker as the main thread sees it: commands to it, reports from it, and another one when
-// it dies. Devices and tables outlive a worker: descriptors are the main thread's, tables are in
-// shared memory, so a new worker goes on where the old one stopped.
+// The data workers together: each has every device, by a descriptor of its own to read from. A TUN
+// has a queue for each worker, the underlay a socket of one group; the kernel chooses among them by
+// the flow. The descriptor of a worker that is being replaced stays open, and its packets wait.
 
-import { MessageChannel, Worker } from 'node:worker_threads';
+import { availableParallelism } from 'node:os';
+import { DIRECTORY_WORKER_COUNT, WORKER_LIMIT } from '../wasm/abi/layout.ts';
 import type { Core } from '../engine/core.ts';
-import { endTurn } from '../engine/tables/grace.ts';
-import { closeFd, openEventFd, signalEventFd } from '../ffi/file.ts';
 import type { Log } from '../engine/log.ts';
-import type { Command, DeviceSpec, WorkerData, WorkerReport } from './worker.ts';
+import { WorkerThread } from './worker-thread.ts';
+import type { DeviceSpec, WorkerReport } from './worker.ts';
 
-/** Wait before a new worker after a crash: doubles up to the limit, and is forgotten after a while
- * without one. */
-const RESTART_FIRST_MS = 20;
-const RESTART_LIMIT_MS = 5000;
-const RESTART_FORGET_MS = 30000;
+/** Processors of a machine that leaves its one worker alone. */
+const SMALL_MACHINE = 2;
 
 export interface DataPlaneOptions {
+  /** Its directory says how many workers there are. */
   core: Core;
   module: WebAssembly.Module;
   log: Log;
@@ -25,41 +23,43 @@ export interface DataPlaneOptions {
   onTapLost(): void;
 }
 
-interface Waiting {
-  resolve(): void;
-  reject(error: Error): void;
+/** How many workers there are to be: as configured, or, for 0, half of the machine's processors. */
+export function workerCount(configured: number, processors = availableParallelism()): number {
+  if (configured > 0) return configured;
+  return processors <= SMALL_MACHINE ? 1 : Math.min(Math.floor(processors / 2), WORKER_LIMIT);
 }
 
-// Omit over each kind of command, not over their union.
-type CommandBody = Command extends infer C ? (C extends Command ? Omit<C, 'id'> : never) : never;
-
 export class DataPlane {
-  /** Workers that died since the start. */
-  crashes = 0;
+  readonly workers: readonly WorkerThread[];
   readonly #options: DataPlaneOptions;
-  readonly #wakeFd = openEventFd();
   readonly #devices = new Map<number, DeviceSpec>();
-  readonly #waiting = new Map<number, Waiting>();
-  #worker: Worker | null = null;
-  #commands: MessageChannel['port1'] | null = null;
-  #nextId = 1;
-  #restartMs = RESTART_FIRST_MS;
-  #startedMs = 0;
-  #isStopping = false;
-  #restartTimer: NodeJS.Timeout | null = null;
+  /** Devices that ended, as long as a worker may still use their descriptors. */
+  readonly #ending = new Map<number, Promise<void>>();
+  #isTapLost = false;
 
   constructor(options: DataPlaneOptions) {
     this.#options = options;
-    this.#start();
+    const { core, module, log } = options;
+    const count = core.directory(DIRECTORY_WORKER_COUNT);
+    this.workers = Array.from({ length: count }, (_, worker) => new WorkerThread({
+      core, module, log, worker,
+      devices: this.#devices,
+      onReport: (report) => this.#hear(report),
+    }));
   }
 
-  /** True while a worker turns packets over. */
+  /** True while every worker turns packets over. */
   get isRunning(): boolean {
-    return this.#worker !== null;
+    return this.workers.every(({ isRunning }) => isRunning);
   }
 
-  /** Gives devices to the worker, all between two of its turns. Resolves when the worker reads
-   * them, and survives its crashes. */
+  /** Times that a worker died since the start. */
+  get crashes(): number {
+    return this.workers.reduce((sum, { crashes }) => sum + crashes, 0);
+  }
+
+  /** Gives devices to the workers, to each between two of its turns. Resolves when all workers read
+   * them, and survives their crashes. */
   attach(...devices: DeviceSpec[]): Promise<void> {
     return this.#attach(devices, false);
   }
@@ -72,115 +72,51 @@ export class DataPlane {
 
   async #attach(devices: DeviceSpec[], isFirst: boolean): Promise<void> {
     for (const device of devices) this.#devices.set(device.index, device);
-    try {
-      await this.#command({ verb: 'attach', devices, isFirst });
-    } catch (error) {
-      for (const { index } of devices) this.#devices.delete(index);
-      throw error;
-    }
+    const outcomes = await Promise.allSettled(
+      this.workers.map((worker) => worker.command({ verb: 'attach', devices, isFirst })));
+    const failed = outcomes.find(({ status }) => status === 'rejected');
+    if (failed?.status !== 'rejected') return;
+    for (const { index } of devices) await this.detach(index);
+    throw failed.reason;
   }
 
-  /** Takes a device back. When it resolves, the worker no longer uses the descriptors. */
+  /** Takes a device back. When it resolves, no worker uses the descriptors any longer. */
   async detach(index: number): Promise<void> {
-    if (!this.#devices.delete(index)) return;
-    await this.#command({ verb: 'detach', index });
+    const ending = this.#ending.get(index);
+    if (ending !== undefined) return ending;
+    if (this.#devices.delete(index)) await this.#takeBack(index);
   }
 
-  /** Ends the worker after the turn it is in. */
+  /** Ends the workers after the turns they are in. */
   async stop(): Promise<void> {
-    this.#isStopping = true;
-    if (this.#restartTimer !== null) clearTimeout(this.#restartTimer);
-    const worker = this.#worker;
-    if (worker !== null) {
-      const exited = new Promise<void>((resolve) => worker.once('exit', () => resolve()));
-      await this.#command({ verb: 'stop' });
-      await exited;
+    await Promise.all(this.workers.map((worker) => worker.stop()));
+  }
+
+  async #takeBack(index: number): Promise<void> {
+    await Promise.all(this.workers.map((worker) => worker.command({ verb: 'detach', index })));
+  }
+
+  #hear(report: Exclude<WorkerReport, { type: 'done' }>): void {
+    switch (report.type) {
+      case 'lost':
+        return this.#lost(report.index, report.errno);
+      case 'tapLost':
+        if (!this.#isTapLost) this.#options.onTapLost();
+        this.#isTapLost = true;
+        return;
+      case 'uncut':
+        return this.#options.log.warn({ device: report.name },
+          'the kernel no longer cuts trains of datagrams: the way out lacks checksum offload');
     }
-    this.#resolveAll();
-    closeFd(this.#wakeFd);
   }
 
-  #start(): void {
-    const { port1, port2 } = new MessageChannel();
-    const { core, module } = this.#options;
-    const data: WorkerData = {
-      module, memory: core.memory, worker: 0, wakeFd: this.#wakeFd, commands: port2,
-    };
-    const worker = new Worker(new URL('./worker.js', import.meta.url), {
-      workerData: data, transferList: [port2], name: 'culvert-data-0',
-    });
-    this.#worker = worker;
-    this.#commands = port1;
-    this.#startedMs = performance.now();
-    port1.unref();
-    worker.on('message', (report: WorkerReport) => this.#hear(report));
-    worker.on('error', (error: Error) => {
-      this.#options.log.error({ error: error.message }, 'data worker crashed');
-    });
-    worker.on('exit', () => this.#exited(worker, port1));
-  }
-
-  #exited(worker: Worker, commands: MessageChannel['port1']): void {
-    commands.close();
-    if (this.#worker !== worker) return;
-    this.#worker = null;
-    this.#commands = null;
-    endTurn(this.#options.core, 0);
-    if (this.#isStopping) return this.#resolveAll();
-    this.crashes += 1;
-    if (performance.now() - this.#startedMs > RESTART_FORGET_MS) this.#restartMs = RESTART_FIRST_MS;
-    this.#options.log.warn({ inMs: this.#restartMs }, 'starting another data worker');
-    this.#restartTimer = setTimeout(() => this.#restart(), this.#restartMs);
-    this.#restartMs = Math.min(this.#restartMs * 2, RESTART_LIMIT_MS);
-  }
-
-  /** Starts a worker with all devices. Commands that were under way are covered by that. */
-  #restart(): void {
-    this.#restartTimer = null;
-    const orphans = [...this.#waiting.values()];
-    this.#waiting.clear();
-    this.#start();
-    this.#command({ verb: 'attach', devices: [...this.#devices.values()], isFirst: false })
-      .catch((error: Error) => {
-        this.#options.log.error({ error: error.message }, 'cannot attach devices again');
-      });
-    for (const orphan of orphans) orphan.resolve();
-  }
-
-  /** With the last worker gone, nothing uses a descriptor any more. */
-  #resolveAll(): void {
-    for (const waiting of this.#waiting.values()) waiting.resolve();
-    this.#waiting.clear();
-  }
-
-  #command(body: CommandBody): Promise<void> {
-    const id = this.#nextId;
-    this.#nextId += 1;
-    return new Promise((resolve, reject) => {
-      this.#waiting.set(id, { resolve, reject });
-      this.#commands?.postMessage({ ...body, id });
-      signalEventFd(this.#wakeFd);
-    });
-  }
-
-  #hear(report: WorkerReport): void {
-    if (report.type === 'lost') {
-      this.#devices.delete(report.index);
-      this.#options.onLost(report.index, report.errno);
-      return;
-    }
-    if (report.type === 'tapLost') {
-      this.#options.onTapLost();
-      return;
-    }
-    if (report.type === 'uncut') {
-      this.#options.log.warn({ device: report.name },
-        'the kernel no longer cuts trains of datagrams: the way out lacks checksum offload');
-      return;
-    }
-    const waiting = this.#waiting.get(report.id);
-    this.#waiting.delete(report.id);
-    if (report.error === null) waiting?.resolve();
-    else waiting?.reject(new Error(report.error));
+  /** The first worker to find a device ended speaks for all; a device is lost when none of them
+   * uses its descriptors any longer. */
+  #lost(index: number, errno: number): void {
+    if (!this.#devices.delete(index)) return;
+    this.#ending.set(index, this.#takeBack(index).then(() => {
+      this.#ending.delete(index);
+      this.#options.onLost(index, errno);
+    }));
   }
 }

@@ -5,9 +5,12 @@ import { mkdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { ForwardingOptions } from '../engine/forwarding.ts';
 import type { Log } from '../engine/log.ts';
+import { PROFILES, type Limits } from '../engine/memory-map.ts';
 import { SystemError } from '../ffi/errno.ts';
 import { VXLAN_OVERHEAD_IPV4, VXLAN_OVERHEAD_IPV6 } from '../wasm/abi/headers.ts';
+import { WORKER_LIMIT } from '../wasm/abi/layout.ts';
 import type { HostConfig } from './config.ts';
+import { workerCount } from './data-plane.ts';
 import { diskFiles } from './durable.ts';
 import type { HandoverOptions } from './handover.ts';
 import { Ipam } from './ipam.ts';
@@ -23,6 +26,13 @@ export function defaultMac(nodeName: string, family: string): string {
   const digest = createHash('sha256').update(`${nodeName}/${family}`).digest();
   digest[0] = ((digest[0] ?? 0) & 0xfe) | 0x02;
   return [...digest.subarray(0, 6)].map((byte) => byte.toString(16).padStart(2, '0')).join(':');
+}
+
+/** What linear memory has room for. `left` is the number of queues of the devices that an earlier
+ * daemon has left, 0 for none: as many workers can read them, and no other number. */
+export function memoryLimits({ memory, dataPlane }: HostConfig, left: number): Limits {
+  const wanted = dataPlane.workers === 0 ? Math.min(left, WORKER_LIMIT) : dataPlane.workers;
+  return { ...PROFILES[memory], workers: workerCount(wanted) };
 }
 
 /** What the tables need to know beside the cluster. */

@@ -2,7 +2,7 @@
 // its descriptor stays; then it moves into the pod's namespace and is set up there: by the CNI
 // plugin between prepare() and start(), or by add(), where the host may enter namespaces itself.
 
-import type { Endpoint, Pod } from '../engine/model.ts';
+import type { Endpoint, LossReason, Pod } from '../engine/model.ts';
 import type { AttachedEndpoint, Forwarding } from '../engine/forwarding.ts';
 import { readTraffic, type Traffic } from '../engine/counters.ts';
 import type { Core } from '../engine/core.ts';
@@ -11,6 +11,7 @@ import { closeFd, closeFdAsync } from '../ffi/file.ts';
 import { moveInterface } from '../ffi/interface-setup.ts';
 import { interfaceMac } from '../ffi/interface.ts';
 import type { Links } from '../ffi/netlink.ts';
+import { tunDevice } from '../ffi/tun.ts';
 import type { DataPlane } from './data-plane.ts';
 import { podName, type Handover, type PodRecord } from './handover.ts';
 import { TUN_QUEUE_LENGTH } from './limits.ts';
@@ -26,7 +27,7 @@ interface Held {
   endpoint: Endpoint;
   state: EndpointState;
   attached: AttachedEndpoint | null;
-  fd: number;
+  fds: number[];
   device: string;
   /** The pod's side of a TAP, which its interface takes along; null for a TUN. */
   mac: string | null;
@@ -53,6 +54,8 @@ export interface EndpointsOptions {
   policy: PolicyGate;
   links: Links;
   tier: Tier;
+  /** Queues of each device, one for each worker. */
+  queues: number;
   handover: Handover;
   /** Adds what the configuration says of the device. */
   spec(device: DeviceEnds): DeviceSpec;
@@ -127,6 +130,7 @@ export class Endpoints {
     if (known !== undefined && known.state !== 'lost') {
       throw new Error(`add endpoint ${owner}: it is attached already`);
     }
+    this.#held.delete(owner);
     const held: Held = { ...heldOf(endpoint, 'pending'), isCni, isBusy: true };
     this.#held.set(owner, held);
     try {
@@ -159,20 +163,25 @@ export class Endpoints {
     }
   }
 
-  /** Goes on with a pod whose device an earlier daemon has left. Returns what the worker is to
-   * read; null where the device has ended meanwhile or is of no use in this tier, and the pod is
-   * listed as lost then. */
-  async restore({ endpoint, device, mac, isCni }: PodRecord): Promise<DeviceSpec | null> {
-    const { forwarding, policy, tier, handover } = this.#options;
+  /** Goes on with a pod whose device an earlier daemon has left. Returns what the workers are to
+   * read, or why the device is of no use; the pod is listed as lost then. */
+  async restore(
+    { endpoint, device, mac, isCni }: PodRecord,
+  ): Promise<DeviceSpec | LossReason> {
+    const { forwarding, policy, tier, queues, handover } = this.#options;
     const { namespace, name } = endpoint;
     const owner = `${namespace}/${name}`;
-    const fd = handover.take(podName(namespace, name));
-    const held = { ...heldOf(endpoint, 'pending'), fd, device, mac, isCni };
+    const keptAs = podName(namespace, name);
+    const isThere = handover.offered(`${keptAs}.`).length > 0;
+    const fds = handover.takeAll(keptAs, queues);
+    const held = { ...heldOf(endpoint, 'pending'), fds, device, mac, isCni };
     this.#held.set(owner, held);
-    if (fd < 0 || !setOffloads(fd, tier)) {
+    if (fds.length === 0 || !fds.every((fd) => setOffloads(fd, tier))) {
+      const isEnded = fds.some((fd) => tunDevice(fd) === null);
       held.state = 'lost';
       await this.#closeDevice(held);
-      return null;
+      if (fds.length === 0) return isThere ? 'workers' : 'ended';
+      return isEnded ? 'ended' : 'tier';
     }
     const attached = forwarding.attachEndpoint(owner, endpoint.addresses, mac);
     held.attached = attached;
@@ -224,17 +233,17 @@ export class Endpoints {
 
   /** Leaves the pods' devices to the next daemon. Precondition: no worker runs any more. */
   leave(): void {
-    for (const { fd } of this.#held.values()) if (fd >= 0) closeFd(fd);
+    for (const { fds } of this.#held.values()) for (const fd of fds) closeFd(fd);
     this.#held.clear();
   }
 
   async #enter(owner: string, held: Held): Promise<void> {
-    const { forwarding, links, policy, tier, handover } = this.#options;
+    const { forwarding, links, policy, tier, queues, handover } = this.#options;
     const { endpoint } = held;
-    const opened = makeDevice(endpoint.device, tier);
-    held.fd = opened.fd;
+    const opened = openOffloaded({ name: 'culvpod%d', kind: endpoint.device }, tier, queues);
+    held.fds = opened.fds;
     held.device = opened.name;
-    handover.keep(podName(endpoint.namespace, endpoint.name), held.fd);
+    handover.keepAll(podName(endpoint.namespace, endpoint.name), held.fds);
     held.mac = endpoint.device === 'tap' ? interfaceMac(opened.name) : null;
     held.attached = forwarding.attachEndpoint(owner, endpoint.addresses, held.mac);
     policy.attach(held.attached.device, endpoint);
@@ -253,31 +262,26 @@ export class Endpoints {
     await this.#closeDevice(held);
   }
 
-  /** What the worker needs to read the pod's packets. */
-  #spec({ endpoint, fd: receiver }: Held, index: number): DeviceSpec {
+  /** What the workers need to read the pod's packets. */
+  #spec({ endpoint, fds: receivers }: Held, index: number): DeviceSpec {
     const { namespace, name, device: kind } = endpoint;
-    const ends = { index, name: `${namespace}_${name}`, kind, receiver, senders: [] };
+    const ends = { index, name: `${namespace}_${name}`, kind, receivers, senders: [] };
     return this.#options.spec(ends);
   }
 
   /** Ends the pod's device, which nobody uses any more; its record goes first. */
   async #closeDevice(held: Held): Promise<void> {
     const { handover } = this.#options;
-    const { fd, endpoint: { namespace, name } } = held;
-    held.fd = -1;
+    const { fds, endpoint: { namespace, name } } = held;
+    held.fds = [];
     handover.removePod(podName(namespace, name));
-    handover.forget(podName(namespace, name));
-    if (fd >= 0) await closeFdAsync(fd);
+    handover.forgetAll(podName(namespace, name));
+    for (const fd of fds) await closeFdAsync(fd);
   }
 }
 
 function heldOf(endpoint: Endpoint, state: EndpointState): Held {
   return {
-    endpoint, state, attached: null, fd: -1, device: '', mac: null, isCni: false, isBusy: false,
+    endpoint, state, attached: null, fds: [], device: '', mac: null, isCni: false, isBusy: false,
   };
-}
-
-/** Makes a pod's interface in our namespace. Its descriptor is non-blocking. */
-function makeDevice(kind: Endpoint['device'], tier: Tier): { fd: number; name: string } {
-  return openOffloaded({ name: 'culvpod%d', kind }, tier);
 }

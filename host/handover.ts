@@ -1,4 +1,4 @@
-// What one daemon leaves to the next: descriptors of devices and sockets, the flow tables, and the
+// What one daemon leaves to the next: descriptors of devices and sockets, the flow table, and the
 // record of each pod's device. docs/SURVIVAL.md tells what it is good for.
 //
 // Theory of operation. A keeper (the holder, or systemd's descriptor store) has a second descriptor
@@ -124,6 +124,23 @@ export class Handover {
     return fd;
   }
 
+  /** Likewise for descriptors of which each worker has one: as many as there are workers, or none.
+   * Those of a daemon with another number of workers are closed, for some of them would be read by
+   * nobody. */
+  takeAll(name: string, count: number): number[] {
+    const left = this.offered(`${name}.`);
+    const names = numbered(name, count);
+    if (left.length === count && names.every((one) => left.includes(one))) {
+      return names.map((one) => this.take(one));
+    }
+    if (left.length > 0) {
+      this.#options.log.warn({ name, workers: count, left: left.length },
+        'not taken over, started anew: it is of another number of workers');
+      this.refuse(`${name}.`);
+    }
+    return [];
+  }
+
   /** Closes what was left under names of this prefix, but for those in use. */
   refuse(prefix: string): void {
     for (const name of this.offered(prefix)) {
@@ -145,6 +162,17 @@ export class Handover {
   forget(name: string): void {
     if (!this.#kept.delete(name)) return;
     this.#tell((keeper) => keeper.drop(name));
+  }
+
+  /** Likewise for descriptors of which each worker has one. */
+  keepAll(name: string, fds: readonly number[]): void {
+    numbered(name, fds.length).forEach((one, worker) => this.keep(one, fds[worker] ?? -1));
+  }
+
+  /** Has all descriptors under a name let go. */
+  forgetAll(name: string): void {
+    const names = [...this.#kept.keys()].filter((one) => one.startsWith(`${name}.`));
+    for (const one of names) this.forget(one);
   }
 
   /** Records of the pods whose devices were left. Those that cannot be read are told. */
@@ -258,6 +286,11 @@ export function holderPath(
   { runtimeDirectory }: Pick<HandoverOptions, 'runtimeDirectory'>,
 ): string {
   return join(runtimeDirectory, HOLDER_SOCKET);
+}
+
+/** What descriptors are kept under of which each worker has one. */
+function numbered(name: string, count: number): string[] {
+  return Array.from({ length: count }, (_, worker) => `${name}.${worker}`);
 }
 
 function keptFolder({ runtimeDirectory }: HandoverOptions): string {

@@ -1,4 +1,4 @@
-// The flow tables as a file that the holder keeps: mapped over the kept pages of linear memory, so
+// The flow table as a file that the holder keeps: mapped over the kept pages of linear memory, so
 // that every store of the core is in the file at once, and a killed daemon leaves all it knew.
 
 import type { Core } from '../engine/core.ts';

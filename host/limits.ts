@@ -20,8 +20,9 @@ export const ADDRESS_NUMBER_LIMIT = 65535;
 /** Addresses that were given back and whose resting time is kept on disk. */
 export const FREE_ADDRESS_FILE_LIMIT = 4096;
 
-/** Descriptors that a holder keeps: those of a worker's devices, senders, the kept tables. */
-export const HELD_LIMIT = 1024;
+/** Descriptors that a holder keeps: those of the devices of four workers, senders, the kept
+ * tables. */
+export const HELD_LIMIT = 4096;
 
 /** Bytes that one turn reads, or little more: as much as stays in a processor's cache until it has
  * been written out again. */

@@ -1,4 +1,4 @@
-// The node daemon: puts devices, tables, data worker and control sockets together, and takes them
+// The node daemon: puts devices, tables, data workers and control sockets together, and takes them
 // apart again in the opposite order.
 
 import { readFileSync } from 'node:fs';
@@ -7,11 +7,12 @@ import {
   DEVICE_NODE,
   DEVICE_UNDERLAY_IPV4,
   DEVICE_UNDERLAY_IPV6,
+  DIRECTORY_TAKE_UNFINISHED,
 } from '../wasm/abi/layout.ts';
 import type { Core } from '../engine/core.ts';
 import { Forwarding } from '../engine/forwarding.ts';
 import type { Log } from '../engine/log.ts';
-import { PROFILES } from '../engine/memory-map.ts';
+import type { Limits } from '../engine/memory-map.ts';
 import { ENDED_FOLDER, type Delta, type Snapshot } from '../engine/model.ts';
 import { PolicyTables } from '../engine/tables/policy.ts';
 import { errnoName } from '../ffi/errno.ts';
@@ -23,7 +24,7 @@ import type { HostConfig } from './config.ts';
 import { ControlServer } from './control.ts';
 import { DataPlane } from './data-plane.ts';
 import {
-  forwardingOptions, handoverOptions, makeIpam, makeRuntimeDirectory, overlayMtu,
+  forwardingOptions, handoverOptions, makeIpam, makeRuntimeDirectory, memoryLimits, overlayMtu,
   RUNTIME_DIRECTORY_MODE,
 } from './derived.ts';
 import { diskFiles } from './durable.ts';
@@ -32,7 +33,7 @@ import { Handover } from './handover.ts';
 import { Intake } from './intake.ts';
 import { Ipam } from './ipam.ts';
 import { controlMethods } from './methods.ts';
-import { NodeDevice } from './node-device.ts';
+import { keptDevice, NodeDevice } from './node-device.ts';
 import { Observer } from './observe.ts';
 import { PolicyGate } from './policy-gate.ts';
 import {
@@ -78,6 +79,7 @@ interface HostParts {
   handover: Handover;
   tier: Tier;
   underlay: Underlay;
+  limits: Limits;
   core: Core;
   dataPlane: DataPlane;
   recovered: Recovered;
@@ -129,16 +131,17 @@ export class Host {
     this.dataPlane = parts.dataPlane;
     this.recovered = parts.recovered;
     this.#lastKnown = new LastKnown(config, log);
-    const limits = PROFILES[config.memory];
+    const { limits } = parts;
+    const queues = limits.workers;
     const policyTables = new PolicyTables(this.core, limits.policy);
     this.policy = new PolicyGate(policyTables, config.policy.unknownPods, log);
     this.forwarding = new Forwarding(
       this.core, limits, forwardingOptions(config, underlay.mtu));
     this.forwarding.devices.closedAtStart = config.policy.unknownPods === 'closed';
     this.#setOffloads();
+    const { podNetworks } = config;
     this.nodeDevice = new NodeDevice(links, {
-      ...config.device, mtu: overlayMtu(underlay), podNetworks: config.podNetworks, tier,
-      handover,
+      ...config.device, mtu: overlayMtu(underlay), podNetworks, tier, queues, handover,
     });
     this.endpoints = new Endpoints({
       core: this.core,
@@ -147,6 +150,7 @@ export class Host {
       policy: this.policy,
       links,
       tier,
+      queues,
       handover,
       spec: (device) => this.#spec(device),
     });
@@ -194,10 +198,12 @@ export class Host {
     const isLeft = handover.offered('').length > 0;
     const recovered = nothingRecovered();
     const module = new WebAssembly.Module(readFileSync(options.corePath));
-    const core = makeCore(module, config, handover, recovered, log);
+    const queues = handover.offered(`${keptDevice(config.device.name)}.`).length;
+    const limits = memoryLimits(config, queues);
+    const core = makeCore(module, limits, config, handover, recovered, log);
     let underlay: Underlay | null = null;
     let host: Host | null = null;
-    // The worker's thread starts while all else is made ready.
+    // The workers' threads start while all else is made ready.
     const dataPlane = new DataPlane({
       core,
       module,
@@ -209,9 +215,9 @@ export class Host {
       const tier = chooseTier(config.dataPlane.tier, probeKernel());
       const warm = isLeft ? Promise.resolve() : warmUp(module, tier);
       await handover.ensure();
-      underlay = await Underlay.open(links, config, tier, handover);
+      underlay = await Underlay.open(links, config, tier, limits.workers, handover);
       host = new Host(options, {
-        lock, links, handover, tier, underlay, core, dataPlane, recovered,
+        lock, links, handover, tier, underlay, limits, core, dataPlane, recovered,
       });
       // Packets that have waited long enough are not kept waiting for that.
       await warm;
@@ -264,7 +270,8 @@ export class Host {
   async #open(): Promise<void> {
     const { log } = this.options;
     const limits = [...this.tier.limits, ...this.underlay.tap?.limits ?? []];
-    log.info({ tier: this.tier.name, limits }, 'data plane tier');
+    const workers = this.dataPlane.workers.length;
+    log.info({ tier: this.tier.name, limits, workers }, 'data plane tier');
     await this.nodeDevice.open();
     this.attachments.open();
     this.recovered.isClusterKnown = await this.#lastKnown.recall(
@@ -272,7 +279,7 @@ export class Host {
     if (!this.recovered.isClusterKnown) await this.#takeConfigured();
     const pods = await restorePods(
       this.handover, this.endpoints, this.attachments.ready, this.recovered, log);
-    recoverPackets(this.core, pods, this.recovered);
+    recoverPackets(this.core, this.nodeDevice.isLeft, pods, this.recovered);
     await this.dataPlane.begin([...this.#underlaySpecs(), this.#nodeSpec(), ...pods.specs]);
     log.info({ ...this.recovered, keeper: this.handover.keeper }, 'left by an earlier daemon');
     await this.control.listen();
@@ -319,6 +326,8 @@ export class Host {
   #setOffloads(): void {
     const { devices } = this.forwarding;
     devices.setOffloads(this.tier);
+    const { takeUnfinished } = this.options.config.underlay;
+    this.core.setDirectory(DIRECTORY_TAKE_UNFINISHED, takeUnfinished ? 1 : 0);
     for (const { family, address, senders } of this.underlay.sockets) {
       devices.setSenders(family, address, senders.map(localPort));
     }
@@ -358,10 +367,10 @@ export class Host {
 
   #underlaySpecs(): DeviceSpec[] {
     const { sockets, tap } = this.underlay;
-    return sockets.map(({ family, receiver, senders }) => {
+    return sockets.map(({ family, receivers, senders }) => {
       const index = family === 'IPv4' ? DEVICE_UNDERLAY_IPV4 : DEVICE_UNDERLAY_IPV6;
       const name = `underlay-${family.toLowerCase()}`;
-      const spec = this.#spec({ index, name, kind: 'udp', receiver, senders });
+      const spec = this.#spec({ index, name, kind: 'udp', receivers, senders });
       return { ...spec, tunnelTap: tap?.families.includes(family) === true ? tap.fd : -1 };
     });
   }
@@ -371,7 +380,7 @@ export class Host {
       index: DEVICE_NODE,
       name: this.options.config.device.name,
       kind: 'tun',
-      receiver: this.nodeDevice.descriptor,
+      receivers: this.nodeDevice.descriptors,
       senders: [],
     });
   }

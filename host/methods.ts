@@ -4,7 +4,7 @@ import * as v from 'valibot';
 import { NEXT_HOP_NODE } from '../wasm/abi/layout.ts';
 import { addressFamily } from '../engine/address.ts';
 import { method, RequestError, type Methods } from '../engine/connection.ts';
-import { readDrops, readEvents, readTraffic } from '../engine/counters.ts';
+import { readDrops, readEvents, readReceived, readTraffic } from '../engine/counters.ts';
 import {
   EndpointNameSchema,
   EndpointSchema,
@@ -95,6 +95,9 @@ function status(host: Host): StatusReport {
       tier: host.tierName,
       crashes: host.dataPlane.crashes,
       memoryBytes: host.core.bytes.length,
+      workers: host.dataPlane.workers.map(({ isRunning, crashes }, worker) => ({
+        running: isRunning, crashes, ...readReceived(host.core, worker),
+      })),
     },
     handover: { keeper: host.handover.keeper, ...host.recovered },
     sync: {

@@ -16,6 +16,8 @@ export interface NodeDeviceOptions {
   keep: boolean;
   podNetworks: string[];
   tier: Tier;
+  /** Queues to open, one for each worker. */
+  queues: number;
   handover: Handover;
 }
 
@@ -23,16 +25,19 @@ export class NodeDevice {
   readonly options: NodeDeviceOptions;
   /** Our pod networks, as last configured. */
   podCidrs: string[] = [];
+  /** True where it is the one that an earlier daemon had, with what waits in its queues. */
+  isLeft = false;
   readonly #links: Links;
-  #fd = -1;
+  #fds: number[] = [];
 
   constructor(links: Links, options: NodeDeviceOptions) {
     this.#links = links;
     this.options = options;
   }
 
-  get descriptor(): number {
-    return this.#fd;
+  /** One for each queue. */
+  get descriptors(): number[] {
+    return this.#fds;
   }
 
   /** Base addresses that the interface has. */
@@ -42,10 +47,9 @@ export class NodeDevice {
 
   /** Makes the interface, or attaches to one that was kept, and brings it up. */
   async open(): Promise<void> {
-    const { name, mtu, handover } = this.options;
+    const { name, mtu } = this.options;
     await this.#guard();
-    this.#fd = this.#takeOrMake();
-    handover.keep(this.#keptAs, this.#fd);
+    this.#fds = this.#takeOrMake();
     try {
       await this.#links.setLink(name, { linkLocalIpv6: false });
       await this.#links.setLink(name, { mtu, queueLength: TUN_QUEUE_LENGTH, up: true });
@@ -83,17 +87,17 @@ export class NodeDevice {
     await this.configure(this.podCidrs);
   }
 
-  /** Closes the descriptor; an interface that is not kept ends with it. */
+  /** Closes the descriptors; an interface that is not kept ends with them. */
   abandon(): void {
-    if (this.#fd < 0) return;
-    this.options.handover.forget(this.#keptAs);
-    closeFd(this.#fd);
-    this.#fd = -1;
+    if (this.#fds.length === 0) return;
+    this.options.handover.forgetAll(this.#keptAs);
+    this.leave();
   }
 
   /** Ends the interface and its guard, unless they are to be kept. */
   async close(): Promise<void> {
-    if (this.#fd >= 0 && !this.options.keep) setPersist(this.#fd, false);
+    const [fd] = this.#fds;
+    if (fd !== undefined && !this.options.keep) setPersist(fd, false);
     this.abandon();
     if (this.options.keep) return;
     for (const prefix of this.options.podNetworks) {
@@ -103,12 +107,12 @@ export class NodeDevice {
 
   /** Leaves everything as it is, for the next daemon. */
   leave(): void {
-    if (this.#fd >= 0) closeFd(this.#fd);
-    this.#fd = -1;
+    for (const fd of this.#fds) closeFd(fd);
+    this.#fds = [];
   }
 
   get #keptAs(): string {
-    return `tun.${this.options.name}`;
+    return keptDevice(this.options.name);
   }
 
   /** Routes that take over when the interface's own go with it: without them packets to pods would
@@ -119,16 +123,22 @@ export class NodeDevice {
     }
   }
 
-  #takeOrMake(): number {
-    const { name, keep, tier, handover } = this.options;
-    const held = handover.take(this.#keptAs);
-    if (held >= 0 && setOffloads(held, tier)) return held;
-    if (held >= 0) {
-      handover.forget(this.#keptAs);
-      closeFd(held);
-    }
-    return openOffloaded({ name, kind: 'tun', persist: keep }, tier).fd;
+  #takeOrMake(): number[] {
+    const { name, keep, tier, queues, handover } = this.options;
+    const held = handover.takeAll(this.#keptAs, queues);
+    this.isLeft = held.length > 0 && held.every((fd) => setOffloads(fd, tier));
+    if (this.isLeft) return held;
+    if (held.length > 0) handover.forgetAll(this.#keptAs);
+    for (const fd of held) closeFd(fd);
+    const { fds } = openOffloaded({ name, kind: 'tun', persist: keep }, tier, queues);
+    handover.keepAll(this.#keptAs, fds);
+    return fds;
   }
+}
+
+/** What the node's own device of this name is kept under. */
+export function keptDevice(name: string): string {
+  return `tun.${name}`;
 }
 
 function guardRoute(prefix: string): Route {

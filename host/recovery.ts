@@ -3,16 +3,18 @@
 
 import { randomBytes } from 'node:crypto';
 import { join } from 'node:path';
-import { PROFILES } from '../engine/memory-map.ts';
 import { Core } from '../engine/core.ts';
 import { recoverTurn } from '../engine/tables/kept.ts';
 import type { Log } from '../engine/log.ts';
-import type { Attachment, Delta, Snapshot } from '../engine/model.ts';
+import type { Limits } from '../engine/memory-map.ts';
+import type { Attachment, Delta, LossReason, Snapshot } from '../engine/model.ts';
 import {
   DEVICE_FIRST_ENDPOINT,
+  DEVICE_NODE,
   DIRECTORY_DENY_WITH_ICMP,
   DIRECTORY_ICMP_BURST,
   DIRECTORY_ICMP_RATE,
+  DIRECTORY_WORKER_COUNT,
 } from '../wasm/abi/layout.ts';
 import { endpointOf } from './attachments.ts';
 import { monotonicClock } from './clock.ts';
@@ -34,30 +36,34 @@ export interface Recovered {
   packets: number;
   /** Pods whose devices were of no use any more. */
   lostPods: number;
+  /** Why, each reason once. */
+  lostBecause: LossReason[];
   /** The cluster as it was last known is in force until a sidecar says more. */
   isClusterKnown: boolean;
 }
 
 export function nothingRecovered(): Recovered {
-  return { flows: null, pods: 0, packets: 0, lostPods: 0, isClusterKnown: false };
+  return { flows: null, pods: 0, packets: 0, lostPods: 0, lostBecause: [], isClusterKnown: false };
 }
 
 /** Makes the core, with the flows that an earlier daemon has left. */
 export function makeCore(
-  module: WebAssembly.Module, { memory, icmp, policy, handover: { enabled } }: HostConfig,
+  module: WebAssembly.Module, limits: Limits, { icmp, policy, handover: { enabled } }: HostConfig,
   handover: Handover, recovered: Recovered, log: Log,
 ): Core {
-  const core = Core.create(module, PROFILES[memory], randomBytes(4).readUInt32LE());
+  const core = Core.create(module, limits, randomBytes(4).readUInt32LE());
   core.setDirectory(DIRECTORY_ICMP_RATE, icmp.rate);
   core.setDirectory(DIRECTORY_ICMP_BURST, icmp.burst);
   core.setDirectory(DIRECTORY_DENY_WITH_ICMP, policy.denyWithIcmp ? 1 : 0);
   if (!enabled) return core;
   const held = handover.take(FLOWS);
   const { fd, adopted } = keepFlows(core, held, monotonicClock()());
-  if (fd !== held) handover.keep(FLOWS, fd);
+  // A new file may have the number that the one of no use had.
+  if (adopted === null) handover.keep(FLOWS, fd);
   recovered.flows = adopted;
   if (held >= 0 && adopted === null) {
-    log.warn({}, 'connections are judged anew: the flow table is of another build or profile');
+    log.warn({}, 'connections are judged anew: '
+      + 'the flow table is of another build, profile or number of workers');
   }
   return core;
 }
@@ -129,21 +135,26 @@ export class LastKnown {
   }
 }
 
-/** What the worker is to read, and what the devices' indexes have become, -1 for one of no use. */
+/** What workers are to read, and what the devices' indexes have become, -1 for one of no use. */
 export interface RestoredPods {
   specs: DeviceSpec[];
   indexes: Map<number, number>;
 }
 
-/** Has the packets that an earlier daemon had in its hands go through the core once more.
- * Precondition: pods are as they will be. */
+/** Has the packets that an earlier daemon had in its hands go through the core once more. Those of
+ * devices that were made anew are dropped: they are as another tier has them. Precondition: pods
+ * are as they will be. */
 export function recoverPackets(
-  core: Core, { indexes }: RestoredPods, recovered: Recovered,
+  core: Core, isNodeDeviceLeft: boolean, { indexes }: RestoredPods, recovered: Recovered,
 ): void {
   if (recovered.flows === null) return;
-  const deviceOf = (index: number): number =>
-    (index < DEVICE_FIRST_ENDPOINT ? index : indexes.get(index) ?? -1);
-  recovered.packets = recoverTurn(core, 0, deviceOf);
+  const deviceOf = (index: number): number => {
+    if (index === DEVICE_NODE && !isNodeDeviceLeft) return -1;
+    return index < DEVICE_FIRST_ENDPOINT ? index : indexes.get(index) ?? -1;
+  };
+  for (let worker = 0; worker < core.directory(DIRECTORY_WORKER_COUNT); worker += 1) {
+    recovered.packets += recoverTurn(core, worker, deviceOf);
+  }
 }
 
 /** Goes on with the pods whose devices were left. `ready` are those that the CNI plugin's caller
@@ -153,6 +164,7 @@ export async function restorePods(
 ): Promise<RestoredPods> {
   const specs: DeviceSpec[] = [];
   const indexes = new Map<number, number>();
+  const lost = new Set<LossReason>();
   const attached = new Set(ready.map(({ pod }) => `${pod.namespace}/${pod.name} ${pod.uid}`));
   for (const { name, record } of handover.pods()) {
     const { namespace, name: pod, uid } = record.endpoint;
@@ -161,10 +173,16 @@ export async function restorePods(
       continue;
     }
     try {
-      const spec = await endpoints.restore(record);
-      if (spec === null) recovered.lostPods += 1;
-      else specs.push(spec);
-      indexes.set(record.index, spec?.index ?? -1);
+      const restored = await endpoints.restore(record);
+      const isLost = typeof restored === 'string';
+      indexes.set(record.index, isLost ? -1 : restored.index);
+      if (!isLost) {
+        specs.push(restored);
+        continue;
+      }
+      recovered.lostPods += 1;
+      lost.add(restored);
+      log.warn({ namespace, pod, reason: restored }, 'a pod has lost its device');
     } catch (error) {
       const { message } = error as Error;
       log.error({ namespace, pod, error: message }, 'cannot go on with a pod');
@@ -177,8 +195,10 @@ export async function restorePods(
     if (endpoints.find(endpoint.namespace, endpoint.name) !== null) continue;
     endpoints.enterLost(endpoint);
     recovered.lostPods += 1;
+    lost.add('ended');
   }
   handover.refuse('');
+  recovered.lostBecause = [...lost];
   recovered.pods = specs.length;
   return { specs, indexes };
 }

@@ -73,10 +73,29 @@ export function chooseTier(wanted: TierName | 'auto', offers: KernelOffers): Tie
   return describe(best ?? 'T0', offers);
 }
 
-/** Opens a TUN or TAP with the offloads of a tier. One that was kept may have had others. */
+/** Opens a TUN or TAP with the offloads of a tier, and a descriptor for each queue. */
 export function openOffloaded(
-  options: Pick<TunOptions, 'name' | 'kind' | 'persist'>,
-  tier: Tier,
+  options: Pick<TunOptions, 'name' | 'kind' | 'persist'>, tier: Tier, queues: number,
+): { fds: number[]; name: string } {
+  const fds: number[] = [];
+  let { name } = options;
+  try {
+    while (fds.length < queues) {
+      const queue = openQueue({ ...options, name, multiQueue: queues > 1 }, tier);
+      fds.push(queue.fd);
+      name = queue.name;
+    }
+  } catch (error) {
+    for (const fd of fds) closeFd(fd);
+    throw error;
+  }
+  return { fds, name };
+}
+
+/** Opens one queue, the first of which makes the device. One that was kept may have had other
+ * offloads. */
+function openQueue(
+  options: TunOptions, tier: Tier,
 ): { fd: number; name: string } {
   const opened = openTun({ ...options, vnetHeader: tier.vnetSize > 0 });
   const { fd, name } = opened;

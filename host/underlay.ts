@@ -3,7 +3,7 @@
 import { addressFamily, type Family } from '../engine/address.ts';
 import { closeFd } from '../ffi/file.ts';
 import type { Links } from '../ffi/netlink.ts';
-import { joinDatagrams, openUdpSocket, receiveTos } from '../ffi/socket.ts';
+import { joinDatagrams, openUdpSocket, receiveTos, shareAddress } from '../ffi/socket.ts';
 import type { HostConfig } from './config.ts';
 import type { Handover } from './handover.ts';
 import {
@@ -28,7 +28,8 @@ interface UnderlayPlace {
 export interface UnderlaySockets {
   family: Family;
   address: string;
-  receiver: number;
+  /** One for each worker. */
+  receivers: number[];
   senders: number[];
 }
 
@@ -49,7 +50,7 @@ export class Underlay {
   /** Opens what the configuration and the tier ask for, or nothing. Sockets that an earlier daemon
    * has left are taken: what has come for them meanwhile is in their queues. */
   static async open(
-    links: Links, config: HostConfig, tier: Tier, handover: Handover,
+    links: Links, config: HostConfig, tier: Tier, workers: number, handover: Handover,
   ): Promise<Underlay> {
     const underlay = new Underlay(await findPlace(links, config.underlay));
     try {
@@ -63,8 +64,11 @@ export class Underlay {
       for (const family of ['IPv4', 'IPv6'] as const) {
         const address = underlay.addresses[family];
         if (address === undefined) continue;
-        const open = opener(family, address, handover, keptAs(address));
-        underlay.#openSockets(family, address, config.underlay, tier, open);
+        const sockets: UnderlaySockets = { family, address, receivers: [], senders: [] };
+        underlay.sockets.push(sockets);
+        const opener = { sockets, handover, prefix: keptAs(address) };
+        openReceivers(opener, config.underlay.port, tier, workers);
+        openSenders(opener, config.underlay.sendSockets);
       }
       if (tier.name === 'T3') {
         const families = underlay.sockets.map(({ family }) => family);
@@ -78,42 +82,57 @@ export class Underlay {
   }
 
   close(): void {
-    for (const { receiver, senders } of this.sockets) {
-      for (const fd of [receiver, ...senders]) {
-        if (fd >= 0) closeFd(fd);
-      }
+    for (const { receivers, senders } of this.sockets) {
+      for (const fd of [...receivers, ...senders]) closeFd(fd);
     }
     this.tap?.close();
   }
-
-  /** Opens one receiving and several sending sockets. */
-  #openSockets(
-    family: Family, address: string, config: HostConfig['underlay'], tier: Tier, open: Open,
-  ): void {
-    const sockets: UnderlaySockets = { family, address, receiver: -1, senders: [] };
-    this.sockets.push(sockets);
-    sockets.receiver = open('receiver', config.port, RECEIVE_BUFFER_BYTES);
-    receiveTos(sockets.receiver, family);
-    if (tier.joins) joinDatagrams(sockets.receiver);
-    for (let count = 0; count < config.sendSockets; count += 1) {
-      sockets.senders.push(open(`sender-${count}`, 0, SENDER_RECEIVE_BUFFER_BYTES));
-    }
-  }
 }
 
-/** Opens a socket that the keeper has under a name of its own, or takes the one it has. */
-type Open = (name: string, port: number, receiveBufferBytes: number) => number;
+/** Where the sockets of an address are opened, and what their names begin with at the keeper. */
+interface Opener {
+  sockets: UnderlaySockets;
+  handover: Handover;
+  prefix: string;
+}
 
-function opener(family: Family, address: string, handover: Handover, prefix: string): Open {
-  return (name, port, receiveBufferBytes) => {
-    const left = handover.take(prefix + name);
-    if (left >= 0) return left;
-    const fd = openUdpSocket({
-      family, address, port, receiveBufferBytes, sendBufferBytes: SEND_BUFFER_BYTES,
+/** Opens a socket for each worker, or takes those that were left. The first is alone until it is
+ * bound, so that a port that is in use is noticed. */
+function openReceivers(
+  { sockets: { family, address, receivers }, handover, prefix }: Opener,
+  port: number, tier: Tier, workers: number,
+): void {
+  const keptAs = `${prefix}receiver`;
+  receivers.push(...handover.takeAll(keptAs, workers));
+  if (receivers.length > 0) return;
+  while (receivers.length < workers) {
+    const receiver = openUdpSocket({
+      family, address, port,
+      receiveBufferBytes: RECEIVE_BUFFER_BYTES, sendBufferBytes: SEND_BUFFER_BYTES,
+      joinsGroup: receivers.length > 0,
     });
-    handover.keep(prefix + name, fd);
-    return fd;
-  };
+    receivers.push(receiver);
+    if (workers > 1) shareAddress(receiver);
+    receiveTos(receiver, family);
+    if (tier.joins) joinDatagrams(receiver);
+  }
+  handover.keepAll(keptAs, receivers);
+}
+
+/** Opens the sockets that all workers send by, or takes those that were left. */
+function openSenders(
+  { sockets: { family, address, senders }, handover, prefix }: Opener, count: number,
+): void {
+  while (senders.length < count) {
+    const keptAs = `${prefix}sender-${senders.length}`;
+    const left = handover.take(keptAs);
+    const sender = left >= 0 ? left : openUdpSocket({
+      family, address, port: 0,
+      receiveBufferBytes: SENDER_RECEIVE_BUFFER_BYTES, sendBufferBytes: SEND_BUFFER_BYTES,
+    });
+    senders.push(sender);
+    if (left < 0) handover.keep(keptAs, sender);
+  }
 }
 
 /** What the names of an address's sockets begin with; a keeper's names have no colon. */

@@ -21,7 +21,9 @@ export interface DeviceEnds {
   index: number;
   name: string;
   kind: 'tun' | 'tap' | 'udp';
-  receiver: number;
+  /** One for each worker: a queue of a TUN or TAP, or a socket of one group. */
+  receivers: number[];
+  /** Sockets that all workers send by. */
   senders: number[];
 }
 
@@ -31,7 +33,7 @@ export interface DeviceSpec extends DeviceEnds {
   vnetSize: number;
   /** A TAP that takes whole frames for an underlay device; -1 for none. */
   tunnelTap: number;
-  /** File to record to. */
+  /** File to record to; `a.1.pcap` in place of `a.pcap` for worker 1. */
   pcap: string | null;
   fault: FaultOptions | null;
 }
@@ -57,9 +59,16 @@ export type WorkerReport =
 
 type Report = (message: WorkerReport) => void;
 
+/** The worker's own of a device's descriptors. */
+function receiverOf({ worker }: Slots, { name, receivers }: DeviceSpec): number {
+  const receiver = receivers[worker];
+  if (receiver === undefined) throw new Error(`attach ${name}: no queue for worker ${worker}`);
+  return receiver;
+}
+
 function makeUnderlay(slots: Slots, spec: DeviceSpec, report: Report): Device {
   const onUncut = (): void => report({ type: 'uncut', name: spec.name });
-  const device = new UdpDevice(slots, { ...spec, onUncut });
+  const device = new UdpDevice(slots, { ...spec, receiver: receiverOf(slots, spec), onUncut });
   if (spec.tunnelTap < 0) return device;
   const onLost = (): void => report({ type: 'tapLost' });
   return new TunnelTapDevice(device, slots, spec.tunnelTap, onLost);
@@ -68,12 +77,13 @@ function makeUnderlay(slots: Slots, spec: DeviceSpec, report: Report): Device {
 function makeDevice(slots: Slots, spec: DeviceSpec, report: Report): Device {
   let device = spec.kind === 'udp'
     ? makeUnderlay(slots, spec, report)
-    : new TunDevice(slots, spec.index, spec.name, spec.receiver, spec.vnetSize);
+    : new TunDevice(slots, spec.index, spec.name, receiverOf(slots, spec), spec.vnetSize);
   if (spec.fault !== null) device = new FaultDevice(device, slots, spec.fault);
   if (spec.pcap === null) return device;
   const linkType = spec.kind === 'tun' ? LINK_TYPE_RAW : LINK_TYPE_ETHERNET;
   const skip = spec.kind === 'udp' ? VXLAN_HEADER_SIZE : 0;
-  const { pcap: path, vnetSize } = spec;
+  const { pcap, vnetSize } = spec;
+  const path = slots.worker === 0 ? pcap : pcap.replace(/(\.pcap)?$/, `.${slots.worker}$1`);
   return new PcapDevice(device, slots, { path, linkType, skip, vnetSize });
 }
 

@@ -52,7 +52,7 @@ export function trackFragment(
   const flow = findLive(key, worker, nowMs);
   const id = fragmentId(packet);
   const isKept = flow != 0
-    && fragmentRemember(worker, key, id, fragmentProtocol(packet, transport), flow, nowMs);
+    && fragmentRemember(key, id, fragmentProtocol(packet, transport), flow, nowMs);
   return isKept ? REASON_NONE : REASON_FRAGMENT_TABLE_FULL;
 }
 
@@ -61,7 +61,7 @@ export function trackFragment(
 function followFirst(packet: usize, transport: i32, key: usize, worker: i32, nowMs: i32): i32 {
   const protocol = fragmentProtocol(packet, transport);
   if (protocol == PROTOCOL_TCP && ipv4FragmentOffset(packet) == 1) return REASON_FRAGMENT_UNKNOWN;
-  const flow = fragmentFlow(worker, key, fragmentId(packet), protocol, nowMs);
+  const flow = fragmentFlow(key, fragmentId(packet), protocol, nowMs);
   return flow != 0 ? confirmFlow(flow, worker, nowMs) : REASON_FRAGMENT_UNKNOWN;
 }
 

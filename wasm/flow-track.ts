@@ -23,8 +23,10 @@ import { flowFind, flowInsert, flowRemove, flowTimeLeft } from "./table/flow";
 
 /** Looks up the flow that a packet would open, `candidate`, and judges what must be judged.
  * REASON_NONE lets the packet pass. */
+// @ts-ignore: decorator
+@inline
 export function trackPacket(candidate: usize, worker: i32, nowMs: i32): i32 {
-  const flow = flowFind(worker, candidate);
+  const flow = flowFind(candidate);
   if (flow == 0) return openFlow(candidate, worker, nowMs);
   if (isQuiet(flow, candidate) && flowTimeLeft(flow, nowMs) > 0
     && load<u32>(flow, FLOW_EPOCH) == policyEpoch()) {
@@ -68,7 +70,7 @@ function trackChange(flow: usize, candidate: usize, worker: i32, nowMs: i32): i3
 
 /** Address of the entry of a key, 0 if there is none or it has expired. */
 export function findLive(key: usize, worker: i32, nowMs: i32): usize {
-  const flow = flowFind(worker, key);
+  const flow = flowFind(key);
   if (flow == 0 || flowTimeLeft(flow, nowMs) > 0) return flow;
   flowRemove(worker, flow);
   return 0;

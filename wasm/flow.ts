@@ -10,6 +10,9 @@
 // A packet that can only open a connection (SYN, INIT, an ICMP query) is no reply: from the other
 // end than the opener it is judged itself. An ICMP error passes if it is about a known flow
 // (flow-error.ts). Fragments follow their first one (flow-fragment.ts).
+//
+// Workers share the table of flows, for the two directions of a connection may come to different
+// ones (docs/decisions/workers.md). Only this file takes its lock (lock.ts).
 
 import { NEXT_HOP_KIND_NODE } from "./abi/layout";
 import { REASON_FLOW_TABLE_FULL, REASON_NONE, REASON_POLICY_PENDING } from "./abi/verdict";
@@ -17,7 +20,8 @@ import { trackError } from "./flow-error";
 import { trackFragment } from "./flow-fragment";
 import { flowIsError, writeFlowKey } from "./flow-key";
 import { trackPacket } from "./flow-track";
-import { flowCandidate } from "./table/flow";
+import { lockFlows, unlockFlows } from "./lock";
+import { flowCandidate, flowSweep } from "./table/flow";
 import {
   deviceEgress,
   deviceIngress,
@@ -31,6 +35,8 @@ import { isFragment, isHeaderless } from "./wire/transport";
 
 /** Decides whether a checked packet may go from its source's next hop to its destination's.
  * REASON_NONE lets it pass; otherwise it is to be dropped. */
+// @ts-ignore: decorator
+@inline
 export function enforce(
   packet: usize,
   worker: i32,
@@ -47,12 +53,21 @@ export function enforce(
   if (from == to || nextHopKind(source) == NEXT_HOP_KIND_NODE
     || nextHopKind(destination) == NEXT_HOP_KIND_NODE) return REASON_NONE;
   const transport = ipTransport(packet);
+  lockFlows(worker);
   const isPlain = !isFragment(transport) && !isHeaderless(transport);
   const reason = isPlain
     ? trackWhole(packet, transport, worker, nowMs, from != 0)
     : trackPiece(packet, transport, worker, nowMs, hasRuleSet(from) || hasRuleSet(to));
+  unlockFlows();
   if (reason != REASON_FLOW_TABLE_FULL || hasRuleSet(from) || hasRuleSet(to)) return reason;
   return REASON_NONE;
+}
+
+/** Takes out some of what has expired, in turn. */
+export function sweepFlows(worker: i32, nowMs: i32): void {
+  lockFlows(worker);
+  flowSweep(worker, nowMs);
+  unlockFlows();
 }
 
 function trackWhole(packet: usize, transport: i32, worker: i32, nowMs: i32, fromPod: bool): i32 {

@@ -22,7 +22,9 @@ import {
 import { drop } from "./count";
 import { checkPacket, forwardInbound } from "./forward";
 import { extendRun, finishRun, meetSlot, openRun } from "./offload/coalesce";
+import { takeUnfinished } from "./offload/unfinished";
 import {
+  clearOffload,
   outerSource,
   outerTos,
   packetLength,
@@ -71,6 +73,7 @@ function receiveTrain(
   const taken = min(length, size * SEGMENTS_MAX);
   for (let at = 0; at < taken; at += size) {
     setPacket(descriptor, start + at, min(size, taken - at));
+    clearOffload(descriptor);
     receive(descriptor, worker, nowMs, origin, peer);
   }
   if (taken == length) return;
@@ -86,6 +89,7 @@ function receive(descriptor: usize, worker: i32, nowMs: i32, origin: i32, peer: 
   if (reason == REASON_NONE) reason = checkPacket(descriptor);
   if (reason == REASON_NONE) reason = admit(descriptor, origin);
   if (reason != REASON_NONE) return drop(descriptor, worker, DIRECTION_INBOUND, reason);
+  takeUnfinished(descriptor, worker);
   if (openRun(descriptor, worker, origin)) return;
   const nextHop = routeDestination(packetStart(descriptor));
   forwardInbound(descriptor, worker, nowMs, origin, nextHop);

@@ -2,6 +2,7 @@
 // control side, which calls it from its own instance over the same memory.
 
 export { ABI_VERSION } from "./abi/version";
+export { checksumMany } from "./checksum";
 export { policyAnswer, policyProgram } from "./policy/match";
 export { processBatch } from "./process";
 export { flowFindMany } from "./table/flow";

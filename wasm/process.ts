@@ -3,12 +3,12 @@
 import { DEVICE_KIND_NONE, DEVICE_KIND_UNDERLAY } from "./abi/layout";
 import { DIRECTION_OUTBOUND, REASON_DEVICE_UNKNOWN } from "./abi/verdict";
 import { drop, enterTurn, leaveTurn } from "./count";
+import { sweepFlows } from "./flow";
 import { inbound } from "./inbound";
 import { outbound } from "./outbound";
 import { finishRun, resetRun } from "./offload/coalesce";
 import { openOutbox, outboxHasRoom } from "./outbox";
 import { descriptorAt, inputDevice, resetVerdict, workerOfSlot } from "./packet";
-import { flowSweep } from "./table/flow";
 import { deviceAt, deviceKind } from "./table/record";
 
 /** Decides the packets of `count` slots from `first` on, all of one worker's, and fills its outbox.
@@ -26,7 +26,7 @@ export function processBatch(first: i32, count: i32, nowMs: i32): i32 {
     slot += 1;
   }
   finishRun(worker, nowMs);
-  flowSweep(worker, nowMs);
+  sweepFlows(worker, nowMs);
   leaveTurn(worker);
   return slot - first;
 }

@@ -16,50 +16,52 @@
 #include "abi.h"
 
 #define EXPORT __attribute__((visibility("default")))
+/** Inlined at once: where gcc inlines late, it keeps structures of the caller in memory. */
+#define INLINE static inline __attribute__((always_inline))
 
 /** Fails to compile unless a field is where the core has it. */
 #define FIELD_AT(type, field, offset) \
     _Static_assert(offsetof(type, field) == (offset), #type "." #field " is somewhere else")
 #define SIZE_IS(type, size) _Static_assert(sizeof(type) == (size), #type " has another size")
 
-static inline uint16_t load16(const uint8_t *at)
+INLINE uint16_t load16(const uint8_t *at)
 {
     uint16_t value;
     memcpy(&value, at, sizeof value);
     return value;
 }
 
-static inline uint32_t load32(const uint8_t *at)
+INLINE uint32_t load32(const uint8_t *at)
 {
     uint32_t value;
     memcpy(&value, at, sizeof value);
     return value;
 }
 
-static inline uint64_t load64(const uint8_t *at)
+INLINE uint64_t load64(const uint8_t *at)
 {
     uint64_t value;
     memcpy(&value, at, sizeof value);
     return value;
 }
 
-static inline uint64_t rotate_left(uint64_t value, int by)
+INLINE uint64_t rotate_left(uint64_t value, int by)
 {
     return value << by | value >> (64 - by);
 }
 
-static inline void store16(uint8_t *at, uint16_t value)
+INLINE void store16(uint8_t *at, uint16_t value)
 {
     memcpy(at, &value, sizeof value);
 }
 
-static inline void store32(uint8_t *at, uint32_t value)
+INLINE void store32(uint8_t *at, uint32_t value)
 {
     memcpy(at, &value, sizeof value);
 }
 
 /** A field of the directory: where tables are and how large. */
-static inline uint32_t directory(const uint8_t *memory, uint32_t field)
+INLINE uint32_t directory(const uint8_t *memory, uint32_t field)
 {
     return load32(memory + DIRECTORY_START + field);
 }

@@ -4,7 +4,7 @@
 
 #define FIND_MANY 32
 
-static inline void find_many(const struct flow_table *table, const uint8_t *memory,
+INLINE void find_many(const struct flow_table *table, const uint8_t *memory,
                              const struct flow *key, int count, uint32_t *found, bool prefetch)
 {
     for (int done = 0; done < count; done += FIND_MANY, key += FIND_MANY, found += FIND_MANY) {

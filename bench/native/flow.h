@@ -57,7 +57,7 @@ struct flow_table {
     struct flow_keys keys;
 };
 
-static inline struct flow_table flow_table(uint8_t *memory, uint32_t table, uint32_t count)
+INLINE struct flow_table flow_table(uint8_t *memory, uint32_t table, uint32_t count)
 {
     return (struct flow_table){
         .flows = (struct flow *)(memory + table),
@@ -68,13 +68,13 @@ static inline struct flow_table flow_table(uint8_t *memory, uint32_t table, uint
 }
 
 /** Ports, protocol and flags as they lie in memory, in one word. */
-static inline uint64_t flow_rest(const struct flow *key)
+INLINE uint64_t flow_rest(const struct flow *key)
 {
     return load64((const uint8_t *)&key->ports);
 }
 
 /** Words of one address plus keys, times the same of the other, summed up. */
-static inline uint64_t flow_address_sum(const struct flow *key, const struct flow_keys *keys)
+INLINE uint64_t flow_address_sum(const struct flow *key, const struct flow_keys *keys)
 {
 #ifdef __SSE2__
     __m128i a = _mm_add_epi32(_mm_loadu_si128((const __m128i *)key->address_a),
@@ -96,7 +96,7 @@ static inline uint64_t flow_address_sum(const struct flow *key, const struct flo
 #endif
 }
 
-static inline uint64_t flow_hash(const struct flow *key, const struct flow_keys *keys)
+INLINE uint64_t flow_hash(const struct flow *key, const struct flow_keys *keys)
 {
     uint64_t rest = flow_rest(key) & 0xffffffffff; // ports and protocol
     uint64_t sum = flow_address_sum(key, keys) + rest * keys->rest;
@@ -104,18 +104,18 @@ static inline uint64_t flow_hash(const struct flow *key, const struct flow_keys 
 }
 
 /** Index of the first entry of a key's home group. */
-static inline uint32_t flow_home(uint64_t hash, uint32_t count)
+INLINE uint32_t flow_home(uint64_t hash, uint32_t count)
 {
     return (uint32_t)(hash >> 40) & (count - FLOW_GROUP_SIZE);
 }
 
-static inline uint32_t flow_second(uint64_t hash, uint32_t count)
+INLINE uint32_t flow_second(uint64_t hash, uint32_t count)
 {
     return (uint32_t)((hash ^ hash >> 32) >> 4) & (count - FLOW_GROUP_SIZE);
 }
 
 /** A bit for each of a group's tags that is the hash's. */
-static inline unsigned flow_same_tags(const uint8_t *tags, uint64_t hash)
+INLINE unsigned flow_same_tags(const uint8_t *tags, uint64_t hash)
 {
     uint8_t tag = (uint8_t)(hash >> 36 | FLOW_TAG_USED);
 #ifdef __SSE2__
@@ -131,7 +131,7 @@ static inline unsigned flow_same_tags(const uint8_t *tags, uint64_t hash)
 
 /** True where a flow in use has this key: the same addresses, and the same 41 bits of ports,
  * protocol and FLOW_FLAG_USED. */
-static inline bool flow_matches(const struct flow *flow, const struct flow *key)
+INLINE bool flow_matches(const struct flow *flow, const struct flow *key)
 {
     bool same_rest = (flow_rest(flow) ^ flow_rest(key)) << 23 == 0;
 #ifdef __SSE2__
@@ -145,7 +145,7 @@ static inline bool flow_matches(const struct flow *flow, const struct flow *key)
 #endif
 }
 
-static inline struct flow *flow_search_group(const struct flow_table *table, uint32_t first,
+INLINE struct flow *flow_search_group(const struct flow_table *table, uint32_t first,
                                              uint64_t hash, const struct flow *key)
 {
     unsigned match = flow_same_tags(table->tags + first, hash);
@@ -158,7 +158,7 @@ static inline struct flow *flow_search_group(const struct flow_table *table, uin
 }
 
 /** The entry of a key in either of its groups, NULL if there is none. */
-static inline struct flow *flow_find(const struct flow_table *table, const struct flow *key)
+INLINE struct flow *flow_find(const struct flow_table *table, const struct flow *key)
 {
     uint64_t hash = flow_hash(key, &table->keys);
     struct flow *found = flow_search_group(table, flow_home(hash, table->count), hash, key);

@@ -125,7 +125,8 @@ function writeObjects(bed: Bed, pods: [number, number][]): string {
 const POD = 10;
 const SECOND_POD = 11;
 
-/** Two nodes with a pod each. At T3 the kernel cuts, so it has to finish the checksums. */
+/** Two nodes with a pod each. At T3 the kernel cuts, so it has to finish the checksums: the other
+ * node's GRO joins no datagrams whose inner checksums are unfinished. */
 async function twoNodes(site: Site, tier: TierName): Promise<Contender> {
   const { cores, stop } = site;
   const bed = await Bed.create({ cores, link: 'wire', txChecksum: tier !== 'T3', stop });

@@ -2,6 +2,7 @@
 // answers with a cost and with what the receiver has counted.
 
 import * as v from 'valibot';
+import { readSysctl } from '../../ffi/netns.ts';
 import { median } from '../report.ts';
 import type { Contender } from './contender.ts';
 import { sleep } from './program.ts';
@@ -41,8 +42,20 @@ const IperfSchema = v.object({
   })),
 });
 
+/** The congestion control that streams use, where the kernel has it: Linux's own default. With the
+ * machine's, whatever that is, figures of two machines would not be of the same thing. */
+const CONGESTION_CONTROL = 'cubic';
+
+/** Names the congestion control of the streams. */
+export function congestionControl(): string {
+  const available = readSysctl('net.ipv4.tcp_available_congestion_control').split(' ');
+  return available.includes(CONGESTION_CONTROL)
+    ? CONGESTION_CONTROL
+    : readSysctl('net.ipv4.tcp_congestion_control');
+}
+
 /** TCP, one stream, from near to far. */
-export function transfer(iperf3: string, seconds: number): Measure {
+export function transfer(iperf3: string, seconds: number, congestion: string): Measure {
   const length = seconds >= 1
     ? ['-t', `${Math.round(seconds)}`]
     : ['-n', `${Math.round(seconds * SHORT_BYTES_PER_SECOND)}`];
@@ -51,8 +64,8 @@ export function transfer(iperf3: string, seconds: number): Measure {
     try {
       const before = daemons.map((daemon) => daemon.cpuSeconds());
       for (const trace of traces) trace.watch(true);
-      const output = await bed.run(near, [iperf3, '-c', target, '-J', ...length,
-        '--connect-timeout', `${CONNECT_TIMEOUT_MS}`], (seconds * 1000) + GRACE_MS);
+      const output = await bed.run(near, [iperf3, '-c', target, '-J', '-C', congestion,
+        ...length, '--connect-timeout', `${CONNECT_TIMEOUT_MS}`], (seconds * 1000) + GRACE_MS);
       for (const trace of traces) trace.watch(false);
       const after = daemons.map((daemon) => daemon.cpuSeconds());
       const { error, end } = v.parse(IperfSchema, JSON.parse(output));

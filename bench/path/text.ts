@@ -20,7 +20,8 @@ export function pathText(report: PathReport): string {
           `${name}: ${collections} collections, longest ${longestMs} ms`)];
     });
   const hasWireguard = report.results.some(({ name }) => name === 'tcp/wireguardGo');
-  const notes = hasWireguard ? [['wireguardGo encrypts what it carries; Culvert does not']] : [];
+  const notes = [[`TCP streams under ${report.congestionControl} congestion control`]];
+  if (hasWireguard) notes.push(['wireguardGo encrypts what it carries; Culvert does not']);
   const skipped = Object.entries(report.skipped).map(([name, reason]) => ['skipped', name, reason]);
   return [
     reportText(report),

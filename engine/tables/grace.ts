@@ -2,6 +2,9 @@
 // each worker has left the turn it was in (the turn clock of wasm/count.ts is odd within a turn).
 
 import {
+  DIRECTORY_FLOW_LOCK,
+  DIRECTORY_FLOW_WAITERS,
+  DIRECTORY_START,
   DIRECTORY_WORKER_COUNT,
   WORKERS_START,
   WORKER_STRIDE,
@@ -71,10 +74,16 @@ export function workerTurns(core: Core): number[] {
     Atomics.load(words, turnWord(worker)));
 }
 
-/** Ends the turn of a worker that died inside it, so that nothing waits for it for ever. */
+/** Ends the turn of a worker that died inside it, and frees the lock of flows if it had it
+ * (wasm/lock.ts), so that nothing waits for it for ever. */
 export function endTurn(core: Core, worker: number): void {
   const words = new Int32Array(core.memory.buffer);
   if ((Atomics.load(words, turnWord(worker)) & 1) === 1) Atomics.add(words, turnWord(worker), 1);
+  const lock = (DIRECTORY_START + DIRECTORY_FLOW_LOCK) / 4;
+  Atomics.and(words, (DIRECTORY_START + DIRECTORY_FLOW_WAITERS) / 4, ~(1 << worker));
+  if (Atomics.compareExchange(words, lock, worker + 1, 0) === worker + 1) {
+    Atomics.notify(words, lock);
+  }
 }
 
 function turnWord(worker: number): number {

@@ -1,4 +1,4 @@
-// The kept pages of linear memory, which the next process may take over: the flow tables, so that
+// The kept pages of linear memory, which the next process may take over: the flow table, so that
 // connections that are under way go on, and the packets that a worker had in its hands. What else
 // is in memory is built anew from what is known.
 
@@ -51,7 +51,8 @@ export function beginKept(core: Core): void {
 
 /** Takes pages over that another process left: their flows are judged anew at their next packets,
  * as the connections they are. Returns how many there are; null where the pages are of another
- * layout, and then nothing of them may be used. Precondition: no worker turns. */
+ * layout, and then nothing of them may be used. The lock of flows is not among the pages: whoever
+ * held it when the process was killed, it is free. Precondition: no worker turns. */
 export function adoptKept(core: Core, nowMs: number): number | null {
   const header = headerOf(core);
   const isOurs = [[KEPT_MAGIC_FIELD, KEPT_MAGIC] as const, ...expected(core)]
@@ -60,11 +61,7 @@ export function adoptKept(core: Core, nowMs: number): number | null {
   const seed = header.getUint32(KEPT_FLOW_SEED, true);
   core.setDirectory(DIRECTORY_FLOW_SEED, seed);
   writeFlowKeys(core.view, seed);
-  let flows = 0;
-  for (let worker = 0; worker < core.directory(DIRECTORY_WORKER_COUNT); worker += 1) {
-    flows += core.exports.flowAdopt(worker, nowMs);
-  }
-  return flows;
+  return core.exports.flowAdopt(nowMs);
 }
 
 /** Address of a worker's turn record. */

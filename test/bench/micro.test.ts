@@ -14,6 +14,8 @@ import { findTool, toolReason } from '../support/tools.ts';
 
 const test = suite('bench/micro');
 const SECONDS = 0.02;
+const TABLES = ['lpm4', 'lpm6', 'lpm4Cluster', 'lpm6Cluster'];
+const CHECKSUMS = ['checksum', 'checksum20', 'checksum64000'];
 /** With a compiler there are twins: one that does not compile is a fault. */
 const hasTwins = findCompiler() !== null;
 
@@ -55,27 +57,30 @@ async function expectSameWork(filter: string, names: string[], ratios: string[])
   assert.is(new Set(first).size > 0, true);
 }
 
-/** Names of subjects, each followed by its twin in C where that can be built. */
-function withTwins(...names: string[]): string[] {
-  return names.flatMap((name) => (hasTwins ? [name, `${name}/native`] : [name]));
+/** Names of subjects, each followed by its twins in C where these can be built. */
+function withTwins(names: string[], twins = ['native']): string[] {
+  return names.flatMap((name) => [name, ...twinsOf([name], twins)]);
 }
 
-function twinRatios(...names: string[]): string[] {
-  return hasTwins ? names.map((name) => `${name}/native`) : [];
+/** Names of twins, and of their ratios to what they are twins of. */
+function twinsOf(names: string[], twins = ['native']): string[] {
+  if (!hasTwins) return [];
+  return names.flatMap((name) => twins.map((twin) => `${name}/${twin}`));
 }
 
 test('routes', () => expectSameWork(
   'route',
-  [...withTwins('lpm4', 'lpm6', 'lpm4Cluster', 'lpm6Cluster'),
-    'lpm4/change', 'lpm6/change', 'lpm4Cluster/change', 'lpm6Cluster/change'],
-  [...twinRatios('lpm4', 'lpm6', 'lpm4Cluster', 'lpm6Cluster'), 'lpm4/lookupBytes:prefixes']));
+  [...withTwins(TABLES), ...TABLES.map((table) => `${table}/change`)],
+  [...twinsOf(TABLES), 'lpm4/lookupBytes:prefixes']));
 
-test('flows', () => expectSameWork(
-  'flow', [...withTwins('flow'), ...(hasTwins ? ['flow/nativePrefetch'] : [])],
-  [...twinRatios('flow'), ...(hasTwins ? ['flow/nativePrefetch'] : [])]));
+test('flows', () => expectSameWork('flow', withTwins(['flow'], ['native', 'nativePrefetch']),
+  twinsOf(['flow'], ['native', 'nativePrefetch'])));
+
+test('checksums', () => expectSameWork('checksum', withTwins(CHECKSUMS), twinsOf(CHECKSUMS)));
 
 test('pipelines without policy', () => expectSameWork(
-  'pipeline', ['outbound/ipv4', 'outbound/ipv6', 'inbound/ipv4', 'inbound/ipv6'], []));
+  'pipeline', [...withTwins(['outbound/ipv4', 'outbound/ipv6']), 'inbound/ipv4', 'inbound/ipv6'],
+  hasTwins ? ['outbound/native', 'outbound6/native'] : []));
 
 test('policies', () => expectSameWork(
   'policyMiss', ['policy/10', 'policyMiss/10', 'policy/100', 'policyMiss/100'],

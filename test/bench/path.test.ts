@@ -107,7 +107,8 @@ else {
       stop: new AbortController().signal,
     });
     assert.equal(report.skipped, {});
-    assert.equal(Object.keys(report), ['machine', 'results', 'ratios', 'process', 'skipped']);
+    assert.equal(Object.keys(report),
+      ['machine', 'results', 'ratios', 'congestionControl', 'process', 'skipped']);
     const hasNative = present.includes('flannelUdp');
     const small = ['T0', 'flannelUdp'].flatMap((name) => [`smallPackets/${name}`, `rtt/${name}`]);
     assert.equal(report.results.map(({ name }) => name),

@@ -16,7 +16,9 @@ test('-o json prints the report and nothing else', async () => {
   assert.is(code, 0);
   const report = JSON.parse(stdout) as Report;
   assert.equal(Object.keys(report), ['machine', 'results', 'ratios']);
-  assert.equal(report.results.map(({ name }) => name), ['lpm4', 'lpm6']);
+  const names = report.results.map(({ name }) => name);
+  assert.ok(names.includes('lpm4') && names.includes('lpm6'), names.join());
+  assert.ok(names.every((name) => name.startsWith('lpm')), names.join());
   assert.is(stdout.trim().split('\n').length, 1);
   assert.match(stderr, /round 9 of 9/);
 });
@@ -34,7 +36,7 @@ test('help has examples; what is wrong is said', async () => {
   assert.match(help.stdout, /culvert bench micro -o json --filter policy/);
   const unknown = await culvert(['bench', 'micro', '--filter', 'nothing']);
   assert.is(unknown.code, 2);
-  assert.match(unknown.stderr, /--filter nothing names no bench; there are route, pipeline/);
+  assert.match(unknown.stderr, /--filter nothing names no bench; there are route, flow, checksum/);
   assert.is((await culvert(['bench', 'micro', '--duration', 'long'])).code, 2);
 });
 

@@ -11,6 +11,8 @@ import { closeFd } from '../../ffi/file.ts';
 import {
   localPort, openUdpSocket, peerCredentials, probeSegmentLimit, probeUdpGro, receiveBufferBytes,
 } from '../../ffi/socket.ts';
+import { Links } from '../../ffi/netlink.ts';
+import { createNamespace } from '../../ffi/netns.ts';
 import { receiveFrom, sendTo } from '../../ffi/raw-socket.ts';
 import { testNeeding } from '../support/needs.ts';
 
@@ -62,6 +64,20 @@ testNeeding('root', test, 'the receive queue may exceed net.core.rmem_max', () =
 test('probes answer yes or no', () => {
   assert.ok([1, 63, 127].includes(probeSegmentLimit()));
   assert.type(probeUdpGro(), 'boolean');
+});
+
+testNeeding('root', test, 'where nothing can be sent, no more than every kernel cuts', async () => {
+  const namespace = createNamespace();
+  const links = namespace.run(() => new Links());
+  try {
+    // As the interface is before it was ever up.
+    await links.setLink('lo', { up: false });
+    await links.removeAddress('lo', '127.0.0.1/8');
+    assert.is(namespace.run(() => probeSegmentLimit()), Math.min(probeSegmentLimit(), 63));
+  } finally {
+    links.close();
+    namespace.close();
+  }
 });
 
 test('the other end of a unix socket is known', async () => {

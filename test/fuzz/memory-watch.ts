@@ -2,7 +2,7 @@
 // descriptors, its own counters, flows, fragments, verdicts and outbox.
 
 import * as layout from '../../wasm/abi/layout.ts';
-import { VERDICTS_RECORDS, VERDICT_SIZE } from '../../wasm/abi/policy.ts';
+import { FLOW_SIZE, VERDICTS_RECORDS, VERDICT_SIZE } from '../../wasm/abi/policy.ts';
 import type { Core } from '../../engine/core.ts';
 
 /** A part of memory that the core may write to. */
@@ -49,14 +49,17 @@ function openTables(core: Core, count: number): Open[] {
   const ring = VERDICTS_RECORDS
     + (core.directory(layout.DIRECTORY_VERDICT_LIMIT) * VERDICT_SIZE);
   const headers = core.directory(layout.DIRECTORY_HEADERS);
+  const flows = core.directory(layout.DIRECTORY_FLOWS);
+  const flowCount = core.directory(layout.DIRECTORY_FLOW_COUNT);
   return [
     { start: layout.WORKERS_START, end: layout.WORKERS_START + layout.WORKER_STRIDE },
     { start: statistics, end: statistics + records },
-    { start: core.directory(layout.DIRECTORY_FLOWS), end: verdicts + ring },
-    { start: descriptors, end: descriptors + (count * layout.DESCRIPTOR_STRIDE) },
+    { start: core.directory(layout.DIRECTORY_FRAGMENTS), end: verdicts + ring },
     {
       start: core.directory(layout.DIRECTORY_SENDS),
       end: headers + (layout.HEADER_LIMIT * layout.HEADER_STRIDE),
     },
+    { start: flows, end: flows + (flowCount * (FLOW_SIZE + 1)) },
+    { start: descriptors, end: descriptors + (count * layout.DESCRIPTOR_STRIDE) },
   ];
 }

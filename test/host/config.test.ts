@@ -51,6 +51,7 @@ function otherValue({ path, example }: SettingPath): { value: unknown; text: str
     'underlay.interface': 'eth9',
     'underlay.mtu': 1400,
     'dataPlane.tier': 'T1',
+    'dataPlane.workers': 2,
     memory: 'small',
     logLevel: 'debug',
     'policy.unknownPods': 'open',

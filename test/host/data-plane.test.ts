@@ -21,10 +21,10 @@ import { createNamespace } from '../../ffi/netns.ts';
 import { receiveFrom, sendTo } from '../../ffi/raw-socket.ts';
 import { localPort, openUdpSocket } from '../../ffi/socket.ts';
 import { openTun } from '../../ffi/tun.ts';
-import { DataPlane } from '../../host/data-plane.ts';
+import { DataPlane, workerCount } from '../../host/data-plane.ts';
 import type { FaultOptions } from '../../host/device/fault.ts';
 import type { DeviceSpec } from '../../host/worker.ts';
-import { coreModule } from '../support/core.ts';
+import { coreModule, TEST_LIMITS } from '../support/core.ts';
 import { HOME, makeHome } from '../support/home.ts';
 import { testNeeding } from '../support/needs.ts';
 import { ETHER_TYPE, PROTOCOL, ethernet, ipv4, udp, vxlan } from '../support/packets.ts';
@@ -67,14 +67,18 @@ function openSocket(): number {
   });
 }
 
-async function withDataPlane(body: (bench: Bench) => Promise<void>): Promise<void> {
+/** One worker where `workers` does not say otherwise; only the first one's socket gets anything. */
+async function withDataPlane(
+  body: (bench: Bench) => Promise<void>, workers = 1,
+): Promise<void> {
   const far = openSocket();
-  const receiver = openSocket();
+  const receivers = Array.from({ length: workers }, openSocket);
   const [edge] = HOME.remotes;
   if (edge === undefined) throw new Error('home has a remote');
   const tunnels = edge.tunnels.slice(0, 1)
     .map((tunnel) => ({ ...tunnel, remote: LOCAL, port: localPort(far) }));
-  const scene = makeHome({ remotes: [{ ...edge, tunnels, addresses: [] }], icmpBurst: 100_000 });
+  const remotes = [{ ...edge, tunnels, addresses: [] }];
+  const scene = makeHome({ remotes, icmpBurst: 100_000 }, { ...TEST_LIMITS, workers });
   const lost: Bench['lost'] = [];
   const said: string[] = [];
   const note = (_: unknown, text: string): void => void said.push(text);
@@ -85,9 +89,8 @@ async function withDataPlane(body: (bench: Bench) => Promise<void>): Promise<voi
     onTapLost: () => void lost.push([-1, 'tap']),
   });
   const spec: DeviceSpec = {
-    index: DEVICE_UNDERLAY_IPV4, name: 'underlay', kind: 'udp', receiver, senders: [receiver],
-    vnetSize: 0, tunnelTap: -1,
-    pcap: null, fault: null,
+    index: DEVICE_UNDERLAY_IPV4, name: 'underlay', kind: 'udp', receivers,
+    senders: receivers.slice(0, 1), vnetSize: 0, tunnelTap: -1, pcap: null, fault: null,
   };
   const bench: Bench = { scene, dataPlane, far, spec, lost, said, isStopped: false };
   try {
@@ -95,8 +98,13 @@ async function withDataPlane(body: (bench: Bench) => Promise<void>): Promise<voi
   } finally {
     if (!bench.isStopped) await dataPlane.stop();
     closeFd(far);
-    closeFd(receiver);
+    for (const receiver of receivers) closeFd(receiver);
   }
+}
+
+/** The descriptor that the first worker reads. */
+function receiverOf({ receivers }: DeviceSpec): number {
+  return receivers[0] ?? -1;
 }
 
 /** Sends what the core answers with an ICMP error. */
@@ -107,7 +115,7 @@ function ask({ far, spec }: Bench): void {
   const frame = ethernet({
     destination: '0e:00:00:00:04:10', source: '0e:00:00:00:04:11', type: ETHER_TYPE.ipv4,
   }, inner);
-  sendTo(far, vxlan({ vni: 1 }, frame), LOCAL, localPort(spec.receiver));
+  sendTo(far, vxlan({ vni: 1 }, frame), LOCAL, localPort(receiverOf(spec)));
 }
 
 /** Takes one answer, if one is there. */
@@ -144,7 +152,7 @@ test('a detached device is read no more, and comes back', () => withDataPlane(as
   await dataPlane.detach(spec.index);
   ask(bench);
   const buffer = new Uint8Array(2048);
-  assert.ok(receiveFrom(spec.receiver, buffer, TIMEOUT_MS), 'the datagram is ours to take');
+  assert.ok(receiveFrom(receiverOf(spec), buffer, TIMEOUT_MS), 'the datagram is ours to take');
   await dataPlane.detach(spec.index);
   await dataPlane.attach(spec);
   await askAndHear(bench);
@@ -225,7 +233,7 @@ test('stop() ends the worker, also a crashed one, and leaves no command waiting'
     await bench.dataPlane.stop();
     ask(bench);
     const buffer = new Uint8Array(2048);
-    assert.ok(receiveFrom(bench.spec.receiver, buffer, TIMEOUT_MS), 'nobody reads the device');
+    assert.ok(receiveFrom(receiverOf(bench.spec), buffer, TIMEOUT_MS), 'nobody reads the device');
   });
   await withDataPlane(async (bench) => {
     const { dataPlane, spec } = bench;
@@ -271,7 +279,8 @@ testNeeding('tun', test, 'a deleted interface is reported once, and the worker g
     const { fd } = namespace.run(() => openTun({ name, kind: 'tun' }));
     try {
       await dataPlane.attach(spec);
-      await dataPlane.attach({ ...spec, index: 3, name, kind: 'tun', receiver: fd, senders: [] });
+      const kind = 'tun';
+      await dataPlane.attach({ ...spec, index: 3, name, kind, receivers: [fd], senders: [] });
       await links.removeLink(name);
       await until('the loss to be reported', () => lost.length > 0);
       await askAndHear(bench);
@@ -283,5 +292,58 @@ testNeeding('tun', test, 'a deleted interface is reported once, and the worker g
       namespace.close();
     }
   }));
+
+test('there are as many workers as configured, or half as many as processors', () => {
+  const counts = [1, 2, 3, 4, 7, 8, 64].map((processors) => workerCount(0, processors));
+  assert.equal(counts, [1, 1, 1, 2, 3, 4, 4]);
+  assert.equal([1, 3].map((configured) => workerCount(configured, 2)), [1, 3]);
+});
+
+test('a device that one of two workers cannot have is none of the other\'s', () =>
+  withDataPlane(async (bench) => {
+    const { dataPlane, spec } = bench;
+    const receivers = spec.receivers.slice(0, 1);
+    const message = await dataPlane.attach({ ...spec, receivers }).then(() => '', (error: Error) =>
+      error.message);
+    assert.is(message, 'attach underlay: no queue for worker 1');
+    ask(bench);
+    const buffer = new Uint8Array(2048);
+    assert.ok(receiveFrom(receiverOf(spec), buffer, TIMEOUT_MS), 'the datagram is ours to take');
+    await dataPlane.attach(spec);
+    await askAndHear(bench);
+  }, 2));
+
+testNeeding('tun', test, 'a device that both of two workers find deleted is reported once', () =>
+  withDataPlane(async (bench) => {
+    const { dataPlane, spec, lost } = bench;
+    const name = `cw${process.pid}`;
+    const namespace = createNamespace();
+    const links = namespace.run(() => new Links());
+    const options = { name, kind: 'tun', multiQueue: true } as const;
+    const receivers = namespace.run(() => [openTun(options).fd, openTun(options).fd]);
+    try {
+      await dataPlane.attach(spec);
+      await dataPlane.attach({ ...spec, index: 3, name, kind: 'tun', receivers, senders: [] });
+      await links.removeLink(name);
+      await until('the loss to be reported', () => lost.length > 0);
+      await dataPlane.detach(3);
+      await askAndHear(bench);
+      assert.equal(lost, [[3, 'EBADFD']]);
+      assert.is(dataPlane.crashes, 0);
+    } finally {
+      for (const fd of receivers) closeFd(fd);
+      links.close();
+      namespace.close();
+    }
+  }, 2));
+
+test('of two workers one that crashes leaves the other alone', () =>
+  withDataPlane(async (bench) => {
+    const { dataPlane, spec } = bench;
+    await dataPlane.attach({ ...spec, fault: CRASH_AT_FIRST });
+    await crash(bench);
+    assert.equal(dataPlane.workers.map(({ crashes }) => crashes), [1, 0]);
+    await until('all workers again', () => dataPlane.isRunning);
+  }, 2));
 
 test.run();

@@ -25,9 +25,16 @@ const ROUNDS = 40;
 const flow = (port: number): Flow =>
   ({ source: '10.1.0.2', destination: '10.1.1.9', sourcePort: port });
 
+interface Kept {
+  bed: PolicyBed;
+  fd: number;
+  /** -1 where nothing was. */
+  adopted: number;
+}
+
 /** A node whose pod a may open connections and take none, with the flows of `held`. */
-function makeBed(held: number, allowed = true): { bed: PolicyBed; fd: number; adopted: number } {
-  const bed = new PolicyBed(PODS, SETTINGS);
+function makeBed(held: number, allowed = true, workers = 1): Kept {
+  const bed = new PolicyBed(PODS, { ...SETTINGS, limits: { workers } });
   const { fd, adopted } = keepFlows(bed.core, held, bed.nowMs);
   bed.isolate('a', { ingress: 1, egress: 2 }, {
     ruleSets: [ruleSet(1, DENY_ALL), ruleSet(2, allowed ? ALLOW_ALL : DENY_ALL)],
@@ -111,16 +118,19 @@ test('entries of mixed halves let nothing pass that is not allowed', () => {
 function readFromPod(bed: PolicyBed, slots: Slots, ports: number[]): void {
   ports.forEach((port, place) => {
     const packet = tcpPacket(flow(port), TCP.syn);
-    bed.core.bytes.set(packet, bed.core.packetAddress(place));
-    slots.fill(place, bed.device('a'), packet.length);
+    const slot = slots.first + place;
+    bed.core.bytes.set(packet, bed.core.packetAddress(slot));
+    slots.fill(slot, bed.device('a'), packet.length);
   });
 }
 
 /** What a core makes of the packets that are in a worker's hands: how many it would send. */
-function finish(bed: PolicyBed): number {
-  const slots = new Slots(bed.core, 0);
+function finish(bed: PolicyBed, worker = 0): number {
+  const slots = new Slots(bed.core, worker);
   const [first, end] = slots.takeTurn();
-  if (first < end) bed.core.exports.processBatch(first, end - first, bed.nowMs);
+  if (first < end) {
+    bed.core.exports.processBatch(slots.first + first, end - first, bed.nowMs);
+  }
   assert.equal(slots.takeTurn(), [0, 0], 'once and no more');
   return first < end ? slots.sends.count : 0;
 }
@@ -142,6 +152,25 @@ for (const killed of ['before the core has run', 'after it', 'after some were wr
     closeFd(first.fd);
   });
 }
+
+test('two workers: one table, the lock free, and to each the packets that it had', () => {
+  const first = makeBed(-1, true, 2);
+  for (let port = 1000; port < 1000 + OPENED; port += 1) handshake(first.bed, port);
+  readFromPod(first.bed, new Slots(first.bed.core, 0), [3000]);
+  readFromPod(first.bed, new Slots(first.bed.core, 1), [3001, 3002]);
+  first.bed.core.setDirectory(layout.DIRECTORY_FLOW_LOCK, 2);
+  const second = makeBed(first.fd, true, 2);
+  assert.is(second.adopted, OPENED);
+  assert.is(readFlowFill(second.bed.core).used, OPENED);
+  assert.is(second.bed.core.directory(layout.DIRECTORY_FLOW_LOCK), 0);
+  for (const [worker, packets] of [[0, 1], [1, 2]] as const) {
+    assert.is(recoverTurn(second.bed.core, worker, (index) => index), packets);
+    assert.is(finish(second.bed, worker), packets);
+  }
+  const { adopted, fd } = makeBed(second.fd);
+  assert.is(adopted, -1, 'one worker takes no pages of two');
+  closeFd(fd);
+});
 
 test('packets in hand that are of no use are not sent', () => {
   for (const [isBegun, device, segmentSize] of [[true, 3, 40], [false, -1, 0]] as const) {

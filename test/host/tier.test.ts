@@ -113,7 +113,8 @@ function withTun(name: string, body: (tun: Tun) => Promise<void> | void): void {
     const namespace = createNamespace();
     const links = namespace.run(() => new Links());
     const tier = chooseTier('T2', probeKernel());
-    const { fd } = namespace.run(() => openOffloaded({ name: NAME, kind: 'tun' }, tier));
+    const { fds: [fd = -1] } = namespace.run(() =>
+      openOffloaded({ name: NAME, kind: 'tun' }, tier, 1));
     try {
       const slots = new Slots(makeHome().core, 0);
       const device = new TunDevice(slots, 3, NAME, fd, tier.vnetSize);
@@ -212,7 +213,7 @@ withTun('a device that was kept is opened again with the offloads of another tie
   const { namespace, links } = tun;
   const name = `${NAME}k`;
   const open = (tier: TierName): number => namespace.run(() => openOffloaded(
-    { name, kind: 'tun', persist: true }, chooseTier(tier, probeKernel())).fd);
+    { name, kind: 'tun', persist: true }, chooseTier(tier, probeKernel()), 1).fds[0] ?? -1);
   closeFd(open('T0'));
   for (const [tier, isWhole] of [['T2', true], ['T0', false], ['T2', true]] as const) {
     const fd = open(tier);

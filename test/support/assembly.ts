@@ -23,7 +23,7 @@ type Hashed = (hash: bigint, count?: number) => number;
 
 /** Exports of test/assembly/wire.ts that tests call. Addresses are those of WireMemory. */
 export interface WireExports {
-  checksum: Numeric; checksumUpdate: Numeric;
+  checksum: Numeric; checksumMany: Numeric; checksumUpdate: Numeric; headerChecksum: Numeric;
   flowKeyHash: Wide; homeGroup: Hashed; secondGroup: Hashed; tagOf: Hashed;
   etherType: Numeric; setEtherType: Numeric; macEquals: Numeric; macIsBroadcast: Numeric;
   macIsGroup: Numeric; copyMac: Numeric; emitEthernet: Numeric;

@@ -17,12 +17,24 @@ const ETHERNET_SIZE = 14;
 const VNET_SIZE = 10;
 const TUNNEL_SIZE = 22;
 
-/** What must leave: one datagram to a peer, or one packet, whole or not, to a local device. */
+/** What must leave: one datagram to a peer, or one packet, whole or not, to a local device. A
+ * super-packet that leaves whole for a peer has its `gsoSize`, and `ecn`; what a frame puts around
+ * its bytes is left out. */
 export interface Leaving {
   device: number;
   remote: Remote | null;
   bytes: Uint8Array;
   packets: number;
+  gsoSize?: number;
+  ecn?: boolean;
+}
+
+/** What the node's devices take. */
+export interface Taken extends Kinds {
+  /** Which local devices take vnet headers. */
+  vnet(device: number): boolean;
+  /** Whole frames for peers go to a TAP. */
+  frames: boolean;
 }
 
 /** What is read from an underlay device at a time: datagrams of one sender. */
@@ -35,14 +47,11 @@ export interface Slot {
 
 export class OffloadTwin {
   readonly #scene: Scene;
-  readonly #kinds: Kinds;
-  readonly #hasVnet: (device: number) => boolean;
+  readonly #taken: Taken;
 
-  /** `hasVnet` tells which local devices take vnet headers. */
-  constructor(scene: Scene, kinds: Kinds, hasVnet: (device: number) => boolean) {
+  constructor(scene: Scene, taken: Taken) {
     this.#scene = scene;
-    this.#kinds = kinds;
-    this.#hasVnet = hasVnet;
+    this.#taken = taken;
   }
 
   /** What becomes of a packet, or frame, of a local device behind its vnet header. */
@@ -71,7 +80,7 @@ export class OffloadTwin {
       slot.datagrams.map((datagram) => ({ slot, datagram })));
     const arrived = datagrams.map(({ slot, datagram }, index) => arrivedAs(slot, datagram, index));
     let done = 0;
-    return coalesce(arrived, this.#kinds).flatMap(({ segments, gsoSize }) => {
+    return coalesce(arrived, this.#taken).flatMap(({ segments, gsoSize }) => {
       const run = datagrams.slice(done, done + segments);
       done += segments;
       return this.#inboundRun(run, gsoSize, nowMs);
@@ -100,7 +109,7 @@ export class OffloadTwin {
       ...rest.map(decide)];
     const link = this.#linkOf(verdict.output);
     const joined = join(verdicts.map(({ bytes }) => bytes.subarray(link)));
-    if (!this.#hasVnet(verdict.output)) {
+    if (!this.#taken.vnet(verdict.output)) {
       twin.events.segmented += 1;
       const cut = segment(joined, { gsoType: gsoTypeOf(joined), segmentSize: gsoSize });
       return cut.flatMap((one) =>
@@ -123,14 +132,27 @@ export class OffloadTwin {
     const [first = packet, ...rest] = packets;
     const verdicts = [{ ...verdict, bytes: withTransport(verdict.bytes, first) },
       ...rest.map((one) => twin.decide(input, concat(link, one), null, nowMs))];
-    if (verdict.remote !== null || !this.#hasVnet(verdict.output)) {
+    const outLink = verdict.remote === null ? this.#linkOf(verdict.output) : TUNNEL_SIZE;
+    const whole = join(verdicts.map(({ bytes }) => bytes.subarray(outLink)));
+    if (verdict.remote !== null && this.#fitsFrame(verdict, whole, first)) {
+      const bytes = concat(verdict.bytes.subarray(0, outLink), unfinished(whole));
+      return [{ device: verdict.output, remote: verdict.remote, bytes, packets: packets.length,
+        gsoSize: said.gsoSize, ecn: (said.gsoType & GSO.ecn) !== 0 }];
+    }
+    if (verdict.remote !== null || !this.#taken.vnet(verdict.output)) {
       twin.events.segmented += 1;
       return verdicts.flatMap((one) => this.#leave(one));
     }
-    const outLink = this.#linkOf(verdict.output);
-    const whole = join(verdicts.map(({ bytes }) => bytes.subarray(outLink)));
     const joined = { packet: unfinished(whole), segments: packets.length, gsoSize: said.gsoSize };
     return [this.#leaveJoined(verdict, joined, said.gsoType & GSO.ecn)];
+  }
+
+  /** A frame is an IP packet, and none of its packets may have to be fragmented. */
+  #fitsFrame({ remote }: TwinVerdict, whole: Uint8Array, first: Uint8Array): boolean {
+    const target = this.#scene.twin.tables.remotes.get(remote?.address ?? '');
+    if (target?.kind !== 'peer' || !this.#taken.frames) return false;
+    const outer = (remote?.address.includes(':') === true ? 40 : 20) + 8 + TUNNEL_SIZE;
+    return whole.length + outer <= 65_535 && first.length <= target.peer.mtu;
   }
 
   /** Decides the first of several packets that go one way. Where that is nowhere, all are counted
@@ -152,7 +174,7 @@ export class OffloadTwin {
   /** A packet whose checksum was left to us: a device with vnet headers finishes it itself. */
   #leaveOpen(verdict: TwinVerdict, start: number, offset: number): Leaving[] {
     const link = verdict.remote === null ? this.#linkOf(verdict.output) : TUNNEL_SIZE;
-    if (verdict.remote !== null || !this.#hasVnet(verdict.output)) {
+    if (verdict.remote !== null || !this.#taken.vnet(verdict.output)) {
       const finished = finishChecksum(verdict.bytes.subarray(link), start, offset);
       const bytes = concat(verdict.bytes.subarray(0, link), finished);
       return this.#leave({ ...verdict, bytes });
@@ -173,7 +195,7 @@ export class OffloadTwin {
     { sent, output, remote, bytes }: TwinVerdict, header: Uint8Array = new Uint8Array(VNET_SIZE),
   ): Leaving[] {
     if (!sent) return [];
-    const dressed = remote === null && this.#hasVnet(output) ? concat(header, bytes) : bytes;
+    const dressed = remote === null && this.#taken.vnet(output) ? concat(header, bytes) : bytes;
     return [{ device: output, remote, bytes: dressed, packets: 1 }];
   }
 

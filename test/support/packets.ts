@@ -2,6 +2,7 @@
 // of it comes from the core, checksums least of all, so that it can say what the core gets wrong.
 
 import { addressBytes } from '../../engine/address.ts';
+import { slowChecksum } from '../reference/checksum.ts';
 
 export const PROTOCOL = {
   hopByHop: 0, icmp: 1, tcp: 6, udp: 17, routing: 43, fragment: 44, authentication: 51, icmpv6: 58,
@@ -67,11 +68,7 @@ const parsed = new Map<string, Uint8Array>();
 
 /** The Internet checksum as RFC 1071 section 1 puts it: big-endian words, odd byte padded. */
 export function internetChecksum(...parts: Uint8Array[]): number {
-  const data = parts.length === 1 ? parts[0] ?? NOTHING : concat(...parts);
-  let sum = 0;
-  for (let at = 0; at < data.length; at += 2) sum += read16(data, at);
-  while (sum > 0xffff) sum = (sum & 0xffff) + Math.floor(sum / 0x10000);
-  return 0xffff - sum;
+  return slowChecksum(parts.length === 1 ? parts[0] ?? NOTHING : concat(...parts));
 }
 
 /** Checksum with the pseudo-header of RFC 9293 section 3.1 or of RFC 8200 section 8.1. */

@@ -2,6 +2,7 @@
 
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
+import { slowChecksum } from '../reference/checksum.ts';
 import { WireMemory } from '../support/assembly.ts';
 import { fromHex, internetChecksum, read16 } from '../support/packets.ts';
 import { Random } from '../support/random.ts';
@@ -32,25 +33,54 @@ test('any bytes, at any address, of any length', () => {
   }
 });
 
-test('every length up to two packets, with any bytes and with every carry there can be', () => {
-  const random = new Random(1141);
-  const any = random.bytes(3000);
-  const most = new Uint8Array(3000).fill(0xff);
-  for (const bytes of [any, most]) {
-    for (let length = 0; length <= bytes.length; length += 1) {
-      const at = AT + (length % 17);
-      memory.put(at, bytes);
-      const sum = swap(wire.checksum(at, length));
-      assert.is(sum, internetChecksum(bytes.subarray(0, length)), `${length} bytes`);
+/** Random bytes, bytes whose every sum carries, and bytes whose upper or lower halves do. */
+const PATTERNS: Record<string, (at: number) => number> = {
+  random: () => random.below(256),
+  'all ones': () => 0xff,
+  'ones in every second word': (at) => ((at & 4) === 0 ? 0xff : 0),
+  'ones in every other second word': (at) => ((at & 4) === 0 ? 0 : 0xff),
+};
+const random = new Random(1141);
+
+for (const [name, byteAt] of Object.entries(PATTERNS)) {
+  const bytes = Uint8Array.from({ length: 65_535 }, (_, at) => byteAt(at));
+
+  test(`every length up to 2,000, at every alignment, ${name}`, () => {
+    for (let shift = 0; shift < 16; shift += 1) {
+      const at = AT + shift;
+      memory.put(at, bytes.subarray(0, 2002));
+      for (let length = 0; length <= 2000; length += 1) {
+        const expected = slowChecksum(bytes.subarray(0, length));
+        assert.is(swap(wire.checksum(at, length)), expected, `${length} bytes at ${at}`);
+      }
     }
+  });
+
+  test(`the most that a packet can hold, ${name}`, () => {
+    for (const length of [60_000, 64_000, 64_511, 65_519, 65_535]) {
+      const all = bytes.subarray(0, length);
+      memory.bytes.set(all, 1);
+      assert.is(swap(wire.checksum(1, length)), slowChecksum(all), `${length} bytes`);
+    }
+  });
+}
+
+test('headers of every length', () => {
+  for (let round = 0; round < 500; round += 1) {
+    const header = random.bytes(20 + (random.below(11) * 4));
+    memory.put(AT, header);
+    assert.is(swap(wire.headerChecksum(AT, header.length)), slowChecksum(header));
   }
 });
 
-test('the most that a packet can hold', () => {
-  for (const length of [60_000, 64_000, 64_511]) {
-    const bytes = new Uint8Array(length).fill(0xff);
-    memory.put(AT, bytes);
-    assert.is(swap(wire.checksum(AT, length)), internetChecksum(bytes));
+test('many at a time', () => {
+  const bytes = random.bytes(100 * 64);
+  memory.put(AT, bytes);
+  const sums = AT + bytes.length;
+  wire.checksumMany(AT, 61, 64, 100, sums);
+  for (let index = 0; index < 100; index += 1) {
+    const expected = slowChecksum(bytes.subarray(index * 64, (index * 64) + 61));
+    assert.is(read16(memory.bytes, sums + (index * 2)), expected);
   }
 });
 

@@ -8,7 +8,10 @@ import * as assert from 'uvu/assert';
 import * as layout from '../../wasm/abi/layout.ts';
 import { REASON_COUNT } from '../../wasm/abi/verdict.ts';
 import { readDrops, readEvents, readTraffic, REASON_NAMES } from '../../engine/counters.ts';
-import { placePacket } from '../support/core.ts';
+import { addressFamily } from '../../engine/address.ts';
+import { GATEWAY_MAC } from '../../engine/tables/device.ts';
+import { placePacket, type Remote } from '../support/core.ts';
+import { frame } from '../support/frames.ts';
 import { makeHome } from '../support/home.ts';
 import { OffloadTwin, type Leaving, type Slot } from '../support/offload-twin.ts';
 import { concat, toHex } from '../support/packets.ts';
@@ -16,13 +19,22 @@ import { Random } from '../support/random.ts';
 import type { Scene } from '../support/scene.ts';
 import { datagramsOf, readSends, type Send } from '../support/sends.ts';
 import { Peers, Pods, type Given } from '../support/super-traffic.ts';
+import { GSO, parseVnet } from '../support/vnet.ts';
 
 const SEED = 9000;
 const BATCHES = 120;
 const TRAIN_BATCHES = 400;
 const BATCH = 16;
 const VNET_SIZE = 10;
+const TUNNEL_SIZE = 22;
+/** Where tunnels start from, and the TAP that whole frames go to. */
+const SENDER = {
+  IPv4: { address: '192.0.2.10', ports: [40_000, 40_001, 40_002], tap: '0e:00:00:00:0a:04' },
+  IPv6: { address: '2001:db8::10', ports: [40_003, 40_004, 40_005], tap: '0e:00:00:00:0a:06' },
+};
+const MIXED_BATCHES = 60;
 const NOW_MS = 1_000_000;
+const FRAMES = 'T3';
 const MIXED = 'T2, a pod without vnet headers';
 
 /** How the kernel may be: tiers, and what they lack. At the last, one pod's device takes no vnet
@@ -33,6 +45,8 @@ const KERNELS = [
   { name: 'T2', vnetSize: VNET_SIZE, segmentLimit: 127,
     coalesce: layout.COALESCE_TCP | layout.COALESCE_UDP },
   { name: 'T2, nothing cut on the way out', vnetSize: VNET_SIZE, segmentLimit: 1,
+    coalesce: layout.COALESCE_TCP | layout.COALESCE_UDP },
+  { name: FRAMES, vnetSize: VNET_SIZE, segmentLimit: 64,
     coalesce: layout.COALESCE_TCP | layout.COALESCE_UDP },
   { name: MIXED, vnetSize: VNET_SIZE, segmentLimit: 64,
     coalesce: layout.COALESCE_TCP | layout.COALESCE_UDP },
@@ -48,12 +62,17 @@ function prepare(
   if (bare >= 0) {
     scene.core.bytes[devices + (bare * layout.DEVICE_STRIDE) + layout.DEVICE_VNET_SIZE] = 0;
   }
-  const kinds = {
+  for (const family of ['IPv4', 'IPv6'] as const) {
+    scene.forwarding.devices.setSenders(family, SENDER[family].address, SENDER[family].ports);
+    if (name === FRAMES) scene.forwarding.devices.setTunnelTap(family, SENDER[family].tap);
+  }
+  const twin = new OffloadTwin(scene, {
     tcp: (offloads.coalesce & layout.COALESCE_TCP) !== 0,
     udp: (offloads.coalesce & layout.COALESCE_UDP) !== 0,
-  };
-  const hasVnet = (device: number): boolean => offloads.vnetSize > 0 && device !== bare;
-  return { scene, twin: new OffloadTwin(scene, kinds, hasVnet) };
+    vnet: (device) => offloads.vnetSize > 0 && device !== bare,
+    frames: name === FRAMES,
+  });
+  return { scene, twin };
 }
 
 /** Puts a packet with its vnet header where devices read to. */
@@ -67,6 +86,7 @@ function left(sends: readonly Send[]): Leaving[] {
   return sends.flatMap((send): Leaving[] => {
     const { device, remote, packets } = send;
     if (remote === null) return [{ device, remote, bytes: send.bytes, packets }];
+    if ((send.flags & layout.SEND_FLAG_FRAME) !== 0) return [unframed(send, remote)];
     return datagramsOf(send).map((bytes) => ({ device, remote, bytes, packets: 1 }));
   });
 }
@@ -81,7 +101,8 @@ function assertSame(found: Leaving[], expected: Leaving[], what: () => string): 
   for (let at = 0; at < Math.max(found.length, expected.length); at += 1) {
     const [core, twin] = [found[at], expected[at]];
     const same = core !== undefined && twin !== undefined && core.device === twin.device
-      && core.packets === twin.packets && core.remote?.address === twin.remote?.address
+      && core.packets === twin.packets && core.gsoSize === twin.gsoSize && core.ecn === twin.ecn
+      && core.remote?.address === twin.remote?.address
       && core.remote?.port === twin.remote?.port && Buffer.compare(core.bytes, twin.bytes) === 0;
     if (same) continue;
     const differs = core?.bytes.findIndex((byte, index) => byte !== twin?.bytes[index]);
@@ -92,11 +113,37 @@ function assertSame(found: Leaving[], expected: Leaving[], what: () => string): 
   }
 }
 
+/** What a frame carries. All around it must be as it is made from what it carries. */
+function unframed(send: Send, remote: Remote): Leaving {
+  const family = addressFamily(remote.address);
+  const { address, ports, tap } = SENDER[family];
+  const start = 24 + 14 + (family === 'IPv4' ? 20 : 40) + 8;
+  const payload = send.bytes.subarray(start);
+  const said = parseVnet(send.bytes);
+  const ecn = (said.gsoType & GSO.ecn) !== 0;
+  const made = frame({
+    source: address, sourcePort: ports[send.flowHash % ports.length] ?? 0, remote, mac: tap,
+    gatewayMac: GATEWAY_MAC, flowHash: send.flowHash, tos: send.tos, gsoSize: said.gsoSize, ecn,
+  }, payload);
+  assert.is(toHex(send.bytes.subarray(0, start + 100)), toHex(made.subarray(0, start + 100)));
+  const { device, packets } = send;
+  return { device, remote, bytes: payload, packets, gsoSize: said.gsoSize, ecn };
+}
+
+function ecnOf(packet: Uint8Array): number {
+  const isIpv4 = (packet[0] ?? 0) >> 4 === 4;
+  return isIpv4 ? (packet[1] ?? 0) & 3 : ((packet[1] ?? 0) >> 4) & 3;
+}
+
 /** What the kernel is asked to cut, it can cut. */
 function assertSound(send: Send, segmentLimit: number): void {
-  const { packets, segmentSize, bytes, remote, pieces } = send;
+  const { packets, segmentSize, bytes, remote, pieces, flags } = send;
+  if (remote !== null && (flags & layout.SEND_FLAG_FRAME) === 0) {
+    // RFC 6040 section 4.1: what is outside says what is inside.
+    for (const one of datagramsOf(send)) assert.is(send.tos, ecnOf(one.subarray(TUNNEL_SIZE)));
+  }
   assert.ok(pieces.length > 0 && pieces.every(({ length }) => length > 0), 'no piece is empty');
-  if (remote === null || packets === 1) {
+  if (remote === null || packets === 1 || (flags & layout.SEND_FLAG_FRAME) !== 0) {
     assert.is(segmentSize, 0);
     return;
   }
@@ -181,5 +228,35 @@ for (const kernel of KERNELS) {
     console.log(`${name}: ${packets} packets of peers; ${scene.twin.events.coalesced} joins`);
   });
 }
+
+test('pods and peers in one batch: what a pod sends ends a run', () => {
+  const kernel = KERNELS.find(({ name }) => name === 'T2');
+  if (kernel === undefined) throw new Error('there is no T2');
+  const { scene, twin } = prepare(kernel);
+  const random = new Random(SEED);
+  const [pods, peers] = [new Pods(scene, random), new Peers(random)];
+  for (let batch = 0; batch < MIXED_BATCHES; batch += 1) {
+    const nowMs = NOW_MS + batch;
+    const expected: Leaving[] = [];
+    let used = 0;
+    while (used < BATCH) {
+      const slots = random.oneIn(2) ? peers.next(BATCH - used) : [];
+      slots.forEach((slot, index) => placeSlot(scene, used + index, slot));
+      expected.push(...twin.inbound(slots, nowMs));
+      used += slots.length;
+      if (used === BATCH) break;
+      const given = pods.next();
+      place(scene, used, given);
+      expected.push(...twin.outbound(given.input, given.header, given.received, nowMs));
+      used += 1;
+    }
+    const found: Leaving[] = [];
+    for (let done = 0; done < BATCH;) {
+      done += scene.core.exports.processBatch(done, BATCH - done, nowMs);
+      found.push(...left(readSends(scene.core)));
+    }
+    assertSame(found, expected, () => `batch ${batch}`);
+  }
+});
 
 test.run();

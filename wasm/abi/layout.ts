@@ -16,7 +16,7 @@
 //          | statistics, prefix tables      |   addresses are in the directory
 //          +--------------------------------+
 //          | policy: identities, arena;     |
-//          | per worker: fragments, verdicts|
+//          | fragments; per worker: verdicts|
 //          +--------------------------------+
 //          | outbox, per worker: sends,     |
 //          | pieces, header blocks          |
@@ -51,13 +51,13 @@ export const DIRECTORY_ICMP_RATE = 88;        // ICMP errors per second and orig
 export const DIRECTORY_ICMP_BURST = 92;
 export const DIRECTORY_IDENTITIES_IPV4 = 96;  // prefix tables: address -> identity
 export const DIRECTORY_IDENTITIES_IPV6 = 100;
-export const DIRECTORY_FLOWS = 104;           // per worker: entries, then a tag for each
+export const DIRECTORY_FLOWS = 104;           // entries, then a tag for each
 export const DIRECTORY_FLOW_COUNT = 108;      // a power of two
 export const DIRECTORY_FLOW_SEED = 112;       // u32, random: keys the hash
 export const DIRECTORY_POLICY_EPOCH = 116;    // u32, stored atomically
 export const DIRECTORY_VERDICTS = 120;        // per worker: a verdict ring
 export const DIRECTORY_VERDICT_LIMIT = 124;   // records in it, a power of two
-export const DIRECTORY_FRAGMENTS = 128;       // per worker: DIRECTORY_FRAGMENT_LIMIT entries
+export const DIRECTORY_FRAGMENTS = 128;       // DIRECTORY_FRAGMENT_LIMIT entries
 export const DIRECTORY_FRAGMENT_LIMIT = 132;
 export const DIRECTORY_POLICY_ARENA = 136;    // blocks of rule sets and programs
 export const DIRECTORY_POLICY_ARENA_SIZE = 140;
@@ -73,7 +73,11 @@ export const DIRECTORY_SENDER_COUNT = 180;    // sending sockets of each family
 export const DIRECTORY_SENDER_PORTS = 184;    // address: u16 each, [family][SENDER_LIMIT]
 export const DIRECTORY_UNDERLAY_IPV4 = 188;   // 4 bytes: source of frames that we make whole
 export const DIRECTORY_UNDERLAY_IPV6 = 192;   // 16 bytes, likewise
-export const DIRECTORY_KEPT = 256;            // address of the kept pages' header
+export const DIRECTORY_FLOW_KEYS = 208;       // 48 bytes: FLOW_KEYS in policy.ts is their address
+export const DIRECTORY_FLOW_LOCK = 256;       // u32: the worker that has it + 1, or 0; atomic
+export const DIRECTORY_FLOW_WAITERS = 260;    // u32, a bit for each worker that sleeps; atomic
+export const DIRECTORY_TAKE_UNFINISHED = 264; // 1: peers may leave inner checksums unfinished
+export const DIRECTORY_KEPT = 268;            // address of the kept pages' header
 export const DIRECTORY_SIZE = 320;
 export const DIRECTORY_MAGIC = 0x54524c43;    // "CLRT"
 export const COALESCE_TCP = 1;                // join TCP segments that come from peers
@@ -84,7 +88,7 @@ export const SENDER_LIMIT = 64;
 export const WORKERS_START = 2048;
 export const WORKER_LIMIT = 4;
 export const WORKER_TURN = 0;                 // u32, odd while the worker is inside processBatch
-export const WORKER_FLOWS = 4;                // u32, entries in use in its flow table
+export const WORKER_FLOWS = 4;                // u32, flows it opened less those it ended; may wrap
 export const WORKER_FLOW_SWEEP = 8;           // u32, group of the flow table to sweep next
 export const WORKER_SENDS = 12;               // u32, entries in use in its outbox, this turn
 export const WORKER_PIECES = 16;              // u32, likewise

@@ -55,8 +55,8 @@ export const FLOW_STATE_ESTABLISHED = 1;      // never gives way to a new flow
 export const FLOW_STATE_CLOSING = 2;          // TCP: RST seen, or FIN from both ends
 
 // Keys of the flow hash: random numbers that nobody who sends packets can guess. They lie in the
-// directory, behind its fields; the engine makes them from DIRECTORY_FLOW_SEED.
-export const FLOW_KEYS = 1232;                // address: DIRECTORY_START + 208
+// directory; the engine makes them from DIRECTORY_FLOW_SEED.
+export const FLOW_KEYS = 1232;                // DIRECTORY_START + DIRECTORY_FLOW_KEYS
 export const FLOW_KEYS_ADDRESS_A = 0;         // u32 for each of its words
 export const FLOW_KEYS_ADDRESS_B = 16;
 export const FLOW_KEYS_REST = 32;             // u64, odd

@@ -59,4 +59,5 @@ export const EVENT_NEIGHBOUR_ANSWERED = 2;    // ARP replies and neighbour adver
 export const EVENT_OUTER_FRAGMENTED = 3;      // above the path's MTU, DF clear
 export const EVENT_SEGMENTED = 4;             // super-packets cut into packets
 export const EVENT_COALESCED = 5;             // super-packets joined from packets
-export const EVENT_COUNT = 6;
+export const EVENT_UNFINISHED = 6;            // packets of peers with an unfinished checksum, taken
+export const EVENT_COUNT = 7;

@@ -18,7 +18,6 @@
 
 import {
   IPV4_HEADER_SIZE,
-  IPV6_ADDRESS_SIZE,
   IPV6_HEADER_SIZE,
   PROTOCOL_TCP,
   PROTOCOL_UDP,
@@ -75,7 +74,7 @@ import {
 } from "../packet";
 import { routeDestination } from "../table/route";
 import { decapsulateEcn } from "../wire/ecn";
-import { ipSourceAddress, ipTotalLength, isIpv4, setIpTotalLength } from "../wire/ip";
+import { ipTotalLength, isIpv4, setIpTotalLength } from "../wire/ip";
 import {
   ipv4DontFragment,
   ipv4HeaderLength,
@@ -86,6 +85,7 @@ import {
 import { ipv6NextHeader } from "../wire/ipv6";
 import { checkTcp, setTcpFlags, tcpFlags, tcpHeaderLength, tcpSequence } from "../wire/tcp";
 import { setUdpLength } from "../wire/udp";
+import { isUnfinished, pseudoSum } from "./unfinished";
 
 // The run's record: the head's descriptor, whose DESCRIPTOR_SEGMENTS counts the packets in the run,
 // 0 when none is open; and what the next packet is held to.
@@ -272,20 +272,18 @@ function isVerified(run: usize, packet: usize, total: i32): bool {
   return isIntact(run, packet + transport, total - transport);
 }
 
-/** Sum of the pseudo-header without its length: RFC 9293 section 3.1, RFC 8200 section 8.1. */
-function pseudoSum(packet: usize, protocol: i32): u64 {
-  const addresses = isIpv4(packet) ? 8 : 2 * IPV6_ADDRESS_SIZE;
-  return checksumAdd(<u64>protocol << 8, ipSourceAddress(packet), addresses);
-}
-
 /** The pseudo-header's sum for `length` bytes of transport header and payload. */
 function pseudoSumFor(run: usize, length: i32): u64 {
   return load<u64>(run, RUN_PSEUDO) + <u64>bswap<u16>(<u16>length);
 }
 
-/** True where the checksum of `length` bytes of transport header and payload is right. */
+/** True where the checksum of `length` bytes of transport header and payload is right, or left
+ * unfinished where that is taken. */
 function isIntact(run: usize, transport: usize, length: i32): bool {
-  return checksumFold(checksumAdd(pseudoSumFor(run, length), transport, length)) == 0;
+  const sum = pseudoSumFor(run, length);
+  const isTcp = load<i32>(run, RUN_PROTOCOL) == PROTOCOL_TCP;
+  if (isUnfinished(transport + (isTcp ? TCP_CHECKSUM : UDP_CHECKSUM), sum)) return true;
+  return checksumFold(checksumAdd(sum, transport, length)) == 0;
 }
 
 /** Takes a payload into the run. Its pieces lie one behind the other, since whatever else takes one

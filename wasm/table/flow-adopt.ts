@@ -14,11 +14,11 @@ import { directory } from "../packet";
 import { flowTable, flowTimeLeft, workerField } from "./flow";
 import { flowKeyHash, homeGroup, secondGroup, tagOf } from "./flow-hash";
 
-/** Takes over the table of a worker that turns nothing over; the hash is keyed as it was. Returns
- * how many flows are in it. */
-export function flowAdopt(worker: i32, nowMs: i32): i32 {
+/** Takes over the table; the hash is keyed as it was. Returns how many flows are in it, all on the
+ * first worker's count. Precondition: no worker turns, and their counts are 0. */
+export function flowAdopt(nowMs: i32): i32 {
   const count = directory(DIRECTORY_FLOW_COUNT);
-  const table = flowTable(worker, count);
+  const table = flowTable();
   const tags = table + <usize>(count * FLOW_SIZE);
   const unconfirmed = directory(DIRECTORY_POLICY_EPOCH) - 1;
   let kept = 0;
@@ -34,7 +34,7 @@ export function flowAdopt(worker: i32, nowMs: i32): i32 {
       store<u8>(tags + <usize>place, 0);
     }
   }
-  store<i32>(workerField(worker, WORKER_FLOWS), kept);
+  store<i32>(workerField(0, WORKER_FLOWS), kept);
   return kept;
 }
 

@@ -1,4 +1,5 @@
-// The flow table: a hash of 64-byte entries, one table per worker, so nothing here needs atomics.
+// The flow table: a hash of 64-byte entries. Workers share it; who calls holds its lock (lock.ts),
+// so nothing here needs atomics.
 //
 // Theory of operation. Entries stand in groups of 16, with 16 tags that one SIMD comparison looks
 // through (the idea is Abseil's Swiss table). A key has a home group and a second one, and is never
@@ -39,9 +40,11 @@ export function flowQuoted(worker: i32): usize {
 }
 
 /** Address of the entry of a key, 0 if there is none. It may have expired. */
-export function flowFind(worker: i32, key: usize): usize {
+// @ts-ignore: decorator
+@inline
+export function flowFind(key: usize): usize {
   const count = directory(DIRECTORY_FLOW_COUNT);
-  const table = flowTable(worker, count);
+  const table = flowTable();
   const tags = table + <usize>(count * FLOW_SIZE);
   const hash = flowKeyHash(key);
   const home = homeGroup(hash, count);
@@ -117,7 +120,7 @@ function confirm(table: usize, entries: i32, key: usize, answer: usize): void {
  * are full of established flows. Precondition: flowFind() does not find the key. */
 export function flowInsert(worker: i32, entry: usize, nowMs: i32): usize {
   const count = directory(DIRECTORY_FLOW_COUNT);
-  const table = flowTable(worker, count);
+  const table = flowTable();
   const tags = table + <usize>(count * FLOW_SIZE);
   const hash = flowKeyHash(entry);
   const home = homeGroup(hash, count);
@@ -135,7 +138,7 @@ export function flowInsert(worker: i32, entry: usize, nowMs: i32): usize {
 /** Takes an entry out. */
 export function flowRemove(worker: i32, flow: usize): void {
   const count = directory(DIRECTORY_FLOW_COUNT);
-  const table = flowTable(worker, count);
+  const table = flowTable();
   store<u8>(flow, 0, FLOW_FLAGS);
   store<u8>(table + <usize>(count * FLOW_SIZE) + ((flow - table) / FLOW_SIZE), 0);
   addToCount(worker, -1);
@@ -151,7 +154,7 @@ export function flowTimeLeft(flow: usize, nowMs: i32): i32 {
 export function flowSweep(worker: i32, nowMs: i32): void {
   const count = directory(DIRECTORY_FLOW_COUNT);
   if (count == 0) return;
-  const table = flowTable(worker, count);
+  const table = flowTable();
   const next = workerField(worker, WORKER_FLOW_SWEEP);
   const group = load<i32>(next) & ((count / FLOW_GROUP_SIZE) - 1);
   store<i32>(next, group + 1);
@@ -168,9 +171,9 @@ export function workerField(worker: i32, field: i32): usize {
   return <usize>(WORKERS_START + (worker * WORKER_STRIDE) + field);
 }
 
-/** Address of the worker's table of `count` entries; their tags follow them. */
-export function flowTable(worker: i32, count: i32): usize {
-  return <usize>(directory(DIRECTORY_FLOWS) + (worker * count * (FLOW_SIZE + 1)));
+/** Address of the table's first entry; the tags follow the last one. */
+export function flowTable(): usize {
+  return <usize>directory(DIRECTORY_FLOWS);
 }
 
 // @ts-ignore: decorator

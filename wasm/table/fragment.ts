@@ -1,6 +1,7 @@
-// Datagrams whose first fragment was let pass: a small table per worker, in sets of FRAGMENT_WAYS
-// entries, found by addresses and identification (RFC 791 section 3.2, RFC 8200 section 4.5). An
-// entry leads to its flow. Only packets that policy allows enter it, so others cannot fill it.
+// Datagrams whose first fragment was let pass: a small table in sets of FRAGMENT_WAYS entries,
+// found by addresses and identification (RFC 791 section 3.2, RFC 8200 section 4.5). An entry leads
+// to its flow. Only packets that policy allows enter it, so others cannot fill it. Workers share
+// it, under the lock of flows: a datagram's fragments need not come to one worker.
 
 import { DIRECTORY_FRAGMENTS, DIRECTORY_FRAGMENT_LIMIT } from "../abi/layout";
 import {
@@ -16,14 +17,13 @@ import { endsHash } from "./flow-hash";
 /** Remembers a first fragment that passed as part of `flow`; `key` is the packet's own. False: the
  * set is full of datagrams not yet timed out. */
 export function fragmentRemember(
-  worker: i32,
   key: usize,
   id: u32,
   protocol: i32,
   flow: usize,
   nowMs: i32,
 ): bool {
-  const set = fragmentSet(worker, key, id);
+  const set = fragmentSet(key, id);
   let entry = findInSet(set, key, id, protocol, nowMs);
   if (entry == 0) entry = freeInSet(set, nowMs);
   if (entry == 0) return false;
@@ -38,8 +38,8 @@ export function fragmentRemember(
 }
 
 /** The flow of a later fragment; 0 if its first was not seen, or the flow has ended. */
-export function fragmentFlow(worker: i32, key: usize, id: u32, protocol: i32, nowMs: i32): usize {
-  const entry = findInSet(fragmentSet(worker, key, id), key, id, protocol, nowMs);
+export function fragmentFlow(key: usize, id: u32, protocol: i32, nowMs: i32): usize {
+  const entry = findInSet(fragmentSet(key, id), key, id, protocol, nowMs);
   if (entry == 0) return 0;
   const flow = <usize>load<u32>(entry, FRAGMENT_FLOW);
   const lives = (load<u8>(flow, FLOW_FLAGS) & FLOW_FLAG_USED) != 0
@@ -48,11 +48,10 @@ export function fragmentFlow(worker: i32, key: usize, id: u32, protocol: i32, no
   return lives ? flow : 0;
 }
 
-function fragmentSet(worker: i32, key: usize, id: u32): usize {
+function fragmentSet(key: usize, id: u32): usize {
   const limit = directory(DIRECTORY_FRAGMENT_LIMIT);
   const set = <i32>(endsHash(key, id) >>> 40) & ((limit / FRAGMENT_WAYS) - 1);
-  const entry = (worker * limit) + (set * FRAGMENT_WAYS);
-  return <usize>(directory(DIRECTORY_FRAGMENTS) + (entry * FRAGMENT_SIZE));
+  return <usize>(directory(DIRECTORY_FRAGMENTS) + (set * FRAGMENT_WAYS * FRAGMENT_SIZE));
 }
 
 function findInSet(set: usize, key: usize, id: u32, protocol: i32, nowMs: i32): usize {

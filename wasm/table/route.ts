@@ -10,6 +10,8 @@ import { ipDestinationAddress, ipSourceAddress, isIpv4 } from "../wire/ip";
 import { prefixFind4, prefixFindAt6 } from "./prefix";
 
 /** Next hop of the packet's destination; NEXT_HOP_NONE where no route matches. */
+// @ts-ignore: decorator
+@inline
 export function routeDestination(packet: usize): i32 {
   return isIpv4(packet)
     ? findIpv4(DIRECTORY_ROUTES_IPV4, ipDestinationAddress(packet))
@@ -17,6 +19,8 @@ export function routeDestination(packet: usize): i32 {
 }
 
 /** Next hop that owns the packet's source: where a reply would go (RFC 3704 section 2.2). */
+// @ts-ignore: decorator
+@inline
 export function routeSource(packet: usize): i32 {
   return isIpv4(packet)
     ? findIpv4(DIRECTORY_ROUTES_IPV4, ipSourceAddress(packet))
@@ -41,6 +45,8 @@ export function routeRemote(remote: usize): i32 {
   return NEXT_HOP_NONE;
 }
 
+// @ts-ignore: decorator
+@inline
 function findIpv4(table: i32, address: usize): i32 {
   return prefixFind4<u16>(<usize>directory(table), bswap<u32>(load<u32>(address)));
 }

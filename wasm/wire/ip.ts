@@ -49,6 +49,8 @@ import {
 
 /** Accepts a packet with REASON_NONE: its headers are sound, lie within `length`, and its addresses
  * may be forwarded between. After it, every accessor stays within ipTotalLength() bytes. */
+// @ts-ignore: decorator
+@inline
 export function checkIp(packet: usize, length: i32): i32 {
   if (length < 1) return REASON_TOO_SHORT;
   const version = load<u8>(packet) >> 4;
@@ -107,6 +109,8 @@ export function ipDontFragment(packet: usize): bool {
 }
 
 /** See transport.ts. */
+// @ts-ignore: decorator
+@inline
 export function ipTransport(packet: usize): i32 {
   return isIpv4(packet) ? ipv4Transport(packet) : ipv6Transport(packet);
 }
@@ -114,6 +118,8 @@ export function ipTransport(packet: usize): i32 {
 /** A hash equal for all packets of a flow and for all fragments of a datagram: addresses and, where
  * it is no fragment, protocol and ports. (Of an IPv6 datagram only the first fragment can tell the
  * protocol, behind the extension headers that may follow the fragment header.) */
+// @ts-ignore: decorator
+@inline
 export function flowHash(packet: usize): u32 {
   const transport = ipTransport(packet);
   const ports = transportPorts(packet, transport, ipTotalLength(packet));

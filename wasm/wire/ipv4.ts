@@ -32,7 +32,7 @@ import {
   REASON_SOURCE_ROUTE,
   REASON_TOO_SHORT,
 } from "../abi/verdict";
-import { checksum, checksumUpdate } from "../checksum";
+import { checksumUpdate, headerChecksum } from "../checksum";
 
 /** Accepts a header with REASON_NONE: version, lengths and checksum are right, total length is
  * within `length`, and no option routes the packet by its source's wish (RFC 7126 section 4.3). */
@@ -43,7 +43,7 @@ export function checkIpv4(header: usize, length: i32): i32 {
   const totalLength = ipv4TotalLength(header);
   if (headerLength < IPV4_HEADER_SIZE || headerLength > totalLength) return REASON_HEADER_LENGTH;
   if (totalLength > length) return REASON_TOO_SHORT;
-  if (checksum(header, headerLength) != 0) return REASON_HEADER_CHECKSUM;
+  if (headerChecksum(header, headerLength) != 0) return REASON_HEADER_CHECKSUM;
   if (headerLength > IPV4_HEADER_SIZE && hasSourceRoute(header, headerLength)) {
     return REASON_SOURCE_ROUTE;
   }
@@ -144,9 +144,10 @@ export function ipv4FragmentOffset(header: usize): i32 {
 
 /** Decrements the TTL and updates the checksum, RFC 1624. Precondition: the TTL is above 0. */
 export function ipv4DecrementTtl(header: usize): void {
+  // The TTL is the lower byte of its word. Stored as a byte, the word could not be read at once.
   const before = load<u16>(header, IPV4_TTL);
-  store<u8>(header, load<u8>(header, IPV4_TTL) - 1, IPV4_TTL);
-  const after = load<u16>(header, IPV4_TTL);
+  const after = <u16>(before - 1);
+  store<u16>(header, after, IPV4_TTL);
   const updated = checksumUpdate(load<u16>(header, IPV4_CHECKSUM), before, after);
   store<u16>(header, updated, IPV4_CHECKSUM);
 }
@@ -172,5 +173,5 @@ export function emitIpv4(
   store<u16>(header, 0, IPV4_CHECKSUM);
   store<u32>(header, load<u32>(source), IPV4_SOURCE);
   store<u32>(header, load<u32>(destination), IPV4_DESTINATION);
-  store<u16>(header, checksum(header, IPV4_HEADER_SIZE), IPV4_CHECKSUM);
+  store<u16>(header, headerChecksum(header, IPV4_HEADER_SIZE), IPV4_CHECKSUM);
 }

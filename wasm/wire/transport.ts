@@ -35,6 +35,8 @@ const SOURCE_ROUTE: i32 = 1 << 26;
 const BROKEN: i32 = 1 << 27;
 
 /** Finds the transport header of an IPv4 packet. Precondition: checkIpv4() accepted it. */
+// @ts-ignore: decorator
+@inline
 export function ipv4Transport(header: usize): i32 {
   let found = ipv4Protocol(header) | (ipv4HeaderLength(header) << 8);
   if (ipv4IsFragment(header)) found |= FRAGMENT;
@@ -43,7 +45,11 @@ export function ipv4Transport(header: usize): i32 {
 }
 
 /** Finds the transport header of an IPv6 packet. Precondition: checkIpv6() accepted it. */
+// @ts-ignore: decorator
+@inline
 export function ipv6Transport(header: usize): i32 {
+  const protocol = ipv6NextHeader(header);
+  if (!isExtension(protocol)) return protocol | (IPV6_HEADER_SIZE << 8);
   return ipv6TransportWithin(header, ipv6TotalLength(header));
 }
 
@@ -81,10 +87,15 @@ export function ipv6FragmentId(header: usize): u32 {
   return load<u32>(extension, IPV6_FRAGMENT_ID);
 }
 
+/** A bit for each protocol that is an extension header; all are below 64. */
+const EXTENSIONS: u64 = (<u64>1 << PROTOCOL_HOP_BY_HOP) | (<u64>1 << PROTOCOL_ROUTING)
+  | (<u64>1 << PROTOCOL_FRAGMENT) | (<u64>1 << PROTOCOL_DESTINATION_OPTIONS)
+  | (<u64>1 << PROTOCOL_AUTHENTICATION);
+
+// @ts-ignore: decorator
+@inline
 function isExtension(protocol: i32): bool {
-  return protocol == PROTOCOL_HOP_BY_HOP || protocol == PROTOCOL_ROUTING
-    || protocol == PROTOCOL_FRAGMENT || protocol == PROTOCOL_DESTINATION_OPTIONS
-    || protocol == PROTOCOL_AUTHENTICATION;
+  return protocol < 64 && ((EXTENSIONS >>> protocol) & 1) != 0;
 }
 
 /** Bytes of an extension header: RFC 8200 section 4.2, and RFC 4302 section 2.2 for AH. */
@@ -135,6 +146,8 @@ export function hasPorts(protocol: i32): bool {
 
 /** Both ports as they lie in the header, or 0 where this packet has none to show. All fragments of
  * a datagram answer 0, so that they stay together. `total` is the length of the IP packet. */
+// @ts-ignore: decorator
+@inline
 export function transportPorts(header: usize, transport: i32, total: i32): u32 {
   const protocol = transportProtocol(transport);
   if (isFragment(transport) || isHeaderless(transport)) return 0;

@@ -38,7 +38,7 @@ const READY_LIMIT_MS = 500;
 /** So long a queue lasts at this rate, with the bursts of a busy machine. */
 const QUEUE_MS = 750;
 /** A holder that a test leaves behind ends by itself. */
-const AWAY_FLAGS = ['--handover-enabled', 'true', '--handover-away-seconds', '30'];
+export const AWAY_FLAGS = ['--handover-enabled', 'true', '--handover-away-seconds', '30'];
 
 /** Takes no connections; may open any. */
 const ISOLATED = {
