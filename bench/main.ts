@@ -2,6 +2,8 @@
 
 import { writeFileSync } from 'node:fs';
 import { Command, InvalidArgumentError, Option } from 'commander';
+import { CNI_ROUNDS, runCni } from './cni.ts';
+import { cniText } from './cni/text.ts';
 import { BENCHES, runMicro, selectBenches } from './micro.ts';
 import { CONTENDERS, MissingError, PATH_ROUNDS, PATH_SECONDS, runPath } from './path.ts';
 import { pathPlot } from './path/plot.ts';
@@ -21,6 +23,11 @@ interface MicroArguments {
   filter?: string;
   plot?: string;
   prefixes?: string;
+}
+
+interface CniArguments {
+  output: 'table' | 'json';
+  rounds: number;
 }
 
 interface PathArguments {
@@ -80,13 +87,22 @@ async function micro(options: MicroArguments): Promise<void> {
   writeFileSync(options.plot, plot);
 }
 
-/** Ends with everything that it started, also when it is told to. */
-async function path(options: PathArguments): Promise<void> {
-  const { output, plot, ...others } = options;
+/** Told when the process is to end: then it ends with everything that it started. */
+function untilInterrupted(): AbortSignal {
   const interrupt = new AbortController();
   const end = (): void => interrupt.abort(new Error('interrupted'));
   for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.once(name, end);
-  const report = await runPath({ ...others, say, stop: interrupt.signal });
+  return interrupt.signal;
+}
+
+async function cni({ output, rounds }: CniArguments): Promise<void> {
+  const report = await runCni({ rounds, say, stop: untilInterrupted() });
+  process.stdout.write(output === 'json' ? `${JSON.stringify(report)}\n` : cniText(report));
+}
+
+async function path(options: PathArguments): Promise<void> {
+  const { output, plot, ...others } = options;
+  const report = await runPath({ ...others, say, stop: untilInterrupted() });
   process.stdout.write(output === 'json' ? `${JSON.stringify(report)}\n` : pathText(report));
   if (plot === undefined) return;
   const drawn = pathPlot(report);
@@ -124,6 +140,13 @@ async function main(): Promise<void> {
       + '  culvert bench path --rounds 3 --seconds 1 --contenders T1,flannelUdp\n')
     .exitOverride()
     .action(path);
+  program.command('cni').description('how long a pod waits for its network, beside bridge')
+    .addOption(outputOption())
+    .option('--rounds <number>', 'how often everybody takes a turn', parseRounds, CNI_ROUNDS)
+    .addHelpText('after', '\nExamples:\n  culvert bench cni\n'
+      + '  culvert bench cni -o json --rounds 51\n')
+    .exitOverride()
+    .action(cni);
   await program.parseAsync();
 }
 

@@ -121,7 +121,7 @@ export async function runPath(options: PathOptions): Promise<PathReport> {
 }
 
 /** Throws what to do where namespaces or TUNs are not to be had. */
-function checkMachine(): void {
+export function checkMachine(): void {
   try {
     createNamespace().close();
     closeFd(openFile('/dev/net/tun', constants.O_RDWR));

@@ -1,6 +1,5 @@
 // Another IPAM plugin, where the configuration names one: CNI specification, "Plugin Delegation".
 
-import { spawn } from 'node:child_process';
 import { accessSync, constants } from 'node:fs';
 import { join } from 'node:path';
 import { CODE, CniError } from './errors.ts';
@@ -36,9 +35,11 @@ function findPlugin(type: string, path: string): string {
   throw new CniError(CODE.invalidConfig, `ipam.type: there is no plugin ${type} in CNI_PATH`, path);
 }
 
-function run(
+async function run(
   program: string, { environment, text }: Request, verb: Verb,
 ): Promise<{ status: number; output: string }> {
+  // Loaded here, since most calls have nobody to delegate to.
+  const { spawn } = await import('node:child_process');
   return new Promise((resolve, reject) => {
     const child = spawn(program, [], {
       env: { ...environment, CNI_COMMAND: verb }, timeout: TIMEOUT_MS, killSignal: 'SIGKILL',

@@ -3,13 +3,16 @@
 // watches the folder never reads half a file, and is told by the rename (containerd does not heed
 // new files, only writes, renames and removals).
 
-import { accessSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { accessSync, mkdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { imageOf, starterText, type PluginFiles } from './program.ts';
 
 const PROGRAM = 'culvert';
+/** What the program runs; runtimes see no plugin in it. */
+const IMAGE = '.culvert.image';
 const CONFIG_FILE = '10-culvert.conflist';
 const PROGRAM_MODE = 0o755;
-const CONFIG_MODE = 0o644;
+const DATA_MODE = 0o644;
 /** Plugins that a runtime calls beside us. */
 const LOOPBACK = 'loopback';
 const PORTMAP = 'portmap';
@@ -25,20 +28,14 @@ export interface InstallOptions {
   portmap: boolean;
 }
 
-/** What the installed program is made of: the bundle, and the package that has the rest. */
-export interface PluginFiles {
-  bundle: string;
-  packageFolder: string;
-  /** Path of the Node.js that runs it. */
-  node: string;
-}
-
-/** Installs both files, the program first. Returns what the operator should know, one line each. */
+/** Installs all files, the configuration last. Returns what the operator should know, line by
+ * line. */
 export function installPlugin(options: InstallOptions, files: PluginFiles): string[] {
   const { binDirectory, configDirectory, portmap } = options;
-  replace(binDirectory, PROGRAM, programText(files), PROGRAM_MODE);
+  replace(binDirectory, IMAGE, imageOf(files.bundle), DATA_MODE);
+  replace(binDirectory, PROGRAM, starterText(files, IMAGE), PROGRAM_MODE);
   const config = `${JSON.stringify(configOf(options), null, 2)}\n`;
-  replace(configDirectory, CONFIG_FILE, config, CONFIG_MODE);
+  replace(configDirectory, CONFIG_FILE, config, DATA_MODE);
   const needed = [LOOPBACK, ...(portmap ? [PORTMAP] : [])];
   return [
     `wrote ${join(binDirectory, PROGRAM)} and ${join(configDirectory, CONFIG_FILE)}`,
@@ -47,20 +44,12 @@ export function installPlugin(options: InstallOptions, files: PluginFiles): stri
   ];
 }
 
-/** Removes both files, the configuration first, so that no runtime asks for a missing program. */
+/** Removes all files, the configuration first, so that no runtime asks for a missing program. */
 export function uninstallPlugin(
   { binDirectory, configDirectory }: Pick<InstallOptions, 'binDirectory' | 'configDirectory'>,
 ): void {
   rmSync(join(configDirectory, CONFIG_FILE), { force: true });
-  rmSync(join(binDirectory, PROGRAM), { force: true });
-}
-
-/** The bundle, started by the Node.js that installs it; what it does not hold is loaded from the
- * package, wherever the program stands. */
-function programText({ bundle, packageFolder, node }: PluginFiles): string {
-  const manifest = JSON.stringify(join(packageFolder, 'package.json'));
-  const source = readFileSync(bundle, 'utf8');
-  return `#!${node}\nrequire = require('node:module').createRequire(${manifest});\n${source}`;
+  for (const name of [PROGRAM, IMAGE]) rmSync(join(binDirectory, name), { force: true });
 }
 
 /** Without portmap, hostPort is ours to refuse, so we ask to be told of it. Debian's portmap speaks
@@ -78,10 +67,10 @@ function configOf({ networkName, runtimeDirectory, portmap }: InstallOptions): o
   };
 }
 
-function replace(folder: string, name: string, text: string, mode: number): void {
+function replace(folder: string, name: string, content: string | Buffer, mode: number): void {
   mkdirSync(folder, { recursive: true });
   const unfinished = join(folder, `.${name}.new`);
-  writeFileSync(unfinished, text, { mode });
+  writeFileSync(unfinished, content, { mode });
   renameSync(unfinished, join(folder, name));
 }
 

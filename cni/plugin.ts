@@ -128,9 +128,12 @@ async function attach(
   const { config: { name: network, mtu }, netns, pod } = request;
   const key = keyOf(request);
   const wanted = { ...key, network, netns, pod, mtu: mtu === 0 ? null : mtu, addresses };
+  // What makes system calls is loaded while the daemon is at work.
+  const loading = loadInterface();
+  loading.catch(() => {});
   const { device, setUp } = await daemon.ask('cni.add', wanted, CniAddAnswerSchema);
   try {
-    const { attachInterface } = await loadInterface();
+    const { attachInterface } = await loading;
     await attachInterface(device, netns, setUp);
     await daemon.ask('cni.ready', key, v.null());
   } catch (error) {

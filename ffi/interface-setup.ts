@@ -34,26 +34,21 @@ export async function withNamespace<T>(
   }
 }
 
-/** Moves `device` from the namespace of `links` into the pod's, and makes it what it is to be. */
+/** Moves `device` from the namespace of `links` into the pod's, and makes it what it is to be. One
+ * message moves, renames and sets the MTU: a pod waits for each of them. */
 export function moveInterface(
   links: Links, device: string, namespacePath: string, setUp: SetUp,
 ): Promise<void> {
-  return withNamespace(namespacePath, async (inside, { fd }) => {
-    await links.setLink(device, { namespaceFd: fd });
-    await setUpInterface(inside, device, setUp);
-  });
-}
-
-/** Renames an interface of a pod's namespace and gives it MTU, addresses and routes. */
-export async function setUpInterface(links: Links, device: string, setUp: SetUp): Promise<void> {
   const { name, mtu, addresses, routes, linkLocalIpv6 } = setUp;
-  await links.setLink(device, { newName: name });
-  await links.setLink(name, { mtu, linkLocalIpv6 });
-  await links.setLink(name, { up: true });
-  for (const address of addresses) await links.addAddress(name, address);
-  for (const { prefix, via } of routes) {
-    await links.addRoute({ prefix, device: name, ...(via === null ? {} : { via, onlink: true }) });
-  }
+  return withNamespace(namespacePath, async (inside, { fd }) => {
+    await links.setLink(device, { namespaceFd: fd, newName: name, mtu });
+    await inside.setLink(name, { linkLocalIpv6, up: true });
+    for (const address of addresses) await inside.addAddress(name, address);
+    for (const { prefix, via } of routes) {
+      const gateway = via === null ? {} : { via, onlink: true };
+      await inside.addRoute({ prefix, device: name, ...gateway });
+    }
+  });
 }
 
 /** Brings a namespace's loopback interface up. */

@@ -1,6 +1,6 @@
 // Bundles the CNI plugin into one file that starts fast: dist/cni/culvert.cjs. The runtime starts
-// it anew for every call. Packages with native parts stay outside; only some verbs load them, from
-// the package that `culvert cni install` names in the installed file.
+// it anew for every call. Native parts stay outside; only some verbs load them, from where
+// `culvert cni install` has found them (cni/program.ts).
 
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -19,9 +19,11 @@ await build({
   bundle: true,
   platform: 'node',
   target: 'node20',
+  // Run as a script of its own, the bundle has nobody to import for it.
+  supported: { 'dynamic-import': false },
   format: 'cjs',
   minify: true,
-  external: ['koffi', 'netlink'],
+  external: ['koffi', 'node-gyp-build'],
   define: { CULVERT_VERSION: JSON.stringify(version) },
   logLevel: 'warning',
 });

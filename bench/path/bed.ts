@@ -90,8 +90,8 @@ export class Bed {
   }
 
   /** Makes a folder that goes with the bed. */
-  makeFolder(): string {
-    const folder = mkdtempSync(join(tmpdir(), 'culvert-bench-'));
+  makeFolder(parent = tmpdir()): string {
+    const folder = mkdtempSync(join(parent, 'culvert-bench-'));
     this.onClose(() => rmSync(folder, { recursive: true, force: true }));
     return folder;
   }

@@ -24,14 +24,14 @@ const POD_NAMESPACE = 'bench';
 const KNOWN_TIMEOUT_MS = 10_000;
 
 /** A node's daemon, with what asks it. */
-interface Daemon {
+export interface Daemon {
   program: Program;
   trace: GarbageTrace;
   folder: string;
 }
 
 /** Kubernetes objects as an API server gives them: a node, with what flannel writes on it. */
-function nodeObject({ number, address }: BedNode): object {
+export function nodeObject({ number, address }: BedNode): object {
   return {
     apiVersion: 'v1', kind: 'Node',
     metadata: {
@@ -64,10 +64,9 @@ const podName = (number: number, pod: number): string => `pod-${number}-${pod}`;
 const podUid = (number: number, pod: number): string => `uid-${number}-${pod}`;
 
 /** Starts daemon and sidecar of a node and waits until the objects are in force. */
-async function startNode(
-  bed: Bed, node: BedNode, tier: TierName, objects: string,
+export async function startNode(
+  bed: Bed, node: BedNode, tier: TierName | 'auto', objects: string, folder = bed.makeFolder(),
 ): Promise<Daemon> {
-  const folder = bed.makeFolder();
   const trace = new GarbageTrace();
   const program = await bed.start(node, [
     process.execPath, '--trace-gc', CLI, 'run', '--stop-on-stdin-end',

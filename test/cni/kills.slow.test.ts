@@ -6,10 +6,11 @@ import { testNeeding } from '../support/needs.ts';
 import { runKills } from './support/kills.ts';
 
 const test = suite('cni/kills.slow');
+const SEED = 2;
 const CYCLES = 10_000;
 
 testNeeding('tun', test, `${CYCLES} pods, killed plugins and daemons, nothing left`, async () => {
-  console.log(JSON.stringify(await runKills(2, CYCLES)));
+  console.log(`seed ${SEED}: ${JSON.stringify(await runKills(SEED, CYCLES))}`);
 });
 
 test.run();

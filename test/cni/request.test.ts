@@ -86,7 +86,14 @@ test('install and uninstall', async () => {
     assert.match(again.stdout, /portmap is missing/);
     assert.equal((read()['plugins'] as { type: string }[]).map(({ type }) => type),
       ['culvert', 'portmap']);
-    assert.equal([readdirSync(bin), readdirSync(config)], [['culvert'], ['10-culvert.conflist']]);
+    assert.equal([readdirSync(bin), readdirSync(config)],
+      [['.culvert.image', 'culvert'], ['10-culvert.conflist']]);
+    // V8 with other flags cannot use the code cache, as a V8 of another version cannot.
+    for (const flags of [[], ['--no-opt']]) {
+      const { stdout } = spawnSync(process.execPath, [...flags, join(bin, 'culvert')],
+        { env: { CNI_COMMAND: 'VERSION' }, input: '', encoding: 'utf8' });
+      assert.match(stdout, /"supportedVersions"/, flags.join());
+    }
     for (let time = 0; time < 2; time += 1) {
       assert.is((await culvert(['cni', 'uninstall', ...places])).code, 0);
     }

@@ -12,6 +12,8 @@ import { until } from '../../support/command.ts';
 import { Cri } from './cri.ts';
 import { PAUSE, makeImage, type Image } from './image.ts';
 
+/** A runtime handler with networks of its own. */
+export const OTHER = 'other';
 const TOOLS = ['containerd', 'catatonit', 'cni-bridge'];
 /** Folders that containerd, its shims and its CNI library use whatever their configuration is. */
 const PRIVATE_FOLDERS = ['/run/containerd', '/run/netns', '/var/lib/cni'];
@@ -36,12 +38,15 @@ export function pluginFolder(): string {
 export class Containerd {
   readonly cri: Cri;
   readonly configDirectory: string;
+  /** The networks of the runtime handler `OTHER`. */
+  readonly otherDirectory: string;
   readonly #folder: string;
   readonly #daemon: Daemon;
 
   private constructor(folder: string, configDirectory: string, daemon: Daemon) {
     this.#folder = folder;
     this.configDirectory = configDirectory;
+    this.otherDirectory = join(folder, 'other.d');
     this.#daemon = daemon;
     this.cri = new Cri(join(folder, 'containerd.sock'));
     process.once('exit', () => this.kill());
@@ -58,7 +63,9 @@ export class Containerd {
   ): Promise<Containerd> {
     const folder = join(bed.folder, name);
     const configDirectory = Containerd.configDirectory(bed, name);
-    mkdirSync(configDirectory, { recursive: true });
+    for (const path of [configDirectory, join(folder, 'other.d')]) {
+      mkdirSync(path, { recursive: true });
+    }
     if (!existsSync(join(binDirectory, 'loopback'))) {
       symlinkSync(join(pluginFolder(), 'loopback'), join(binDirectory, 'loopback'));
     }
@@ -176,6 +183,11 @@ path = "${folder}/opt"
 sandbox_image = "${PAUSE.name}"
 restrict_oom_score_adj = true
 stream_server_port = "0"
+[${cri}.containerd.runtimes.runc]
+runtime_type = "io.containerd.runc.v2"
+[${cri}.containerd.runtimes.${OTHER}]
+runtime_type = "io.containerd.runc.v2"
+cni_conf_dir = "${folder}/other.d"
 [${cri}.cni]
 bin_dir = "${binDirectory}"
 conf_dir = "${configDirectory}"

@@ -57,9 +57,11 @@ export class Cri {
     return found?.get(2)?.[0] === 1;
   }
 
-  /** Starts a pod's sandbox. Returns its id. */
-  async run(config: SandboxConfig): Promise<string> {
-    return text(await this.#call('RunPodSandbox', [[1, encodeSandbox(config)]]), 1);
+  /** Starts a pod's sandbox by a runtime handler, the usual one where it is empty. Returns its
+   * id. */
+  async run(config: SandboxConfig, handler = ''): Promise<string> {
+    const request: Fields = [[1, encodeSandbox(config)], [2, handler]];
+    return text(await this.#call('RunPodSandbox', request), 1);
   }
 
   /** Starts a container in a sandbox. Returns its id. */

@@ -21,9 +21,14 @@ const PODS_EACH = 3;
 const KILL_WITHIN_MS = 200;
 /** Cycles from one kill of the daemon to the next. */
 const DAEMON_LIVES = 125;
+/** Longer than a daemon takes to start on a machine that is busy with many tests: with nobody to
+ * hold them, pods would lose their devices. */
+const AWAY_SECONDS = '60';
 const TRY_AGAIN = 11;
 const ATTACHED = 100;
 const RETRY_MS = 50;
+/** Lines of the daemon's log that a failure shows. */
+const LOG_LINES = 100;
 
 export interface KillCounts {
   cycles: number;
@@ -41,10 +46,17 @@ export async function runKills(seed: number, cycles: number): Promise<KillCounts
   try {
     const runtime = await Runtime.add(bed, [
       '--policy-unknown-pods', 'open', '--cni-pod-cidrs', '10.244.1.0/24,fd00:10:244:1::/64',
+      '--handover-away-seconds', AWAY_SECONDS,
     ]);
     await runtime.culvert.startDaemon();
     const storm = new Storm(bed, runtime, cycles);
-    await storm.run(seed);
+    try {
+      await storm.run(seed);
+    } catch (error) {
+      console.log(`seed ${seed}: ${JSON.stringify(storm.counts)}`);
+      console.log(runtime.culvert.daemon?.log().split('\n').slice(-LOG_LINES).join('\n'));
+      throw error;
+    }
     return storm.counts;
   } finally {
     await bed.close();
