@@ -87,7 +87,6 @@ export async function runCni({ rounds, say, stop }: CniOptions): Promise<CniRepo
         }
       }
     }
-    scene.close();
     return reportOf(samples, scene.hashes, skipped);
   } finally {
     await bed.close();
@@ -143,7 +142,9 @@ class Scene {
       bundle: join(PACKAGE_FOLDER, 'dist/cni/culvert.cjs'), packageFolder: PACKAGE_FOLDER,
       node: process.execPath,
     });
-    return new Scene(bed, folder, daemonFolder, await Tap.open(join(folder, 'tap'), daemonFolder));
+    const tap = await Tap.open(join(folder, 'tap'), daemonFolder);
+    bed.onClose(() => tap.close());
+    return new Scene(bed, folder, daemonFolder, tap);
   }
 
   subjects(isAlone: boolean): Subject[] {
@@ -158,10 +159,6 @@ class Scene {
       { name: 'node', turn: () => this.#runNode() },
       { name: 'move', turn: () => this.#moveTun() },
     ];
-  }
-
-  close(): void {
-    this.#tap.close();
   }
 
   #ours(isTapped: boolean): Plugin {
