@@ -88,6 +88,10 @@ export async function runCni({ rounds, say, stop }: CniOptions): Promise<CniRepo
       }
     }
     return reportOf(samples, scene.hashes, skipped);
+  } catch (error) {
+    // Whatever fails because all of it was taken down fails for that reason.
+    stop.throwIfAborted();
+    throw error;
   } finally {
     await bed.close();
   }
