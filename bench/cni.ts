@@ -87,8 +87,11 @@ export async function runCni({ rounds, say, stop }: CniOptions): Promise<CniRepo
         }
       }
     }
-    scene.close();
     return reportOf(samples, scene.hashes, skipped);
+  } catch (error) {
+    // Whatever fails because all of it was taken down fails for that reason.
+    stop.throwIfAborted();
+    throw error;
   } finally {
     await bed.close();
   }
@@ -143,7 +146,9 @@ class Scene {
       bundle: join(PACKAGE_FOLDER, 'dist/cni/culvert.cjs'), packageFolder: PACKAGE_FOLDER,
       node: process.execPath,
     });
-    return new Scene(bed, folder, daemonFolder, await Tap.open(join(folder, 'tap'), daemonFolder));
+    const tap = await Tap.open(join(folder, 'tap'), daemonFolder);
+    bed.onClose(() => tap.close());
+    return new Scene(bed, folder, daemonFolder, tap);
   }
 
   subjects(isAlone: boolean): Subject[] {
@@ -158,10 +163,6 @@ class Scene {
       { name: 'node', turn: () => this.#runNode() },
       { name: 'move', turn: () => this.#moveTun() },
     ];
-  }
-
-  close(): void {
-    this.#tap.close();
   }
 
   #ours(isTapped: boolean): Plugin {
