@@ -9,12 +9,16 @@ import type * as Yaml from 'yaml';
 import type { Document } from 'yaml';
 import { isAddress, isPrefix } from '../engine/address.ts';
 import type { ProfileName } from '../engine/memory-map.ts';
+import { FLANNEL_VXLAN_PORT, NetConfError, parseNetConf } from '../engine/net-conf.ts';
 import { fieldPath, issuePath, issueReason } from '../engine/shape.ts';
 import type { FaultOptions } from './device/fault.ts';
 import { TIERS, type TierName } from './tier.ts';
 
 export interface HostConfig {
   nodeName: string;
+  /** flannel's net-conf.json, for `podNetworks`, `underlay.port` and `underlay.mtu` where these are
+   * not set themselves; empty for none. */
+  netConf: string;
   /** Networks of all pods of the cluster; the node routes them to its device. */
   podNetworks: string[];
   underlay: {
@@ -71,8 +75,9 @@ export interface HostConfig {
 
 export const DEFAULTS: HostConfig = {
   nodeName: '',
+  netConf: '',
   podNetworks: ['10.244.0.0/16'],
-  underlay: { addresses: [], interface: '', port: 8472, mtu: 0, sendSockets: 16 },
+  underlay: { addresses: [], interface: '', port: FLANNEL_VXLAN_PORT, mtu: 0, sendSockets: 16 },
   device: { name: 'culvert0', keep: false },
   dataPlane: { tier: 'auto', tunnelDevice: 'culvert-t3' },
   handover: { enabled: true, awaySeconds: 0 },
@@ -103,6 +108,7 @@ const interfaceName = v.optional(
 /** What a source may say: any part of HostConfig. */
 const SourceSchema = v.strictObject({
   nodeName: v.optional(v.pipe(v.string(), v.minLength(1), v.maxLength(253))),
+  netConf: text,
   podNetworks: v.optional(prefixes),
   underlay: v.optional(v.strictObject({
     addresses: v.optional(addresses),
@@ -172,8 +178,31 @@ export function loadConfig(
     check(fromEnvironment(environment), (path) => environmentName(path)),
     check(flags, (path) => flagName(path)),
   ];
-  const config = sources.reduce<Settings>(merge, DEFAULTS as unknown as Settings);
+  const defaults = DEFAULTS as unknown as Settings;
+  const { netConf } = sources.reduce<Settings>(merge, defaults);
+  const cluster = typeof netConf === 'string' && netConf !== '' ? readNetConf(netConf) : {};
+  const config = [cluster, ...sources].reduce<Settings>(merge, defaults);
   return complete(config as unknown as HostConfig);
+}
+
+/** What flannel's configuration of the cluster says of a node. */
+function readNetConf(file: string): Settings {
+  const text = readText(file);
+  try {
+    const { podNetworks, port, linkMtu } = parseNetConf(text, file);
+    return { podNetworks, underlay: { port, ...(linkMtu === 0 ? {} : { mtu: linkMtu }) } };
+  } catch (error) {
+    if (error instanceof NetConfError) throw new ConfigError(error.message);
+    throw error;
+  }
+}
+
+function readText(file: string): string {
+  try {
+    return readFileSync(file, 'utf8');
+  } catch (error) {
+    throw new ConfigError(`read ${file}: ${(error as NodeJS.ErrnoException).code ?? 'failed'}`);
+  }
 }
 
 function complete(config: HostConfig): HostConfig {
@@ -191,12 +220,7 @@ function missing(path: string[]): string {
 
 /** Reads and checks a YAML or JSON file. Errors are `FILE:LINE: FIELD: REASON`. */
 export function readConfigFile(file: string): Settings {
-  let source: string;
-  try {
-    source = readFileSync(file, 'utf8');
-  } catch (error) {
-    throw new ConfigError(`read ${file}: ${(error as NodeJS.ErrnoException).code ?? 'failed'}`);
-  }
+  const source = readText(file);
   const { LineCounter, parseDocument } = yaml();
   const lines = new LineCounter();
   const document = parseDocument(source, { lineCounter: lines, prettyErrors: false });

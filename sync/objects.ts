@@ -12,6 +12,7 @@ import {
 } from '../engine/address.ts';
 import type { Family } from '../engine/address.ts';
 import type { ClusterNode, Pod, Tunnel } from '../engine/model.ts';
+import { FLANNEL_VXLAN_PORT } from '../engine/net-conf.ts';
 import { fieldPath, issuePath, issueReason } from '../engine/shape.ts';
 import {
   Address, LabelsSchema, Metadata, Name, PROTOCOL_NUMBERS, Port, Prefix, Protocol, compareText,
@@ -21,9 +22,6 @@ import type { Labels, Path, Refuse } from './fields.ts';
 import { ClusterPolicySchema, readClusterPolicy } from './policy/cluster-policy.ts';
 import { NetworkPolicySchema, readNetworkPolicy } from './policy/network-policy.ts';
 import type { Policy } from './policy/rules.ts';
-
-/** flannel's VXLAN port: what the kernel takes when none is given. */
-export const FLANNEL_VXLAN_PORT = 8472;
 
 const PREFIX = 'flannel.alpha.coreos.com/';
 const MANAGED = `${PREFIX}kube-subnet-manager`;
@@ -35,6 +33,7 @@ export type Locate = (path: Path) => string;
 interface NodeEntry {
   kind: 'Node';
   key: string;
+  uid: string;
   place: string;
   created: string;
   node: ClusterNode;
@@ -71,6 +70,7 @@ interface PodEntry {
 interface NamespaceEntry {
   kind: 'Namespace';
   key: string;
+  uid: string;
   place: string;
   labels: Labels;
   /** The annotation that was NetworkPolicy before Kubernetes 1.7 isolates its pods. */
@@ -80,6 +80,7 @@ interface NamespaceEntry {
 interface PolicyEntry {
   kind: 'NetworkPolicy' | 'ClusterNetworkPolicy';
   key: string;
+  uid: string;
   place: string;
   policy: Policy;
 }
@@ -235,7 +236,7 @@ function nodeEntry(object: v.InferOutput<typeof NodeSchema>, place: string, refu
   const created = metadata.creationTimestamp ?? '';
   const all = (status?.addresses ?? []).map(({ address }) => address).filter(isAddress);
   return {
-    kind: 'Node', key: metadata.name, place, created, node, warnings,
+    kind: 'Node', key: metadata.name, uid: metadata.uid ?? '', place, created, node, warnings,
     labels: metadata.labels ?? [],
     addresses: unique(all.map((address) => addressText(addressBytes(address)))),
   };
@@ -346,9 +347,9 @@ function namedPorts({ containers = [], initContainers = [] }: Containers): Named
 function namespaceEntry(
   { metadata }: v.InferOutput<typeof NamespaceSchema>, place: string,
 ): Entry {
-  const { name, labels = [], annotations } = metadata;
+  const { name, uid = '', labels = [], annotations } = metadata;
   const isIsolated = isIsolation(annotations?.[ISOLATION]);
-  return { kind: 'Namespace', key: name, place, labels, isIsolated };
+  return { kind: 'Namespace', key: name, uid, place, labels, isIsolated };
 }
 
 /** `{"ingress": {"isolation": "DefaultDeny"}}`; what cannot be read isolates too. */
@@ -366,16 +367,17 @@ function isIsolation(text: string | undefined): boolean {
 function networkPolicyEntry(
   object: v.InferOutput<typeof NetworkPolicySchema>, place: string, refuse: Refuse,
 ): Entry {
-  const { namespace = 'default', name } = object.metadata;
+  const { namespace = 'default', name, uid = '' } = object.metadata;
   const policy = readNetworkPolicy(object, refuse);
-  return { kind: 'NetworkPolicy', key: `${namespace}/${name}`, place, policy };
+  return { kind: 'NetworkPolicy', key: `${namespace}/${name}`, uid, place, policy };
 }
 
 function clusterPolicyEntry(
   object: v.InferOutput<typeof ClusterPolicySchema>, place: string, refuse: Refuse,
 ): Entry {
+  const { name, uid = '' } = object.metadata;
   const policy = readClusterPolicy(object, refuse);
-  return { kind: 'ClusterNetworkPolicy', key: object.metadata.name, place, policy };
+  return { kind: 'ClusterNetworkPolicy', key: name, uid, place, policy };
 }
 
 function unique(values: readonly string[]): string[] {
