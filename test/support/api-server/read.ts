@@ -1,0 +1,467 @@
+// Lists, pages and watches, as the two servers give them. What is done here where a real server
+// surprises is numbered in test/kube-recordings/README.md.
+
+import { createGzip } from 'node:zlib';
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import { Body, type Fault } from './faults.ts';
+import { apiVersionOf, type Fields, type KubeObject, type ResourceType } from './resources.ts';
+import { matcherOf, type Matcher } from './selectors.ts';
+import { Refusal, badRequest, failure, invalid, noProgress, notANumber, tooLarge, tooOld,
+  tooOldContinue, tooOldList, type Cause, type Status } from './status.ts';
+import type { Change, Collection, Store } from './store.ts';
+
+/** What a read needs to know of its request. */
+export interface Reading {
+  store: Store;
+  collection: Collection;
+  namespace: string | null;
+  query: URLSearchParams;
+  fault: Fault | null;
+  settings: ReadSettings;
+}
+
+export interface ReadSettings {
+  bookmarkMs: number;
+  /** How long a request for a future version waits before it is refused. */
+  futureWaitMs: number;
+  /** Bodies larger than this are compressed for a client that asks. */
+  gzipBytes: number;
+  /** Bodies up to this size have a content-length. */
+  plainBytes: number;
+}
+
+/** Bookmarks before the end of a watch that has a time-out, in ms before it. */
+const BOOKMARKS_BEFORE_END = { '1.20': [2000], '1.36': [2500, 1500], '1.36-etcd3.4': [2000] };
+const PIECE_BYTES = 65_536;
+const PARTIAL = /as=PartialObjectMetadata/;
+
+const FORBIDDEN_VERSION_MATCH: Cause = {
+  reason: 'FieldValueForbidden', field: 'resourceVersionMatch',
+  message: 'Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided',
+};
+
+function cause(field: string, message: string): Cause {
+  return { reason: 'FieldValueForbidden', field, message: `Forbidden: ${message}` };
+}
+
+/** Which combinations of parameters a server refuses. */
+export function checkOptions({ store, query }: Reading, isWatch: boolean): void {
+  const match = query.get('resourceVersionMatch') ?? '';
+  const initial = query.get('sendInitialEvents') !== null;
+  const causes: Cause[] = [];
+  const isOld = store.serverVersion === '1.20';
+  if (isWatch && match !== '') {
+    if (isOld) {
+      causes.push(cause('resourceVersionMatch', 'resourceVersionMatch is forbidden for watch'));
+    } else if (!initial) {
+      causes.push(cause('resourceVersionMatch',
+        'resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided'));
+    }
+  }
+  if (match !== '' && (query.get('resourceVersion') ?? '') === '' && (!isWatch || isOld)) {
+    causes.push(FORBIDDEN_VERSION_MATCH);
+  }
+  if (!isOld && isWatch && initial && match === '') {
+    causes.push(cause('resourceVersionMatch',
+      'sendInitialEvents requires setting resourceVersionMatch to NotOlderThan'));
+  }
+  if (!isOld && !isWatch && initial) {
+    causes.push(cause('sendInitialEvents', 'sendInitialEvents is forbidden for list'));
+  }
+  if (causes.length > 0) throw new Refusal(invalid('ListOptions', 'meta.k8s.io', '', causes));
+}
+
+function versionOf(query: URLSearchParams): number {
+  const text = query.get('resourceVersion') ?? '';
+  if (!/^\d*$/.test(text)) throw new Refusal(notANumber(text));
+  return Number(text);
+}
+
+/** An object as an item of a list, or as the object of an event. */
+export class Shape {
+  readonly #type: ResourceType;
+  readonly #isPartial: boolean;
+  readonly #pad: Record<string, string> | null;
+
+  constructor(type: ResourceType, isPartial: boolean, fault: Fault | null) {
+    this.#type = type;
+    this.#isPartial = isPartial;
+    this.#pad = fault?.padBytes === undefined ? null
+      : { 'example.com/padding': 'x'.repeat(fault.padBytes) };
+  }
+
+  list(): { kind: string; apiVersion: string } {
+    if (this.#isPartial) {
+      return { kind: 'PartialObjectMetadataList', apiVersion: 'meta.k8s.io/v1' };
+    }
+    return { kind: `${this.#type.kind}List`, apiVersion: apiVersionOf(this.#type) };
+  }
+
+  item(object: KubeObject): Fields {
+    const whole = this.event(object);
+    if (this.#type.isCustom || this.#isPartial) return whole;
+    const { kind: _kind, apiVersion: _apiVersion, ...item } = whole;
+    return item;
+  }
+
+  event(object: KubeObject): Fields {
+    const { kind: _kind, apiVersion: _apiVersion, metadata, ...rest } = object;
+    const head = this.#isPartial
+      ? { kind: 'PartialObjectMetadata', apiVersion: 'meta.k8s.io/v1' }
+      : { kind: this.#type.kind, apiVersion: apiVersionOf(this.#type) };
+    const padded = this.#pad === null ? metadata
+      : { ...metadata, annotations: { ...metadata.annotations, ...this.#pad } };
+    return { ...head, metadata: padded, ...(this.#isPartial ? {} : rest) };
+  }
+
+  bookmark(version: number, isEnd: boolean, isOld: boolean): string {
+    const object = {
+      ...this.event({ metadata: { name: '' } }),
+      metadata: {
+        resourceVersion: String(version), ...(isOld ? { creationTimestamp: null } : {}),
+        ...(isEnd ? { annotations: { 'k8s.io/initial-events-end': 'true' } } : {}),
+      },
+      ...(this.#isPartial ? {} : this.#type.hull),
+    };
+    return `${JSON.stringify({ type: 'BOOKMARK', object })}\n`;
+  }
+}
+
+export function shapeOf(request: IncomingMessage, { collection, fault }: Reading): Shape {
+  return new Shape(collection.type, PARTIAL.test(request.headers.accept ?? ''), fault);
+}
+
+interface Token {
+  v: string;
+  rv: number;
+  start: string;
+}
+
+/** Where a list goes on: 1.36 writes keys with a leading slash, 1.20 without. */
+function continueToken(store: Store, version: number, start: string): string {
+  const slash = store.serverVersion === '1.20' ? '' : '/';
+  const token: Token = { v: 'meta.k8s.io/v1', rv: version, start: `${slash}${start}\0` };
+  return Buffer.from(JSON.stringify(token)).toString('base64url');
+}
+
+function parseToken(text: string): { version: number; after: string } {
+  try {
+    const token = JSON.parse(Buffer.from(text, 'base64url').toString()) as Token;
+    return { version: token.rv, after: token.start.replace(/^\//, '').replace(/\0$/, '') };
+  } catch {
+    throw new Refusal(badRequest("invalid continue token: continue key is not valid: invalid "
+      + "character 'i' looking for beginning of value"));
+  }
+}
+
+/** True if the state at a version can still be given. */
+function isReachable({ store, collection }: Reading, version: number): boolean {
+  if (version < collection.floor) return false;
+  return store.serverVersion !== '1.20' || version >= store.compacted;
+}
+
+interface ListPlan {
+  version: number;
+  after: string;
+  limit: number;
+}
+
+function planList(reading: Reading): ListPlan {
+  const { store, query, settings } = reading;
+  const limit = Number(query.get('limit') ?? '0') || Infinity;
+  const token = query.get('continue') ?? '';
+  if (token !== '') {
+    const { version, after } = parseToken(token);
+    if (version < 0) return { version: store.version, after, limit };
+    if (!isReachable(reading, version)) {
+      throw new Refusal(tooOldContinue(Buffer.from(JSON.stringify({
+        v: 'meta.k8s.io/v1', rv: -1,
+        start: (JSON.parse(Buffer.from(token, 'base64url').toString()) as Token).start,
+      })).toString('base64url')));
+    }
+    return { version, after, limit };
+  }
+  const asked = versionOf(query);
+  // From the cache, which knows no pages.
+  if (query.get('resourceVersion') === '0') {
+    return { version: store.version, after: '', limit: Infinity };
+  }
+  if (asked > store.version) {
+    throw new Refusal(tooLarge(asked, store.version), settings.futureWaitMs);
+  }
+  if (query.get('resourceVersionMatch') === 'Exact') {
+    if (!isReachable(reading, asked)) throw new Refusal(tooOldList());
+    return { version: asked, after: '', limit };
+  }
+  return { version: store.version, after: '', limit };
+}
+
+/** The keys of one page, in order, and how many more there are. */
+function pageOf({ collection, namespace, query }: Reading, plan: ListPlan)
+  : { keys: string[]; rest: number; hasSelector: boolean } {
+  const matches = matcherOf(query, namespace, collection.type.plural);
+  const { keys, get } = collection.at(plan.version);
+  const page: string[] = [];
+  let rest = 0;
+  for (const key of keys) {
+    if (key <= plan.after && plan.after !== '') continue;
+    const isFull = page.length >= plan.limit;
+    const fits = matches === null || matches(get(key) as KubeObject);
+    if (!fits) continue;
+    if (!isFull) page.push(key);
+    else rest += 1;
+    // With a selector the rest is not counted: one more is enough to know.
+    if (matches !== null && rest > 0) break;
+  }
+  return { keys: page, rest, hasSelector: matches !== null };
+}
+
+/** The pieces of a list's body, made as they are written. */
+function* listPieces(reading: Reading, shape: Shape, plan: ListPlan): Generator<string> {
+  const { store, collection } = reading;
+  const { keys, rest, hasSelector } = pageOf(reading, plan);
+  const metadata: Fields = { resourceVersion: String(plan.version) };
+  if (collection.type.isCustom) metadata['continue'] = '';
+  if (rest > 0) metadata['continue'] = continueToken(store, plan.version, keys.at(-1) ?? '');
+  if (rest > 0 && !hasSelector) metadata['remainingItemCount'] = rest;
+  const head = JSON.stringify({ ...shape.list(), metadata });
+  let piece = `${head.slice(0, -1)},"items":[`;
+  let isFirst = true;
+  let version = -1;
+  let get = (_key: string): KubeObject | null => null;
+  for (const key of keys) {
+    // What has changed while the body waited is not seen by it.
+    if (version !== store.version) get = collection.at(plan.version).get;
+    version = store.version;
+    if (!isFirst) piece += ',';
+    isFirst = false;
+    piece += JSON.stringify(shape.item(get(key) as KubeObject));
+    if (piece.length > PIECE_BYTES) {
+      yield piece;
+      piece = '';
+    }
+  }
+  yield `${piece}]}\n`;
+}
+
+export async function sendList(request: IncomingMessage, response: ServerResponse,
+  reading: Reading): Promise<void> {
+  checkOptions(reading, false);
+  const { fault, settings } = reading;
+  const pieces = listPieces(reading, shapeOf(request, reading), planList(reading));
+  let head = '';
+  let next = pieces.next();
+  while (next.done !== true && head.length <= settings.gzipBytes) {
+    head += next.value;
+    next = pieces.next();
+  }
+  response.setHeader('content-type', 'application/json');
+  if (next.done === true && head.length <= settings.plainBytes && fault === null) {
+    response.setHeader('content-length', Buffer.byteLength(head));
+    response.end(head);
+    return;
+  }
+  const rest = next.done === true ? '' : next.value;
+  await sendPieces(request, response, head, [rest, pieces], reading);
+}
+
+/** Writes a body that is larger than what has a content-length, at the pace of the reader. */
+async function sendPieces(request: IncomingMessage, response: ServerResponse, head: string,
+  [second, rest]: [string, Iterator<string>], { fault, settings }: Reading): Promise<void> {
+  const isZipped = head.length > settings.gzipBytes && fault === null
+    && /\bgzip\b/.test(String(request.headers['accept-encoding'] ?? ''));
+  const body = new Body(response, fault);
+  const zip = isZipped ? createGzip({ level: 1 }) : null;
+  if (zip !== null) response.setHeader('content-encoding', 'gzip');
+  zip?.pipe(response);
+  const write = (piece: string): boolean => (zip === null ? body.text(piece) : zip.write(piece));
+  write(head);
+  for (let piece: string | undefined = second; piece !== undefined && !body.isOver;) {
+    if (!write(piece)) await drained(zip ?? response, response);
+    const next = rest.next();
+    piece = next.done === true ? undefined : next.value;
+  }
+  if (zip === null) body.end();
+  else zip.end();
+}
+
+function drained(stream: NodeJS.WritableStream, response: ServerResponse): Promise<void> {
+  if (response.destroyed) return Promise.resolve();
+  return new Promise((resolve) => {
+    const done = (): void => {
+      stream.off('drain', done);
+      response.off('close', done);
+      resolve();
+    };
+    stream.once('drain', done);
+    response.once('close', done);
+  });
+}
+
+/** How an event looks to a watch with selectors: leaving them is a deletion with the last state
+ * that fitted, entering them an addition. Null if the watch is not told. */
+export function seenBy(change: Change, matches: Matcher | null)
+  : { type: Change['type']; object: KubeObject } | null {
+  if (matches === null) return change;
+  const isIn = change.type !== 'DELETED' && matches(change.object);
+  const wasIn = change.previous !== null && matches(change.previous);
+  if (isIn) return { type: wasIn ? 'MODIFIED' : 'ADDED', object: change.object };
+  if (!wasIn || change.previous === null) return null;
+  const { previous, object } = change;
+  if (change.type === 'DELETED') return { type: 'DELETED', object };
+  return {
+    type: 'DELETED',
+    object: {
+      ...previous,
+      metadata: { ...previous.metadata, resourceVersion: String(change.version) },
+    },
+  };
+}
+
+/** One watch, from its answer's head to its end. */
+export class Watch {
+  readonly collection: Collection;
+  readonly #store: Store;
+  readonly #reading: Reading;
+  readonly #shape: Shape;
+  readonly #matches: Matcher | null;
+  readonly #response: ServerResponse;
+  readonly #body: Body;
+  readonly #timers: NodeJS.Timeout[] = [];
+  readonly #onEnd: () => void;
+  /** A muted watch says nothing more, and its connection stays. */
+  isMuted = false;
+  #told = 0;
+  #isSilent = false;
+
+  constructor(request: IncomingMessage, response: ServerResponse, reading: Reading,
+    onEnd: () => void) {
+    checkOptions(reading, true);
+    const { collection, query, namespace, fault } = reading;
+    this.#reading = reading;
+    this.#store = reading.store;
+    this.collection = collection;
+    this.#shape = shapeOf(request, reading);
+    this.#matches = matcherOf(query, namespace, collection.type.plural);
+    const version = versionOf(query);
+    this.#onEnd = onEnd;
+    this.#response = response;
+    response.setHeader('content-type', 'application/json');
+    response.setHeader('transfer-encoding', 'chunked');
+    response.flushHeaders();
+    this.#body = new Body(response, fault,
+      (code) => errorLine(code === 410 ? tooOld(version, collection.floor)
+        : failure(code, 'InternalError', `a fault of ${code}`)));
+    response.on('close', () => this.#close());
+    this.#begin(version);
+  }
+
+  get #hasBookmarks(): boolean {
+    return /^(true|1)$/.test(this.#reading.query.get('allowWatchBookmarks') ?? '');
+  }
+
+  #begin(version: number): void {
+    const { query, settings } = this.#reading;
+    const { serverVersion } = this.#store;
+    const isWatchList = serverVersion !== '1.20' && query.get('sendInitialEvents') === 'true';
+    const seconds = Number(query.get('timeoutSeconds') ?? '0');
+    if (isWatchList || version === 0) {
+      if (serverVersion === '1.36-etcd3.4') {
+        if (this.#hasBookmarks) this.error(noProgress());
+        else this.#later(settings.futureWaitMs, tooLarge(this.#store.version, 0));
+        return;
+      }
+      if (version > this.#store.version) {
+        this.#later(settings.futureWaitMs, tooLarge(version, this.#store.version));
+        return;
+      }
+      this.#sendAll(serverVersion !== '1.20' && this.#hasBookmarks);
+    } else if (version < this.collection.floor) {
+      this.error(tooOld(version, this.collection.floor));
+      return;
+    } else if (version > this.#store.version) {
+      // Silent to its end: a version from the future is waited for and says nothing.
+      this.#isSilent = true;
+    } else {
+      for (const change of this.collection.since(version)) this.#listen(change);
+    }
+    this.collection.listeners.add(this.#listen);
+    this.#schedule(seconds);
+  }
+
+  #sendAll(hasEnd: boolean): void {
+    for (const key of [...this.collection.keys]) {
+      const object = this.collection.get(key);
+      if (object === null || (this.#matches !== null && !this.#matches(object))) continue;
+      this.#event('ADDED', object);
+    }
+    if (hasEnd) this.#body.event(this.#shape.bookmark(this.#store.version, true, false));
+  }
+
+  readonly #listen = (change: Change): void => {
+    if (this.#isSilent || this.isMuted) return;
+    const seen = seenBy(change, this.#matches);
+    if (seen === null) return;
+    this.#told += 1;
+    this.#event(seen.type, seen.object);
+  };
+
+  #event(type: string, object: KubeObject): void {
+    this.#body.event(`{"type":"${type}","object":${JSON.stringify(this.#shape.event(object))}}\n`);
+  }
+
+  #schedule(seconds: number): void {
+    const { settings } = this.#reading;
+    if (this.#hasBookmarks) {
+      this.#timers.push(setInterval(() => this.bookmark(), settings.bookmarkMs));
+    }
+    if (seconds <= 0) return;
+    const endMs = seconds * 1000;
+    this.#timers.push(setTimeout(() => this.end(), endMs));
+    if (!this.#hasBookmarks) return;
+    for (const lead of BOOKMARKS_BEFORE_END[this.#store.serverVersion]) {
+      if (lead >= endMs) continue;
+      // Only a watch that was told something gets a last bookmark.
+      this.#timers.push(setTimeout(() => { if (this.#told > 0) this.bookmark(); }, endMs - lead));
+    }
+  }
+
+  /** Sends a bookmark of the newest version: of the type on 1.20, of the whole store on 1.36. */
+  bookmark(): void {
+    if (this.#isSilent || this.isMuted) return;
+    const isOld = this.#store.serverVersion === '1.20';
+    const version = isOld ? this.collection.newest : this.#store.version;
+    this.#body.event(this.#shape.bookmark(version, false, isOld));
+  }
+
+  #later(ms: number, status: Status): void {
+    this.#timers.push(setTimeout(() => this.error(status), ms));
+  }
+
+  /** Sends an ERROR event and ends. */
+  error(status: Status): void {
+    this.#body.event(errorLine(status));
+    this.end();
+  }
+
+  /** Ends the body as a server does at the time-out. */
+  end(): void {
+    this.#close();
+    if (!this.isMuted) this.#body.end();
+  }
+
+  cut(): void {
+    this.#close();
+    this.#response.destroy();
+  }
+
+  #close(): void {
+    this.collection.listeners.delete(this.#listen);
+    for (const timer of this.#timers) clearTimeout(timer);
+    this.#onEnd();
+  }
+}
+
+function errorLine(status: Status): string {
+  return `${JSON.stringify({ type: 'ERROR', object: status })}\n`;
+}
