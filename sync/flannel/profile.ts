@@ -47,6 +47,7 @@ export interface FlannelProfileOptions {
   onProblems?(problems: string[]): void;
   recheckMs?: number;
   retryFirstMs?: number;
+  rivalWaitMs?: number;
   /** Looks for a device of flannel's. */
   findDevice?(): string | null;
 }
@@ -61,7 +62,7 @@ interface Confirmed {
 export class FlannelProfile implements NetConfReader {
   readonly #options: FlannelProfileOptions;
   readonly #bell = new Bell();
-  readonly #handwriting = new Handwriting();
+  readonly #handwriting: Handwriting;
   #facts: HostFacts | null = null;
   #node: OwnNode | null = null;
   #conf: NetConf | null = null;
@@ -77,6 +78,7 @@ export class FlannelProfile implements NetConfReader {
 
   constructor(options: FlannelProfileOptions) {
     this.#options = options;
+    this.#handwriting = new Handwriting(options.rivalWaitMs);
   }
 
   /** What the host is set up with. */

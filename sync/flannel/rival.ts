@@ -16,6 +16,8 @@ export const NODE_LABEL = 'culvert.dev/node';
 /** So often may others change what we wrote, within the time, until they are taken for a rival. */
 export const RIVAL_CHANGES = 5;
 export const RIVAL_WINDOW_MS = 1_800_000;
+/** Wait after the first of their changes; it doubles with each. */
+export const RIVAL_WAIT_MS = 1000;
 
 const HOW_TO_EXCLUDE = 'keep flannel\'s DaemonSet off this node: give its nodeAffinity a '
   + `matchExpression {key: ${NODE_LABEL}, operator: DoesNotExist}, and label the node`;
@@ -64,12 +66,17 @@ export async function rivalPod(
 
 /** Counts how often others have changed what we wrote. */
 export class Handwriting {
+  readonly #waitMs: number;
   #changes: number[] = [];
+
+  constructor(waitMs = RIVAL_WAIT_MS) {
+    this.#waitMs = waitMs;
+  }
 
   /** Others have done so once more. Gives how long to wait before we write again. */
   changed(nowMs: number): number {
     this.#changes = [...this.#changes.filter((time) => nowMs - time < RIVAL_WINDOW_MS), nowMs];
-    return 500 * (2 ** this.#changes.length);
+    return this.#waitMs * (2 ** (this.#changes.length - 1));
   }
 
   /** What is to be told where it was too often, or null. */
