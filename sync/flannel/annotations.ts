@@ -118,7 +118,7 @@ export function missingFrom(present: Annotations, wanted: Annotations): Annotati
 
 /** The body of a strategic merge patch of a Node's status. `upSince`, a time, clears the condition
  * NetworkUnavailable; null leaves it alone. */
-export function nodePatch(annotations: Annotations, upSince: string | null): string {
+export function nodePatch(annotations: Annotations, upSince: string | null): object {
   const condition = upSince === null ? null : {
     type: NETWORK_UNAVAILABLE,
     status: 'False',
@@ -127,10 +127,10 @@ export function nodePatch(annotations: Annotations, upSince: string | null): str
     reason: 'FlannelIsUp',
     message: 'Flannel is running on this node',
   };
-  return JSON.stringify({
+  return {
     ...(Object.keys(annotations).length === 0 ? {} : { metadata: { annotations } }),
     ...(condition === null ? {} : { status: { conditions: [condition] } }),
-  });
+  };
 }
 
 /** The lease with as much changed as peers need to take note. In a cluster of two families flannel

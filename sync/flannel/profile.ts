@@ -35,7 +35,7 @@ const MERGE_PATCH = 'application/strategic-merge-patch+json';
 /** What is asked of the API server. A failure has the HTTP status as `status`, and perhaps
  * `retryAfterMs`. */
 export interface NodeClient extends ObjectReader {
-  patch(path: string, body: string, contentType: string, signal: AbortSignal): Promise<unknown>;
+  patch(path: string, change: unknown, contentType: string, signal: AbortSignal): Promise<unknown>;
 }
 
 export interface FlannelProfileOptions {

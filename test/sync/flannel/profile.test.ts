@@ -51,10 +51,10 @@ class Server implements NodeClient {
     return Promise.resolve({ items: this.pods });
   }
 
-  patch(path: string, body: string, contentType: string): Promise<unknown> {
+  patch(path: string, change: unknown, contentType: string): Promise<unknown> {
     assert.is(contentType, 'application/strategic-merge-patch+json');
     if (this.refusal !== null) return Promise.reject(this.refusal);
-    const patch = JSON.parse(body) as {
+    const patch = change as {
       metadata?: { annotations: Annotations }; status?: { conditions: [{ type: string }] };
     };
     const annotations = patch.metadata?.annotations ?? {};
