@@ -28,10 +28,11 @@ import {
 } from './derived.ts';
 import { diskFiles } from './durable.ts';
 import { Endpoints } from './endpoints.ts';
+import { Freshness } from './freshness.ts';
 import { Handover } from './handover.ts';
 import { Intake } from './intake.ts';
 import { Ipam } from './ipam.ts';
-import { controlMethods } from './methods.ts';
+import { controlMethods, nodeFacts } from './methods.ts';
 import { NodeDevice } from './node-device.ts';
 import { Observer } from './observe.ts';
 import { PolicyGate } from './policy-gate.ts';
@@ -102,6 +103,7 @@ export class Host {
   readonly control: ControlServer;
   readonly sync: ControlServer;
   readonly handover: Handover;
+  readonly freshness = new Freshness(Date.now);
   /** What an earlier daemon has left us. */
   readonly recovered: Recovered;
   isNodeDeviceLost = false;
@@ -162,6 +164,8 @@ export class Host {
       onSnapshot: (snapshot) => this.#take(snapshot),
       onDelta: (delta) => this.#takeDelta(delta),
       endpoints: () => this.endpoints.pods(),
+      facts: () => nodeFacts(this),
+      onSource: () => this.freshness.update(this.intake),
       wantsSnapshot: () => this.#lastKnown.isLong,
     });
     this.control = new ControlServer({

@@ -113,12 +113,12 @@ export class Addresses {
     this.touched.clear();
   }
 
-  /** Everything that the host was told. */
-  tellAll(change: PolicyChange): void {
+  /** Everything that the host was told, made as it is taken. Until then nothing may be committed. */
+  * allTold(): Generator<[string, number]> {
     for (const tree of [this.#ipv4, this.#ipv6]) {
-      tree.forEach((record) => {
-        if (record.told !== 0) change.identities.push([recordPrefix(record), record.told]);
-      });
+      for (const record of tree.values()) {
+        if (record.told !== 0) yield [recordPrefix(record), record.told];
+      }
     }
   }
 

@@ -14,7 +14,7 @@
 import type { PolicyChange } from '../../engine/model.ts';
 import type { Entry } from '../objects.ts';
 import { Addresses } from './addresses.ts';
-import { emptyChange, isEmptyChange } from './change.ts';
+import { emptyChange, inParts, isEmptyChange } from './change.ts';
 import { Identities } from './identities.ts';
 import { Inventory, groupText } from './inventory.ts';
 import type { Group, NodeFacts, PodFacts } from './inventory.ts';
@@ -125,14 +125,37 @@ export class PolicyCompiler {
 
   /** Everything, as the change from nothing. Precondition: all is committed. */
   snapshot(): PolicyChange {
-    const change = emptyChange();
-    this.#addresses.tellAll(change);
-    this.#ruleSets.tellAll(this.#identities, change);
-    this.#names.tellAll(change);
-    for (const { namespace, name, told } of this.#inventory.pods.values()) {
-      if (told !== null) change.endpoints.push({ namespace, name, ...told });
-    }
-    return change;
+    return {
+      ...emptyChange(),
+      identities: [...this.#addresses.allTold()],
+      ruleSets: [...this.#ruleSets.messages(this.#identities)],
+      rules: [...this.#names.allTold()],
+      endpoints: this.#endpointsTold(),
+    };
+  }
+
+  /** The same in parts that each fit a frame, made as they are taken. Objects may change meanwhile,
+   * but nothing may be committed. */
+  parts(): Iterable<PolicyChange> {
+    const endpoints = this.#endpointsTold();
+    return this.#makeParts(endpoints);
+  }
+
+  * #makeParts(endpoints: PolicyChange['endpoints']): Generator<PolicyChange> {
+    yield* inParts('endpoints', endpoints);
+    yield* inParts('identities', this.#addresses.allTold());
+    yield* inParts('ruleSets', this.#ruleSets.messages(this.#identities));
+    yield* inParts('rules', this.#names.allTold());
+  }
+
+  /** The uid of a pod that is known; undefined for none. */
+  uidOfPod(key: string): string | undefined {
+    return this.#inventory.pods.get(key)?.uid;
+  }
+
+  #endpointsTold(): PolicyChange['endpoints'] {
+    return [...this.#inventory.pods.values()].flatMap(({ namespace, name, told }) =>
+      (told === null ? [] : { namespace, name, ...told }));
   }
 
   #setPod(entry: PodEntry): void {
