@@ -11,7 +11,7 @@ const INTERFACES = '/proc/self/net/dev';
 const DEVICE = /^\s*(flannel[.-]?[\w.-]*):/gm;
 
 /** The label of nodes that run Culvert, by which flannel's DaemonSet leaves them out. */
-export const NODE_LABEL = 'culvert.dev/node';
+export const NODE_LABEL = 'culvert.net/node';
 
 /** So often may others change what we wrote, within the time, until they are taken for a rival. */
 export const RIVAL_CHANGES = 5;

@@ -299,7 +299,7 @@ test('beside flannel\'s device or its running pod nothing is written', async () 
     status: { phase: 'Running', containerStatuses: [{ ready: true }] },
   }];
   await until('the pod', () => made.problems.some((text) => text.includes('kube-flannel-ds-x')));
-  assert.match(made.problems[0] ?? '', /nodeAffinity .* culvert\.dev\/node, operator: DoesNotExist/);
+  assert.match(made.problems[0] ?? '', /nodeAffinity .* culvert\.net\/node, operator: DoesNotExist/);
   assert.is(server.patches.length, 0);
   server.pods = [{
     metadata: { name: 'kube-flannel-ds-x', namespace: 'kube-flannel' },
