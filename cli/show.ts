@@ -87,7 +87,6 @@ function statusRows(status: StatusReport): string[][] {
       [
         ...sync.staleSince === null ? [] : [`stale since ${sync.staleSince}`],
         ...sync.connected ? [] : ['no sidecar connected'],
-        ...sync.source === null ? [] : [`source ${sync.source}`],
         cluster,
       ].join('; ')],
     ['Policy:', policy.known ? 'Ok' : 'Note', policy.known

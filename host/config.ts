@@ -45,6 +45,9 @@ export interface HostConfig {
     awaySeconds: number;
   };
   runtimeDirectory: string;
+  /** Folder on a disk that keeps the cluster as it was last known over a reboot; empty for none.
+   * `auto` is /var/lib/culvert, and none where the runtime directory is not the usual one. */
+  stateDirectory: string;
   /** Group that may use sync.sock, and the sidecar's uid; -1 for the daemon's own. */
   syncGroup: number;
   syncUid: number;
@@ -73,6 +76,9 @@ export interface HostConfig {
   };
 }
 
+const RUNTIME_DIRECTORY = '/run/culvert';
+const STATE_DIRECTORY = '/var/lib/culvert';
+
 export const DEFAULTS: HostConfig = {
   nodeName: '',
   netConf: '',
@@ -81,7 +87,8 @@ export const DEFAULTS: HostConfig = {
   device: { name: 'culvert0', keep: false },
   dataPlane: { tier: 'auto', tunnelDevice: 'culvert-t3' },
   handover: { enabled: true, awaySeconds: 0 },
-  runtimeDirectory: '/run/culvert',
+  runtimeDirectory: RUNTIME_DIRECTORY,
+  stateDirectory: 'auto',
   syncGroup: -1,
   syncUid: -1,
   memory: 'standard',
@@ -127,6 +134,7 @@ const SourceSchema = v.strictObject({
     awaySeconds: integer(0, 1_000_000),
   })),
   runtimeDirectory: text,
+  stateDirectory: text,
   syncGroup: integer(-1, 0x7fffffff),
   syncUid: integer(-1, 0x7fffffff),
   memory: v.optional(v.picklist(['small', 'standard', 'full'])),
@@ -210,7 +218,13 @@ function complete(config: HostConfig): HostConfig {
   if (config.underlay.addresses.length === 0 && config.underlay.interface === '') {
     throw new ConfigError(missing(['underlay', 'interface']));
   }
-  return config;
+  return { ...config, stateDirectory: stateDirectory(config) };
+}
+
+/** Two daemons of one machine must not share a state. */
+function stateDirectory({ stateDirectory: given, runtimeDirectory }: HostConfig): string {
+  if (given !== 'auto') return given;
+  return runtimeDirectory === RUNTIME_DIRECTORY ? STATE_DIRECTORY : '';
 }
 
 function missing(path: string[]): string {

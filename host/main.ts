@@ -12,7 +12,7 @@ import type { Core } from '../engine/core.ts';
 import { Forwarding } from '../engine/forwarding.ts';
 import type { Log } from '../engine/log.ts';
 import { PROFILES } from '../engine/memory-map.ts';
-import { ENDED_FOLDER, type Delta, type Snapshot } from '../engine/model.ts';
+import { ENDED_FOLDER, type Delta, type Pod, type Snapshot } from '../engine/model.ts';
 import { PolicyTables } from '../engine/tables/policy.ts';
 import { errnoName } from '../ffi/errno.ts';
 import { closeFd, lockFile } from '../ffi/file.ts';
@@ -41,7 +41,7 @@ import {
   type Recovered,
 } from './recovery.ts';
 import type { SystemdStore } from './systemd-store.ts';
-import { writeSubnetEnv } from './subnet-env.ts';
+import { tellSubnet } from './subnet-env.ts';
 import { chooseTier, probeKernel, type Tier, type TierName } from './tier.ts';
 import type { TunnelTap } from './tunnel-tap.ts';
 import { Underlay } from './underlay.ts';
@@ -104,16 +104,16 @@ export class Host {
   readonly sync: ControlServer;
   readonly handover: Handover;
   readonly freshness = new Freshness(Date.now);
+  readonly lastKnown: LastKnown;
   /** What an earlier daemon has left us. */
   readonly recovered: Recovered;
   isNodeDeviceLost = false;
   /** The tier in use: one less once the TAP of T3 is gone. */
   tierName: TierName;
-  readonly #lastKnown: LastKnown;
   readonly #links: Links;
   readonly #lock: number;
   /** The cluster's pods of this node, by namespace and name. */
-  readonly #pods = new Set<string>();
+  readonly #pods = new Map<string, Pod>();
   #isStopping = false;
   #warned = '';
 
@@ -130,7 +130,7 @@ export class Host {
     this.core = parts.core;
     this.dataPlane = parts.dataPlane;
     this.recovered = parts.recovered;
-    this.#lastKnown = new LastKnown(config, log);
+    this.lastKnown = new LastKnown(config, log);
     const limits = PROFILES[config.memory];
     const policyTables = new PolicyTables(this.core, limits.policy);
     this.policy = new PolicyGate(policyTables, config.policy.unknownPods, log);
@@ -166,7 +166,7 @@ export class Host {
       endpoints: () => this.endpoints.pods(),
       facts: () => nodeFacts(this),
       onSource: () => this.freshness.update(this.intake),
-      wantsSnapshot: () => this.#lastKnown.isLong,
+      wantsSnapshot: () => this.lastKnown.isLong,
     });
     this.control = new ControlServer({
       path: join(config.runtimeDirectory, CONTROL_SOCKET),
@@ -256,9 +256,9 @@ export class Host {
       this.nodeDevice.leave();
     } else {
       await this.nodeDevice.close();
-      this.#lastKnown.clear();
+      this.lastKnown.clear();
     }
-    this.#lastKnown.close();
+    await this.lastKnown.close();
     this.handover.end(isKept);
     this.underlay.close();
     this.#links.close();
@@ -271,9 +271,11 @@ export class Host {
     log.info({ tier: this.tier.name, limits }, 'data plane tier');
     await this.nodeDevice.open();
     this.attachments.open();
-    this.recovered.isClusterKnown = await this.#lastKnown.recall(
+    const savedMs = await this.lastKnown.recall(
       (snapshot) => this.#applySnapshot(snapshot), (delta) => this.#applyDelta(delta));
-    if (!this.recovered.isClusterKnown) await this.#takeConfigured();
+    this.recovered.isClusterKnown = savedMs !== null;
+    if (savedMs === null) await this.#takeConfigured();
+    else this.freshness.recalled(savedMs);
     const pods = await restorePods(
       this.handover, this.endpoints, this.attachments.ready, this.recovered, log);
     recoverPackets(this.core, pods, this.recovered);
@@ -296,6 +298,7 @@ export class Host {
       ended: diskFiles(join(config.runtimeDirectory, ENDED_FOLDER)),
       reason: (hasOwnIpam) => this.#closedReason(hasOwnIpam),
       hasSidecar: () => this.intake.isConnected,
+      knownPods: () => this.#pods.values(),
       onChange: () => this.intake.tellEndpoints(),
     });
   }
@@ -397,14 +400,14 @@ export class Host {
 
   async #take(snapshot: Snapshot): Promise<void> {
     await this.#applySnapshot(snapshot);
-    this.#lastKnown.replace(snapshot);
+    this.lastKnown.replace(snapshot);
     this.options.log.info(
       { revision: snapshot.revision, nodes: snapshot.nodes.length }, 'snapshot in force');
   }
 
   async #takeDelta(delta: Delta): Promise<void> {
     await this.#applyDelta(delta);
-    this.#lastKnown.append(delta);
+    this.lastKnown.append(delta);
   }
 
   async #applySnapshot(snapshot: Snapshot): Promise<void> {
@@ -414,14 +417,14 @@ export class Host {
     }
     this.forwarding.applySnapshot(snapshot);
     this.#pods.clear();
-    for (const pod of snapshot.pods) this.#pods.add(podKey(pod));
+    for (const pod of snapshot.pods) this.#pods.set(podKey(pod), pod);
     await this.#applied();
   }
 
   async #applyDelta(delta: Delta): Promise<void> {
     if (delta.policy !== undefined) this.policy.apply(delta.policy);
     this.forwarding.applyDelta(delta);
-    for (const pod of delta.pods) this.#pods.add(podKey(pod));
+    for (const pod of delta.pods) this.#pods.set(podKey(pod), pod);
     for (const pod of delta.removedPods) this.#pods.delete(podKey(pod));
     await this.#applied();
   }
@@ -437,18 +440,7 @@ export class Host {
     const isKnown = podCidrs.join() === this.nodeDevice.podCidrs.join();
     if (isKnown) return;
     await this.nodeDevice.configure(podCidrs);
-    this.#writeSubnetEnv();
-  }
-
-  #writeSubnetEnv(): void {
-    const { config: { subnetEnv, podNetworks }, log } = this.options;
-    const { podCidrs, options: { mtu } } = this.nodeDevice;
-    if (subnetEnv === '' || podCidrs.length === 0) return;
-    try {
-      writeSubnetEnv(subnetEnv, { podNetworks, podCidrs, mtu });
-    } catch (error) {
-      log.error({ file: subnetEnv, error: (error as Error).message }, 'cannot write subnet.env');
-    }
+    tellSubnet(this.options.config, this.nodeDevice, this.options.log);
   }
 
   #lost(index: number, errno: number): void {

@@ -118,7 +118,7 @@ function status(host: Host): StatusReport {
       revision: host.intake.revision,
       problems: [
         ...host.intake.health?.problems ?? [], ...host.forwarding.problems(),
-        ...host.ipam.problems(),
+        ...host.ipam.problems(), ...host.lastKnown.problems(),
       ],
       source: host.intake.health?.source ?? null,
       staleSince: host.freshness.staleSince,

@@ -4,7 +4,10 @@
 
 import { basename, dirname } from 'node:path';
 import { prefixHolds, prefixBase, type Family, addressFamily } from '../engine/address.ts';
+import type { Log } from '../engine/log.ts';
+import type { HostConfig } from './config.ts';
 import { diskFiles, replaceFile } from './durable.ts';
+import type { NodeDevice } from './node-device.ts';
 
 export interface SubnetEnv {
   /** Networks of all pods of the cluster, and of this node. */
@@ -26,6 +29,19 @@ export function subnetEnvText({ podNetworks, podCidrs, mtu }: SubnetEnv): string
     lines.push(`FLANNEL_${infix}SUBNET=${gateway(subnet)}/${subnet.split('/')[1] ?? ''}`);
   }
   return [...lines, `FLANNEL_MTU=${mtu}`, 'FLANNEL_IPMASQ=false', ''].join('\n');
+}
+
+/** Tells flannel's plugin of the node's networks, where the configuration wants that. */
+export function tellSubnet(
+  { subnetEnv, podNetworks }: HostConfig,
+  { podCidrs, options: { mtu } }: Pick<NodeDevice, 'podCidrs' | 'options'>, log: Log,
+): void {
+  if (subnetEnv === '' || podCidrs.length === 0) return;
+  try {
+    writeSubnetEnv(subnetEnv, { podNetworks, podCidrs, mtu });
+  } catch (error) {
+    log.error({ file: subnetEnv, error: (error as Error).message }, 'cannot write subnet.env');
+  }
 }
 
 /** Writes the file in one step. Throws what the file system refuses. */
