@@ -17,6 +17,19 @@ interface OutputOption {
   output: OutputFormat;
 }
 
+interface SyncVerbOptions {
+  source: string;
+  nodeName: string;
+  runtimeDirectory: string;
+  logLevel: string;
+  stopOnStdinEnd?: boolean;
+  kubeconfig?: string;
+  context?: string;
+  apiServer?: string;
+  profile: 'flannel' | 'none';
+  netConf: string;
+}
+
 const stop = new AbortController();
 
 function outputOption(): Option {
@@ -78,18 +91,27 @@ function addRun(program: Command): void {
 
 function addSync(program: Command): void {
   program.command('sync').description('run the sidecar that tells the daemon of the cluster')
-    .requiredOption('--source <source>', 'file:PATH, a file or folder of Kubernetes objects')
+    .requiredOption('--source <source>',
+      'kubernetes, or file:PATH, a file or folder of Kubernetes objects')
     .addOption(new Option('--node-name <name>', 'the node to speak for').env('CULVERT_NODE_NAME')
       .makeOptionMandatory())
     .addOption(runtimeOption())
     .option('--log-level <level>', 'debug, info, warn or error', 'info')
     .option('--stop-on-stdin-end', 'stop when standard input ends: for a parent that may die')
     .addHelpText('after', '\nExample:\n'
-      + '  culvert sync --source file:/etc/culvert/cluster --node-name edge-1\n')
-    .action(async (options: {
-      source: string; nodeName: string; runtimeDirectory: string; logLevel: string;
-      stopOnStdinEnd?: boolean;
-    }) => {
+      + '  culvert sync --source file:/etc/culvert/cluster --node-name edge-1\n'
+      + '  culvert sync --source kubernetes --api-server https://192.0.2.1:6443 '
+      + '--node-name edge-1\n')
+    .option('--kubeconfig <file>', 'how to reach the API server; default: KUBECONFIG, or the '
+      + 'service account of the pod')
+    .option('--context <name>', 'of the kubeconfig, where it is not the current one')
+    .option('--api-server <url>', 'instead of the address found: that of the Service works only '
+      + 'once Services do')
+    .addOption(new Option('--profile <profile>', 'flannel: tell flannel\'s nodes of this one')
+      .choices(['flannel', 'none']).default('none'))
+    .option('--net-conf <place>', 'net-conf.json: FILE or configmap:NAMESPACE/NAME; default: '
+      + 'flannel\'s own ConfigMap', '')
+    .action(async (options: SyncVerbOptions) => {
       if (options.stopOnStdinEnd === true) stopOnStdinEnd();
       const { runSync } = await import('../sync/main.ts');
       const { makeLog } = await import('./run.ts');
@@ -99,6 +121,7 @@ function addSync(program: Command): void {
         nodeName: options.nodeName,
         version: VERSION,
         signal: stopOnSignals(),
+        cluster: { ...options, environment: process.env },
       }, makeLog('sync', options.logLevel));
     });
 }

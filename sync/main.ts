@@ -1,12 +1,31 @@
 // The sidecar: follows a source of Kubernetes objects and keeps the host told.
 
 import type { Log } from '../engine/log.ts';
+import type { NodeFacts } from '../engine/model.ts';
 import { FileState } from './file-state.ts';
+import { netConfSource } from './flannel/net-conf.ts';
+import { FlannelProfile } from './flannel/profile.ts';
+import { loadAccess } from './kubernetes/access.ts';
+import { ApiClient } from './kubernetes/client.ts';
+import { runKubernetes } from './kubernetes/source.ts';
+import type { KubernetesOptions } from './kubernetes/source.ts';
 import { Sender } from './send.ts';
 import type { SenderOptions } from './send.ts';
 import { ClusterState } from './state.ts';
 import { watchFiles } from './watch.ts';
 import type { FileSourceOptions } from './watch.ts';
+
+/** How to reach the API server, and what to tell it. */
+export interface ClusterOptions {
+  kubeconfig?: string | undefined;
+  context?: string | undefined;
+  apiServer?: string | undefined;
+  environment: Readonly<Record<string, string | undefined>>;
+  /** Whether our Node is to say what flannel's nodes must know of it. */
+  profile: 'flannel' | 'none';
+  /** Where net-conf.json is: a file, `configmap:NAMESPACE/NAME`, or empty for flannel's own. */
+  netConf: string;
+}
 
 export interface SyncOptions {
   /** `file:PATH`, a file or a folder of objects, or `kubernetes`. */
@@ -19,33 +38,71 @@ export interface SyncOptions {
   signal: AbortSignal;
   /** Isolates namespaces by the annotation that was NetworkPolicy before Kubernetes 1.7. */
   legacyAnnotation?: boolean;
+  /** For the source `kubernetes`. */
+  cluster?: ClusterOptions;
   /** Times, where the usual ones do not fit. */
   file?: Omit<FileSourceOptions, 'path'>;
+  kubernetes?: Pick<KubernetesOptions, 'timing' | 'staleAfterMs' | 'random'>;
   sender?: Omit<SenderOptions, 'socket' | 'version' | 'log'>;
+}
+
+/** What follows the cluster, and who wants to know of our node. */
+interface Source {
+  run(): Promise<unknown>;
+  onNode?(facts: NodeFacts): void;
 }
 
 /** Runs until the signal aborts. Rejects at once for a source that does not exist. */
 export async function runSync(options: SyncOptions, log: Log): Promise<void> {
-  const path = filePath(options.source);
-  const { socket, version, nodeName, signal, legacyAnnotation = false } = options;
+  const { source: name, socket, version, nodeName, signal, legacyAnnotation = false } = options;
   const state = new ClusterState({ local: nodeName, legacyAnnotation, log });
+  const source = name === 'kubernetes' ? kubernetesSource(options, state, log)
+    : fileSource(filePath(name), options, state, log);
+  const { onNode } = source;
   const sender = new Sender({
     ...options.sender, socket, version, log,
     onEndpoints: (endpoints) => state.takeEndpoints(endpoints),
     onRead: () => state.onRead(),
+    ...onNode === undefined ? {} : { onNode },
   });
   state.connect(sender);
-  log.info({ source: options.source, node: nodeName, socket }, 'sync starts');
-  await Promise.all([
-    watchFiles({ ...options.file, path }, new FileState(state, log), signal),
-    sender.run(signal),
-  ]);
+  log.info({ source: name, node: nodeName, socket }, 'sync starts');
+  await Promise.all([source.run(), sender.run(signal)]);
   log.info({}, 'sync stopped');
 }
+
+function fileSource(
+  path: string, { file, signal }: SyncOptions, state: ClusterState, log: Log,
+): Source {
+  return { run: () => watchFiles({ ...file, path }, new FileState(state, log), signal) };
+}
+
+/** The client of an API server, and, where it is wanted, the profile that writes our Node. */
+function kubernetesSource(
+  { cluster, version, nodeName, signal, kubernetes }: SyncOptions, state: ClusterState, log: Log,
+): Source {
+  const { profile: kind, netConf, ...given } = cluster ?? NO_CLUSTER;
+  const client = new ApiClient(loadAccess(given), { version });
+  const options = { ...kubernetes, client, nodeName, log };
+  if (kind === 'none') return { run: () => runKubernetes(options, state, signal) };
+  const profile = new FlannelProfile({
+    client, nodeName, log, netConf: netConfSource(netConf, client),
+    onProblems: (problems) => state.setProblems(problems),
+  });
+  const onOwnNode = (object: object | null): void => profile.node(object);
+  return {
+    run: () => Promise.all([
+      runKubernetes({ ...options, onOwnNode }, state, signal), profile.run(signal),
+    ]),
+    onNode: (facts) => profile.facts(facts),
+  };
+}
+
+const NO_CLUSTER: ClusterOptions = { environment: {}, profile: 'none', netConf: '' };
 
 function filePath(source: string): string {
   const [, kind, rest] = /^([a-z]+):?(.*)$/.exec(source) ?? [];
   if (kind === 'file' && rest) return rest;
   if (kind === 'file') throw new Error('source file: a path is missing, as in file:/etc/culvert');
-  throw new Error(`source ${source}: not known; there is file:PATH`);
+  throw new Error(`source ${source}: not known; there are kubernetes and file:PATH`);
 }

@@ -76,6 +76,7 @@ export class ClusterState implements ClusterSink {
   #isDue = false;
   #receiver: StateReceiver | null = null;
   #health: SourceHealth | null = null;
+  #problems: readonly string[] = [];
   #toldHealth = '';
   #warned = '';
 
@@ -123,6 +124,12 @@ export class ClusterState implements ClusterSink {
 
   setHealth(health: SourceHealth): void {
     this.#health = health;
+    this.#tellHealth();
+  }
+
+  /** Takes what others than the source have to tell the operator. */
+  setProblems(problems: readonly string[]): void {
+    this.#problems = problems;
     this.#tellHealth();
   }
 
@@ -242,7 +249,9 @@ export class ClusterState implements ClusterSink {
   #tellHealth(): void {
     if (this.#health === null) return;
     const lacking = this.#hasBegun && this.#nodes.size === 0 ? [NO_NODE] : [];
-    const all = [...this.#health.problems, ...lacking, ...this.#compiler.problems]
+    const all = [
+      ...this.#health.problems, ...this.#problems, ...lacking, ...this.#compiler.problems,
+    ]
       .map((problem) => problem.slice(0, PROBLEM_TEXT_LIMIT));
     const more = all.length - PROBLEM_LIMIT;
     const problems = more <= 0 ? all
