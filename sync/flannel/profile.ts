@@ -88,7 +88,7 @@ export class FlannelProfile implements NetConfReader {
   }
 
   /** Our Node, as the API server has it now; null where it has none. */
-  node(object: unknown): void {
+  node(object: object | null): void {
     const node = object === null ? null : readOwnNode(object);
     if (node !== null && this.#isStale(node)) return;
     this.#take(node);
