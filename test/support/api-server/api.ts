@@ -23,7 +23,6 @@ export interface ApiState {
   rolesLoadAtMs: number;
   /** Until then a custom resource that was just made is not served. */
   initializing: Map<Collection, number>;
-  initializeMs: number;
 }
 
 /** A request as its path and method say it. */
@@ -32,6 +31,8 @@ interface Asked extends Attributes {
   isWatch: boolean;
 }
 
+/** How long a new custom resource is answered with 429. */
+const INITIALIZE_S = 0.1;
 const BODY_LIMIT = 64 * 1024 * 1024;
 const OPEN_PATHS = new Set(['/version', '/readyz', '/livez', '/healthz']);
 const VERBS: Record<string, string> = {
@@ -128,7 +129,9 @@ export function parsePath(method: string, url: URL): Asked | null {
   const isOldWatch = rest[0] === 'watch';
   if (isOldWatch) rest.shift();
   let namespace: string | null = null;
-  if (rest[0] === 'namespaces' && rest.length > 2 && !['finalize', 'status'].includes(rest[2] ?? '')) {
+  const isInNamespace = rest[0] === 'namespaces' && rest.length > 2
+    && !['finalize', 'status'].includes(rest[2] ?? '');
+  if (isInNamespace) {
     namespace = rest[1] ?? '';
     rest.splice(0, 2);
   }
@@ -162,8 +165,7 @@ function sendFault(response: ServerResponse, fault: Fault, code: number): void {
 
 /** A resource that is not there: plain text for a group that is unknown, a Status otherwise. */
 function sendNoResource(store: Store, response: ServerResponse, asked: Asked): void {
-  const isKnown = store.types()
-    .some(({ group, version }) => group === asked.group && version === asked.version);
+  const isKnown = store.types().some(({ group }) => group === asked.group);
   if (isKnown) throw new Refusal(noSuchResource());
   sendText(response, 404, 'text/plain; charset=utf-8', '404 page not found\n');
 }
@@ -186,11 +188,20 @@ function servePath(state: ApiState, request: IncomingMessage, response: ServerRe
   const served = types.filter((type) => path === (type.group === '' ? '/api/v1'
     : `/apis/${apiVersionOf(type)}`));
   const [first] = served;
+  const group = types.map((type) => type.group)
+    .find((name) => name !== '' && path === `/apis/${name}`);
   if (first !== undefined) {
     sendJson(response, 200, {
       kind: 'APIResourceList', apiVersion: 'v1', groupVersion: apiVersionOf(first),
       resources: served.map(({ plural, kind, namespaced }) =>
         ({ name: plural, singularName: '', namespaced, kind, verbs: ['get', 'list', 'watch'] })),
+    });
+  } else if (group !== undefined) {
+    const versions = new Set(types.filter((type) => type.group === group).map(apiVersionOf));
+    const known = [...versions].map((groupVersion) =>
+      ({ groupVersion, version: groupVersion.slice(group.length + 1) }));
+    sendJson(response, 200, {
+      kind: 'APIGroup', apiVersion: 'v1', name: group, versions: known, preferredVersion: known[0],
     });
   } else if (path === '/api') {
     sendJson(response, 200, { kind: 'APIVersions', versions: ['v1'] });
@@ -280,10 +291,11 @@ function serveCreate(state: ApiState, writing: Writing, body: KubeObject,
 }
 
 /** Serves a custom resource from now on; 1.36 answers 429 for a moment before. */
-export function define(state: ApiState, definition: KubeObject): void {
+export function define(state: ApiState, definition: KubeObject, forS = INITIALIZE_S): void {
   const collection = state.store.add(customType(definition));
   if (state.store.serverVersion === '1.20') return;
-  state.initializing.set(collection, performance.now() + state.initializeMs);
+  state.initializing.set(collection,
+    performance.now() + forS * state.settings.secondMs);
 }
 
 /** The definition that makes ClusterNetworkPolicy known, stored and served at once. */
@@ -296,7 +308,9 @@ export function defineClusterNetworkPolicy(store: Store): void {
 /** SelfSubjectAccessReview: the answer says whether the user may. */
 async function review(state: ApiState, request: IncomingMessage, response: ServerResponse,
   user: User): Promise<void> {
-  const body = await readBody(request) as { spec?: { resourceAttributes?: Record<string, string> } };
+  const body = await readBody(request) as {
+    spec?: { resourceAttributes?: Record<string, string> };
+  };
   const asked = body.spec?.resourceAttributes ?? {};
   const allowed = isAllowed(state.store, user, {
     verb: asked['verb'] ?? '', group: asked['group'] ?? '', plural: asked['resource'] ?? '',

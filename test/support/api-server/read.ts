@@ -21,17 +21,20 @@ export interface Reading {
 }
 
 export interface ReadSettings {
-  bookmarkMs: number;
-  /** How long a request for a future version waits before it is refused. */
-  futureWaitMs: number;
+  /** How long one second of the server lasts. */
+  secondMs: number;
   /** Bodies larger than this are compressed for a client that asks. */
   gzipBytes: number;
   /** Bodies up to this size have a content-length. */
   plainBytes: number;
 }
 
-/** Bookmarks before the end of a watch that has a time-out, in ms before it. */
-const BOOKMARKS_BEFORE_END = { '1.20': [2000], '1.36': [2500, 1500], '1.36-etcd3.4': [2000] };
+/** Bookmarks before the end of a watch that has a time-out, in seconds before it. */
+const BOOKMARKS_BEFORE_END_S = { '1.20': [2], '1.36': [2.5, 1.5], '1.36-etcd3.4': [2] };
+/** The others are about so many seconds apart. */
+const BOOKMARK_S = { '1.20': 59.6, '1.36': 61, '1.36-etcd3.4': 61 };
+/** How long a request for a future version waits before it is refused. */
+const FUTURE_WAIT_S = 3;
 const PIECE_BYTES = 65_536;
 const PARTIAL = /as=PartialObjectMetadata/;
 
@@ -111,7 +114,8 @@ export class Shape {
       : { kind: this.#type.kind, apiVersion: apiVersionOf(this.#type) };
     const padded = this.#pad === null ? metadata
       : { ...metadata, annotations: { ...metadata.annotations, ...this.#pad } };
-    return { ...head, metadata: padded, ...(this.#isPartial ? {} : rest) };
+    const whole = { ...head, metadata: padded, ...(this.#isPartial ? {} : rest) };
+    return this.#type.isCustom ? sorted(whole) : whole;
   }
 
   bookmark(version: number, isEnd: boolean, isOld: boolean): string {
@@ -125,6 +129,11 @@ export class Shape {
     };
     return `${JSON.stringify({ type: 'BOOKMARK', object })}\n`;
   }
+}
+
+/** Fields by name, as custom resources come. */
+function sorted(fields: Fields): Fields {
+  return Object.fromEntries(Object.entries(fields).sort(([a], [b]) => (a < b ? -1 : 1)));
 }
 
 export function shapeOf(request: IncomingMessage, { collection, fault }: Reading): Shape {
@@ -156,7 +165,7 @@ function parseToken(text: string): { version: number; after: string } {
 
 /** True if the state at a version can still be given. */
 function isReachable({ store, collection }: Reading, version: number): boolean {
-  if (version < collection.floor) return false;
+  if (version < collection.stateFloor) return false;
   return store.serverVersion !== '1.20' || version >= store.compacted;
 }
 
@@ -175,8 +184,7 @@ function planList(reading: Reading): ListPlan {
     if (version < 0) return { version: store.version, after, limit };
     if (!isReachable(reading, version)) {
       throw new Refusal(tooOldContinue(Buffer.from(JSON.stringify({
-        v: 'meta.k8s.io/v1', rv: -1,
-        start: (JSON.parse(Buffer.from(token, 'base64url').toString()) as Token).start,
+        v: 'meta.k8s.io/v1', rv: -1, start: `${after}\0`,
       })).toString('base64url')));
     }
     return { version, after, limit };
@@ -187,7 +195,7 @@ function planList(reading: Reading): ListPlan {
     return { version: store.version, after: '', limit: Infinity };
   }
   if (asked > store.version) {
-    throw new Refusal(tooLarge(asked, store.version), settings.futureWaitMs);
+    throw new Refusal(tooLarge(asked, store.version), FUTURE_WAIT_S * settings.secondMs);
   }
   if (query.get('resourceVersionMatch') === 'Exact') {
     if (!isReachable(reading, asked)) throw new Refusal(tooOldList());
@@ -220,12 +228,16 @@ function pageOf({ collection, namespace, query }: Reading, plan: ListPlan)
 function* listPieces(reading: Reading, shape: Shape, plan: ListPlan): Generator<string> {
   const { store, collection } = reading;
   const { keys, rest, hasSelector } = pageOf(reading, plan);
-  const metadata: Fields = { resourceVersion: String(plan.version) };
-  if (collection.type.isCustom) metadata['continue'] = '';
+  const metadata: Fields = {
+    ...(collection.type.isCustom ? { continue: '' } : {}), resourceVersion: String(plan.version),
+  };
   if (rest > 0) metadata['continue'] = continueToken(store, plan.version, keys.at(-1) ?? '');
   if (rest > 0 && !hasSelector) metadata['remainingItemCount'] = rest;
-  const head = JSON.stringify({ ...shape.list(), metadata });
-  let piece = `${head.slice(0, -1)},"items":[`;
+  const { kind, apiVersion } = shape.list();
+  // A custom resource's fields come sorted, so that the items stand before the metadata.
+  const [head, tail] = collection.type.isCustom
+    ? [{ apiVersion }, { kind, metadata }] : [{ kind, apiVersion, metadata }, {}];
+  let piece = `${JSON.stringify(head).slice(0, -1)},"items":[`;
   let isFirst = true;
   let version = -1;
   let get = (_key: string): KubeObject | null => null;
@@ -241,7 +253,7 @@ function* listPieces(reading: Reading, shape: Shape, plan: ListPlan): Generator<
       piece = '';
     }
   }
-  yield `${piece}]}\n`;
+  yield `${piece}]${JSON.stringify(tail).replace(/^\{(?=")/, ',').replace(/^\{\}$/, '}')}\n`;
 }
 
 export async function sendList(request: IncomingMessage, response: ServerResponse,
@@ -361,18 +373,18 @@ export class Watch {
   }
 
   #begin(version: number): void {
-    const { query, settings } = this.#reading;
+    const { query } = this.#reading;
     const { serverVersion } = this.#store;
     const isWatchList = serverVersion !== '1.20' && query.get('sendInitialEvents') === 'true';
     const seconds = Number(query.get('timeoutSeconds') ?? '0');
     if (isWatchList || version === 0) {
       if (serverVersion === '1.36-etcd3.4') {
         if (this.#hasBookmarks) this.error(noProgress());
-        else this.#later(settings.futureWaitMs, tooLarge(this.#store.version, 0));
+        else this.#later(tooLarge(this.#store.version, 0));
         return;
       }
       if (version > this.#store.version) {
-        this.#later(settings.futureWaitMs, tooLarge(version, this.#store.version));
+        this.#later(tooLarge(version, this.#store.version));
         return;
       }
       this.#sendAll(serverVersion !== '1.20' && this.#hasBookmarks);
@@ -383,9 +395,10 @@ export class Watch {
       // Silent to its end: a version from the future is waited for and says nothing.
       this.#isSilent = true;
     } else {
-      for (const change of this.collection.since(version)) this.#listen(change);
+      for (const change of this.collection.since(version)) this.#tell(change);
     }
     this.collection.listeners.add(this.#listen);
+    this.collection.closers.add(this.#drop);
     this.#schedule(seconds);
   }
 
@@ -400,29 +413,32 @@ export class Watch {
 
   readonly #listen = (change: Change): void => {
     if (this.#isSilent || this.isMuted) return;
-    const seen = seenBy(change, this.#matches);
-    if (seen === null) return;
-    this.#told += 1;
-    this.#event(seen.type, seen.object);
+    if (this.#tell(change)) this.#told += 1;
   };
+
+  #tell(change: Change): boolean {
+    const seen = seenBy(change, this.#matches);
+    if (seen !== null) this.#event(seen.type, seen.object);
+    return seen !== null;
+  }
 
   #event(type: string, object: KubeObject): void {
     this.#body.event(`{"type":"${type}","object":${JSON.stringify(this.#shape.event(object))}}\n`);
   }
 
   #schedule(seconds: number): void {
-    const { settings } = this.#reading;
+    const { secondMs } = this.#reading.settings;
     if (this.#hasBookmarks) {
-      this.#timers.push(setInterval(() => this.bookmark(), settings.bookmarkMs));
+      const everyMs = BOOKMARK_S[this.#store.serverVersion] * secondMs;
+      this.#timers.push(setInterval(() => this.bookmark(), everyMs));
     }
     if (seconds <= 0) return;
-    const endMs = seconds * 1000;
-    this.#timers.push(setTimeout(() => this.end(), endMs));
+    this.#timers.push(setTimeout(() => this.end(), seconds * secondMs));
     if (!this.#hasBookmarks) return;
-    for (const lead of BOOKMARKS_BEFORE_END[this.#store.serverVersion]) {
-      if (lead >= endMs) continue;
-      // Only a watch that was told something gets a last bookmark.
-      this.#timers.push(setTimeout(() => { if (this.#told > 0) this.bookmark(); }, endMs - lead));
+    // Only a watch that was told of something new gets a last bookmark.
+    const last = (): void => { if (this.#told > 0) this.bookmark(); };
+    for (const lead of BOOKMARKS_BEFORE_END_S[this.#store.serverVersion]) {
+      if (lead < seconds) this.#timers.push(setTimeout(last, (seconds - lead) * secondMs));
     }
   }
 
@@ -434,8 +450,9 @@ export class Watch {
     this.#body.event(this.#shape.bookmark(version, false, isOld));
   }
 
-  #later(ms: number, status: Status): void {
-    this.#timers.push(setTimeout(() => this.error(status), ms));
+  #later(status: Status): void {
+    const waitMs = FUTURE_WAIT_S * this.#reading.settings.secondMs;
+    this.#timers.push(setTimeout(() => this.error(status), waitMs));
   }
 
   /** Sends an ERROR event and ends. */
@@ -455,8 +472,11 @@ export class Watch {
     this.#response.destroy();
   }
 
+  readonly #drop = (): void => { this.end(); };
+
   #close(): void {
     this.collection.listeners.delete(this.#listen);
+    this.collection.closers.delete(this.#drop);
     for (const timer of this.#timers) clearTimeout(timer);
     this.#onEnd();
   }

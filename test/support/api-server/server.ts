@@ -11,10 +11,10 @@
 // nodes/status, pods/binding, tokens of service accounts, roles, CustomResourceDefinitions.
 //
 //   server.create('pods', { metadata: { namespace: 'a', name: 'b' }, spec, status });
-//   server.patch('pods', 'a/b', { metadata: { labels: { x: 'y' } } });   // a merge patch, all of it
+//   server.patch('pods', 'a/b', { metadata: { labels: { x: 'y' } } });     // a merge patch
 //   server.replace('pods', object); server.delete('pods', 'a/b');
 //   server.get('nodes', 'n1'); server.list('pods');
-//   server.store.collection('pods').virtual(100_000, (i) => pod);  // made when read, kept if changed
+//   server.store.collection('pods').virtual(100_000, (i) => pod);          // made when read
 //   server.defineClusterNetworkPolicy();                           // the CRD; absent until then
 //
 // What goes wrong. `server.faults.add({...})` meets the next requests that fit (faults.ts). The
@@ -39,7 +39,7 @@ import type { AddressInfo, Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { ROOT } from '../source.ts';
-import { answer, defineClusterNetworkPolicy, parsePath, type ApiState } from './api.ts';
+import { answer, define, defineClusterNetworkPolicy, parsePath, type ApiState } from './api.ts';
 import { Faults } from './faults.ts';
 import { MASTERS, type Rule } from './rbac.ts';
 import { builtInTypes, keyOf, type KubeObject, type ServerVersion } from './resources.ts';
@@ -68,9 +68,8 @@ export interface ServerOptions {
   port?: number;
   /** The certificates: `other` is a second authority. */
   certificates?: 'first' | 'other';
-  bookmarkMs?: number;
-  futureWaitMs?: number;
-  initializeMs?: number;
+  /** How long one second of the server lasts: time-outs, bookmarks and waits go by it. */
+  secondMs?: number;
   /** Changes that are kept of each type. */
   historyLimit?: number;
 }
@@ -90,9 +89,8 @@ const TLS_FOLDER = join(ROOT, 'test', 'golden', 'tls');
 const SEEN_LIMIT = 20_000;
 const RECORDED_GZIP_BYTES = 128 * 1024;
 const RECORDED_PLAIN_BYTES = 2048;
-const RECORDED_BOOKMARK_MS = 61_000;
-const RECORDED_FUTURE_WAIT_MS = 3000;
-const DEFAULT_INITIALIZE_MS = 60;
+/** A real second. */
+const SECOND_MS = 1000;
 
 function pem(name: string): string {
   return readFileSync(join(TLS_FOLDER, name), 'utf8');
@@ -118,10 +116,9 @@ export class TestApiServer {
   constructor(options: ServerOptions = {}) {
     this.#options = {
       version: '1.36', tls: true, host: '127.0.0.1', port: 0, certificates: 'first',
-      bookmarkMs: RECORDED_BOOKMARK_MS, futureWaitMs: RECORDED_FUTURE_WAIT_MS,
-      initializeMs: DEFAULT_INITIALIZE_MS, historyLimit: 20_000, ...options,
+      secondMs: SECOND_MS, historyLimit: 20_000, ...options,
     };
-    const { version, historyLimit, bookmarkMs, futureWaitMs, initializeMs } = this.#options;
+    const { version, historyLimit, secondMs } = this.#options;
     this.store = new Store(version, builtInTypes(version), historyLimit);
     this.#certificates = this.#options.certificates;
     this.#port = this.#options.port;
@@ -131,11 +128,8 @@ export class TestApiServer {
         [ADMIN_TOKEN, { name: 'admin', groups: [MASTERS, 'system:authenticated'] }],
         [ENGINE_TOKEN, { name: 'engine', groups: ['system:authenticated'] }],
       ]),
-      settings: {
-        bookmarkMs, futureWaitMs, gzipBytes: RECORDED_GZIP_BYTES,
-        plainBytes: RECORDED_PLAIN_BYTES,
-      },
-      initializing: new Map(), initializeMs,
+      settings: { secondMs, gzipBytes: RECORDED_GZIP_BYTES, plainBytes: RECORDED_PLAIN_BYTES },
+      initializing: new Map(),
     };
     this.#handler = (request, response) => answer(this.#state, request, response);
   }
@@ -223,6 +217,22 @@ export class TestApiServer {
     }).finally(() => { seen.status = response.statusCode; });
   }
 
+  /** From now on granted rights count, if they did not yet. */
+  loadRoles(): void {
+    this.#state.rolesLoadAtMs = 0;
+  }
+
+  /** Custom resources that were just made are served from now on. */
+  initialize(): void {
+    this.#state.initializing.clear();
+  }
+
+  /** Stores a CustomResourceDefinition and serves what it defines, after a moment (1.36). */
+  define(definition: KubeObject, initializeS?: number): void {
+    this.create('customresourcedefinitions', definition);
+    define(this.#state, definition, initializeS);
+  }
+
   /** SIGKILL: all connections break and nobody is accepted. */
   async kill(): Promise<void> {
     const server = this.#server;
@@ -304,7 +314,7 @@ export class TestApiServer {
     });
     this.store.collection('clusterrolebindings').put({
       metadata: { name: `grant-${user}` },
-      roleRef: { apiGroup: 'rbac.authorization.k8s.io', kind: 'ClusterRole', name: `grant-${user}` },
+      roleRef: { kind: 'ClusterRole', name: `grant-${user}` },
       subjects: [{ kind: 'User', name: user }],
     });
   }

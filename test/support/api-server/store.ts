@@ -5,8 +5,8 @@
 // collection's `floor` is where its watch cache begins. A watch needs the cache; an exact list or a
 // later page needs etcd on 1.20, and is served from the cache on 1.36.
 //
-// A large collection can be virtual: its objects are made anew whenever they are read, by a function
-// of their number, and only changed ones are kept.
+// A large collection can be virtual: its objects are made anew whenever they are read, by a
+// function of their number, and only changed ones are kept.
 
 import { keyOf, type KubeObject, type ResourceType, type ServerVersion } from './resources.ts';
 
@@ -69,8 +69,12 @@ export class Collection {
   /** Sorted keys of all objects. */
   readonly keys: string[] = [];
   readonly listeners = new Set<(change: Change) => void>();
+  /** Called when the type is no longer served. */
+  readonly closers = new Set<() => void>();
   /** The oldest version that a watch may begin from. */
   floor: number;
+  /** The oldest version that the state can be given of. */
+  stateFloor: number;
   /** The version of the newest change. */
   newest: number;
   readonly #counter: Counter;
@@ -87,6 +91,7 @@ export class Collection {
     this.#counter = counter;
     this.#historyLimit = historyLimit;
     this.floor = counter.version;
+    this.stateFloor = counter.version;
     this.newest = counter.version;
   }
 
@@ -101,8 +106,8 @@ export class Collection {
       this.keys.push(key);
     }
     this.keys.sort();
-    this.floor = this.#counter.version;
     this.newest = this.#counter.version;
+    this.forget(this.newest);
   }
 
   get(key: string): KubeObject | null {
@@ -175,6 +180,7 @@ export class Collection {
   forget(floor: number): void {
     this.#history = [];
     this.floor = floor;
+    this.stateFloor = this.#counter.version;
   }
 
   objects(): Map<string, KubeObject> {
@@ -209,6 +215,7 @@ export class Collection {
     if (this.#history.length > 2 * this.#historyLimit) {
       this.#history = this.#history.slice(-this.#historyLimit);
       this.floor = (this.#history[0]?.version ?? change.version) - 1;
+      this.stateFloor = this.floor;
     }
     for (const listener of [...this.listeners]) listener(change);
     return change;
@@ -272,8 +279,14 @@ export class Store {
     return made;
   }
 
+  /** Serves a type no longer: its objects are deleted one by one, then its watches end. */
   drop({ group, version, plural }: ResourceType): void {
-    this.#collections.delete(`${group}/${version}/${plural}`);
+    const name = `${group}/${version}/${plural}`;
+    const collection = this.#collections.get(name);
+    if (collection === undefined) return;
+    for (const key of [...collection.keys]) collection.remove(key);
+    this.#collections.delete(name);
+    for (const close of [...collection.closers]) close();
   }
 
   /** etcd forgets everything before the present. */
@@ -281,8 +294,9 @@ export class Store {
     this.compacted = this.version;
   }
 
-  /** What a restart of the server does: its caches hold no history. `floor` tells whether a watch
-   * may resume at the newest version of a type (seen in three of four restarts) or not even there. */
+  /** What a restart of the server does: its caches hold no history. `floor` tells whether a
+   * watch may resume at the newest version of a type (seen in three of four restarts) or not even
+   * there. */
   restart(floor: 'newest' | 'now' = 'newest'): void {
     for (const collection of this.#collections.values()) {
       collection.forget(floor === 'newest' ? collection.newest : this.version);

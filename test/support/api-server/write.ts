@@ -47,7 +47,7 @@ export function completed(store: Store, type: ResourceType, given: KubeObject): 
 export function create({ store, collection, namespace }: Writing, body: KubeObject): KubeObject {
   const { type } = collection;
   const given = structuredClone(body);
-  if (type.namespaced) given.metadata.namespace = namespace ?? given.metadata.namespace ?? 'default';
+  if (type.namespaced) given.metadata.namespace ??= namespace ?? 'default';
   if (typeof given.metadata.name !== 'string') {
     throw new Refusal(badRequest('name or generateName is required'));
   }
@@ -185,7 +185,7 @@ export function remove(writing: Writing, graceAsked: number | null): KubeObject 
   const isMarked = isPod || plural === 'namespaces' || finalizers.length > 0;
   if (!isMarked) {
     collection.remove(keyOf(old));
-    if (plural === 'customresourcedefinitions') dropCustom(store, old);
+    if (plural === 'customresourcedefinitions') store.drop(customType(old));
     return old;
   }
   const marked = structuredClone(old);
@@ -196,13 +196,4 @@ export function remove(writing: Writing, graceAsked: number | null): KubeObject 
   const waits = graceS > 0 || plural === 'namespaces' || finalizers.length > 0;
   if (!waits) collection.remove(keyOf(marked));
   return marked;
-}
-
-/** A custom resource's objects go with its definition, each with an event. */
-function dropCustom(store: Store, definition: KubeObject): void {
-  const type = customType(definition);
-  const collection = store.find(type.group, type.version, type.plural);
-  if (collection === null) return;
-  for (const key of [...collection.keys]) collection.remove(key);
-  store.drop(type);
 }
