@@ -1,7 +1,7 @@
 // Holds the test API server against a recording: the objects and changes that the recording shows
 // are put into a store under their recorded versions, every recorded request is sent at its time,
-// and each answer is compared with the recorded one: status, headers, kinds, fields, versions, order
-// of events, how the stream ended. Uids, tokens and times come with the objects, so nothing is
+// and each answer is compared with the recorded one: status, headers, kinds, fields, versions, the
+// order of all, how the stream ended. Uids, tokens and times come with the objects, so nothing is
 // waved through but what `normal()` names.
 
 import { gunzipSync } from 'node:zlib';

@@ -108,16 +108,14 @@ export class Body {
     return this.#isOver || this.#response.destroyed;
   }
 
-  /** One event of a watch, with its line end. */
-  event(line: string): void {
+  /** One event of a watch, with its line end. False asks to wait for `drain`. */
+  event(line: string): boolean {
     const { reversed, copies = 1 } = this.#fault;
-    if (reversed === undefined) {
-      this.#eventNow(line, copies);
-      return;
-    }
+    if (reversed === undefined) return this.#eventNow(line, copies);
     this.#held.push(line);
     if (this.#held.length >= reversed) this.#release();
     else this.#flush ??= setTimeout(() => this.#release(), REVERSED_WAIT_MS);
+    return true;
   }
 
   #release(): void {
@@ -128,10 +126,12 @@ export class Body {
     for (const line of held) this.#eventNow(line, this.#fault.copies ?? 1);
   }
 
-  #eventNow(line: string, copies: number): void {
-    for (let i = 0; i < copies; i += 1) this.text(line);
+  #eventNow(line: string, copies: number): boolean {
+    let more = true;
+    for (let i = 0; i < copies; i += 1) more = this.text(line);
     this.#events += 1;
     if (this.#fault.afterEvents === this.#events) this.#fail();
+    return more;
   }
 
   /** A piece of a body. False asks to wait for `drain`. */

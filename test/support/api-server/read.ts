@@ -93,6 +93,11 @@ export class Shape {
       : { 'example.com/padding': 'x'.repeat(fault.padBytes) };
   }
 
+  /** True if a built-in object's JSON is its item as it stands. */
+  get isPlain(): boolean {
+    return !this.#type.isCustom && !this.#isPartial && this.#pad === null;
+  }
+
   list(): { kind: string; apiVersion: string } {
     if (this.#isPartial) {
       return { kind: 'PartialObjectMetadataList', apiVersion: 'meta.k8s.io/v1' };
@@ -247,7 +252,8 @@ function* listPieces(reading: Reading, shape: Shape, plan: ListPlan): Generator<
     version = store.version;
     if (!isFirst) piece += ',';
     isFirst = false;
-    piece += JSON.stringify(shape.item(get(key) as KubeObject));
+    const made = shape.isPlain ? collection.text(key) : null;
+    piece += made ?? JSON.stringify(shape.item(get(key) as KubeObject));
     if (piece.length > PIECE_BYTES) {
       yield piece;
       piece = '';
@@ -345,6 +351,8 @@ export class Watch {
   isMuted = false;
   #told = 0;
   #isSilent = false;
+  /** Changes that came while the state is being sent; null otherwise. */
+  #waiting: Change[] | null = null;
 
   constructor(request: IncomingMessage, response: ServerResponse, reading: Reading,
     onEnd: () => void) {
@@ -387,7 +395,7 @@ export class Watch {
         this.#later(tooLarge(version, this.#store.version));
         return;
       }
-      this.#sendAll(serverVersion !== '1.20' && this.#hasBookmarks);
+      void this.#sendAll(serverVersion !== '1.20' && this.#hasBookmarks);
     } else if (version < this.collection.floor) {
       this.error(tooOld(version, this.collection.floor));
       return;
@@ -402,17 +410,45 @@ export class Watch {
     this.#schedule(seconds);
   }
 
-  #sendAll(hasEnd: boolean): void {
-    for (const key of [...this.collection.keys]) {
-      const object = this.collection.get(key);
-      if (object === null || (this.#matches !== null && !this.#matches(object))) continue;
-      this.#event('ADDED', object);
+  /** Sends the state as additions, at the pace of the reader. Changes wait until it is told. */
+  async #sendAll(hasEnd: boolean): Promise<void> {
+    const { collection } = this;
+    const { version } = this.#store;
+    const waiting: Change[] = [];
+    this.#waiting = waiting;
+    const keys = [...collection.keys];
+    let seen = -1;
+    let get = (_key: string): KubeObject | null => null;
+    for (const key of keys) {
+      if (this.#body.isOver) return;
+      if (seen !== this.#store.version) get = collection.at(version).get;
+      seen = this.#store.version;
+      const line = this.#addition(key, get);
+      if (line !== null && !this.#body.event(line)) await drained(this.#response, this.#response);
     }
-    if (hasEnd) this.#body.event(this.#shape.bookmark(this.#store.version, true, false));
+    this.#waiting = null;
+    if (hasEnd) this.#body.event(this.#shape.bookmark(version, true, false));
+    for (const change of waiting) this.#listen(change);
+  }
+
+  #addition(key: string, get: (key: string) => KubeObject | null): string | null {
+    const { type } = this.collection;
+    const made = this.#shape.isPlain && this.#matches === null ? this.collection.text(key) : null;
+    if (made !== null) {
+      return `{"type":"ADDED","object":{"kind":"${type.kind}",`
+        + `"apiVersion":"${apiVersionOf(type)}",${made.slice(1)}}\n`;
+    }
+    const object = get(key);
+    if (object === null || (this.#matches !== null && !this.#matches(object))) return null;
+    return this.#line('ADDED', object);
   }
 
   readonly #listen = (change: Change): void => {
     if (this.#isSilent || this.isMuted) return;
+    if (this.#waiting !== null) {
+      this.#waiting.push(change);
+      return;
+    }
     if (this.#tell(change)) this.#told += 1;
   };
 
@@ -423,7 +459,11 @@ export class Watch {
   }
 
   #event(type: string, object: KubeObject): void {
-    this.#body.event(`{"type":"${type}","object":${JSON.stringify(this.#shape.event(object))}}\n`);
+    this.#body.event(this.#line(type, object));
+  }
+
+  #line(type: string, object: KubeObject): string {
+    return `{"type":"${type}","object":${JSON.stringify(this.#shape.event(object))}}\n`;
   }
 
   #schedule(seconds: number): void {
@@ -444,7 +484,7 @@ export class Watch {
 
   /** Sends a bookmark of the newest version: of the type on 1.20, of the whole store on 1.36. */
   bookmark(): void {
-    if (this.#isSilent || this.isMuted) return;
+    if (this.#isSilent || this.isMuted || this.#waiting !== null) return;
     const isOld = this.#store.serverVersion === '1.20';
     const version = isOld ? this.collection.newest : this.#store.version;
     this.#body.event(this.#shape.bookmark(version, false, isOld));

@@ -22,7 +22,7 @@
 //
 //   await server.kill(); await server.start();       // SIGKILL, and back on the same port
 //   await server.start({ rolesAfterMs: 500 });       // 403 for a while, as after a real start
-//   await server.terminate(2000);                    // SIGTERM: nobody new, watches hang so long
+//   await server.terminate(2);                       // SIGTERM: watches hang for 2 seconds
 //   server.compact(); server.restart();              // etcd forgets; the caches are empty
 //   const backup = server.store.backup(); server.restore(backup);   // versions go back
 //   server.dropWatches('end' | 'cut');               // all running watches
@@ -87,6 +87,9 @@ export interface Seen {
 
 const TLS_FOLDER = join(ROOT, 'test', 'golden', 'tls');
 const SEEN_LIMIT = 20_000;
+const LAST_WORDS_MS = 10;
+/** How long a server that was asked to end keeps its watches. */
+const HANG_S = 60;
 const RECORDED_GZIP_BYTES = 128 * 1024;
 const RECORDED_PLAIN_BYTES = 2048;
 /** A real second. */
@@ -244,17 +247,23 @@ export class TestApiServer {
 
   /** SIGTERM: nobody new is accepted, watches hang for a while; then 1.36 ends them cleanly and
    * 1.20 cuts them. */
-  async terminate(hangMs = 60_000): Promise<void> {
+  async terminate(hangS = HANG_S): Promise<void> {
     const server = this.#server;
     this.#server = null;
     if (server === null) return;
     const closed = new Promise((resolve) => server.close(resolve));
+    const watches = [...this.#state.watches];
+    const sockets = [...this.#sockets];
     // Connections that only wait for another request are closed at once.
     (server as Server).closeIdleConnections();
-    await new Promise((resolve) => setTimeout(resolve, hangMs));
-    this.dropWatches(this.store.serverVersion === '1.20' ? 'cut' : 'end');
-    await new Promise((resolve) => setTimeout(resolve, 10));
-    for (const socket of this.#sockets) socket.destroy();
+    await new Promise((resolve) => setTimeout(resolve, hangS * this.#options.secondMs));
+    for (const watch of watches) {
+      if (this.store.serverVersion === '1.20') watch.cut();
+      else watch.end();
+    }
+    // The ends are let out before the connections go.
+    await new Promise((resolve) => setTimeout(resolve, LAST_WORDS_MS));
+    for (const socket of sockets) socket.destroy();
     await closed;
   }
 

@@ -23,6 +23,25 @@ export interface Change {
 /** Changes that a collection's cache keeps unless told otherwise. */
 const HISTORY_LIMIT = 20_000;
 
+/** Objects that are made when they are read. */
+export interface VirtualObjects {
+  key(index: number): string;
+  /** JSON as a list's item has it: `metadata` comes first, and has the version. */
+  text(index: number, version: number): string;
+}
+
+function virtualOf(make: (index: number) => KubeObject): VirtualObjects {
+  return {
+    key: (index) => keyOf(make(index)),
+    text: (index, version) => {
+      const object = make(index);
+      object.metadata.resourceVersion ??= String(version);
+      object.metadata.uid ??= uidOf(0xbeef, index);
+      return JSON.stringify(object);
+    },
+  };
+}
+
 /** Everything a backup of etcd has. */
 export interface Backup {
   version: number;
@@ -83,7 +102,7 @@ export class Collection {
   /** Changed and added objects; null for a virtual one that is deleted. */
   readonly #own = new Map<string, KubeObject | null>();
   readonly #virtual = new Map<string, number>();
-  #make: (index: number) => KubeObject = () => { throw new Error('no virtual objects'); };
+  #maker: VirtualObjects = { key: () => '', text: () => '' };
   #virtualVersion = 0;
 
   constructor(type: ResourceType, counter: Counter, historyLimit = HISTORY_LIMIT) {
@@ -95,13 +114,13 @@ export class Collection {
     this.newest = counter.version;
   }
 
-  /** Adds `count` objects that `make` gives by number. Their names must sort as their numbers. */
-  virtual(count: number, make: (index: number) => KubeObject): void {
+  /** Adds `count` objects that are made by number whenever they are read. */
+  virtual(count: number, make: VirtualObjects | ((index: number) => KubeObject)): void {
     if (this.#virtual.size > 0) throw new Error(`${this.type.plural} are virtual already`);
     this.#virtualVersion = this.#counter.next();
-    this.#make = make;
+    this.#maker = typeof make === 'function' ? virtualOf(make) : make;
     for (let i = 0; i < count; i += 1) {
-      const key = keyOf(make(i));
+      const key = this.#maker.key(i);
       this.#virtual.set(key, i);
       this.keys.push(key);
     }
@@ -113,12 +132,15 @@ export class Collection {
   get(key: string): KubeObject | null {
     const own = this.#own.get(key);
     if (own !== undefined) return own;
+    const text = this.text(key);
+    return text === null ? null : JSON.parse(text) as KubeObject;
+  }
+
+  /** The JSON of a virtual object that was never changed, as a list's item. Null for others. */
+  text(key: string): string | null {
+    if (this.#own.has(key)) return null;
     const index = this.#virtual.get(key);
-    if (index === undefined) return null;
-    const object = this.#make(index);
-    object.metadata.resourceVersion ??= String(this.#virtualVersion);
-    object.metadata.uid ??= uidOf(0xbeef, index);
-    return object;
+    return index === undefined ? null : this.#maker.text(index, this.#virtualVersion);
   }
 
   /** Stores an object, new or changed, and tells the listeners. The object is kept as it is. */

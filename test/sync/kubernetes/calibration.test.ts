@@ -1,4 +1,4 @@
-// time limit: 120 s
+// time limit: 200 s
 // The test API server against recordings of real ones: the same requests get the same answers.
 
 import { suite } from 'uvu';
@@ -11,12 +11,22 @@ import type { READER_RULES, TestApiServer } from '../../support/api-server/serve
 const test = suite('recordings');
 const NEW = { version: '1.36' } as const;
 const OLD = { version: '1.20' } as const;
+const SECOND_MS = 100;
+const LONG_SECOND_MS = 500;
 
+/** Recorded seconds are short. Where that fails they are longer, as for a machine that is busy. */
 async function calibrate(name: string, options: CalibrateOptions, count: number): Promise<void> {
-  const player = new Player(name, { secondMs: SECOND_MS, ...options });
-  await player.run();
-  if (player.faults.length > 0) throw new Error(player.faults.join('\n'));
-  assert.is(player.compared, count, 'answers compared');
+  let faults: string[] = [];
+  for (const secondMs of [SECOND_MS, LONG_SECOND_MS]) {
+    const player = new Player(name, { ...options, secondMs });
+    await player.run();
+    ({ faults } = player);
+    if (faults.length === 0) {
+      assert.is(player.compared, count, 'answers compared');
+      return;
+    }
+  }
+  throw new Error(faults.join('\n'));
 }
 
 /** What happens between two pages is seen in a later list only. */
@@ -24,7 +34,8 @@ const PAGES: NonNullable<CalibrateOptions['hooks']> = {
   'driver: a pod is deleted': (_server, play) => { play.become(8); },
 };
 
-/** 30 changes, a compaction, a restart. Pods that no recorded page shows are made up: they count. */
+/** 30 changes, a compaction, a restart. Pods that no recorded page shows are made up: they are
+ * counted. */
 function expired(floor: number, pods: number): NonNullable<CalibrateOptions['hooks']> {
   return {
     '[1]': ({ store }) => {
@@ -53,7 +64,7 @@ function stops(version: number, floor: 'newest' | 'now'): NonNullable<CalibrateO
     '[5]': (server) => { server.restart(); return server.start({ rolesAfterMs: Infinity }); },
     '[6]': (server) => { server.loadRoles(); },
     '[9]': (_server, play) => { play.become(9); },
-    'driver: kube-apiserver gets SIGTERM': (server) => { void server.terminate(60 * SECOND_MS); },
+    'driver: kube-apiserver gets SIGTERM': (server) => { void server.terminate(); },
     '[16]': (server) => {
       server.store.counter.version = version;
       server.restart(floor);
@@ -115,7 +126,6 @@ function definitions(before: string, deletedAt: number): NonNullable<CalibrateOp
 }
 
 const BUILD = { 6: 'the build of the server' };
-const SECOND_MS = 100;
 const RECORDINGS: [string, CalibrateOptions, number][] = [
   ['01-paged-list.v1.36.2', { ...NEW, hooks: PAGES }, 10],
   ['01-paged-list.v1.20.2', { ...OLD, hooks: PAGES }, 10],
