@@ -3,11 +3,7 @@
 
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import {
-  DEVICE_NODE,
-  DEVICE_UNDERLAY_IPV4,
-  DEVICE_UNDERLAY_IPV6,
-} from '../wasm/abi/layout.ts';
+import { DEVICE_NODE } from '../wasm/abi/layout.ts';
 import type { Core } from '../engine/core.ts';
 import { Forwarding } from '../engine/forwarding.ts';
 import type { Log } from '../engine/log.ts';
@@ -40,13 +36,14 @@ import {
   LastKnown, makeCore, nothingRecovered, recoverPackets, restorePods,
   type Recovered,
 } from './recovery.ts';
+import { DeviceSpecs } from './specs.ts';
 import type { SystemdStore } from './systemd-store.ts';
 import { tellSubnet } from './subnet-env.ts';
 import { chooseTier, probeKernel, type Tier, type TierName } from './tier.ts';
 import type { TunnelTap } from './tunnel-tap.ts';
 import { Underlay } from './underlay.ts';
+import { UnderlayWatch } from './underlay-watch.ts';
 import { warmUp } from './warm-up.ts';
-import type { DeviceEnds, DeviceSpec } from './worker.ts';
 
 /** First wait before a deleted device is made again, and the longest. */
 const REOPEN_FIRST_MS = 50;
@@ -111,6 +108,8 @@ export class Host {
   /** The tier in use: one less once the TAP of T3 is gone. */
   tierName: TierName;
   readonly #links: Links;
+  readonly #specs: DeviceSpecs;
+  readonly #underlayWatch: UnderlayWatch;
   readonly #lock: number;
   /** The cluster's pods of this node, by namespace and name. */
   readonly #pods = new Map<string, Pod>();
@@ -124,6 +123,9 @@ export class Host {
     this.#lock = parts.lock;
     this.#links = links;
     this.underlay = underlay;
+    this.#specs = new DeviceSpecs(config, tier);
+    this.#underlayWatch = new UnderlayWatch(
+      { underlay, links, log, onMoved: () => this.#takeUnderlay() });
     this.tier = tier;
     this.tierName = tier.name;
     this.handover = handover;
@@ -150,7 +152,7 @@ export class Host {
       links,
       tier,
       handover,
-      spec: (device) => this.#spec(device),
+      spec: (device) => this.#specs.of(device),
     });
     this.ipam = makeIpam(config, log);
     this.attachments = this.#makeAttachments();
@@ -245,6 +247,7 @@ export class Host {
   async stop(isLeft = this.options.config.device.keep): Promise<void> {
     if (this.#isStopping) return;
     this.#isStopping = true;
+    this.#underlayWatch.close();
     const isKept = isLeft && this.handover.keeper !== 'none';
     this.attachments.close();
     await Promise.allSettled([this.control.close(), this.sync.close()]);
@@ -279,7 +282,9 @@ export class Host {
     const pods = await restorePods(
       this.handover, this.endpoints, this.attachments.ready, this.recovered, log);
     recoverPackets(this.core, pods, this.recovered);
-    await this.dataPlane.begin([...this.#underlaySpecs(), this.#nodeSpec(), ...pods.specs]);
+    await this.dataPlane.begin(
+      [...this.#specs.underlay(this.underlay), this.#specs.node(this.nodeDevice), ...pods.specs]);
+    this.#underlayWatch.begin();
     log.info({ ...this.recovered, keeper: this.handover.keeper }, 'left by an earlier daemon');
     await this.control.listen();
     this.attachments.takeNotes();
@@ -326,12 +331,23 @@ export class Host {
   #setOffloads(): void {
     const { devices } = this.forwarding;
     devices.setOffloads(this.tier);
-    for (const { family, address, senders } of this.underlay.sockets) {
-      devices.setSenders(family, address, senders.map(localPort));
-    }
+    this.#setSenders();
     const { tap } = this.underlay;
     for (const family of tap?.families ?? []) devices.setTunnelTap(family, tap?.mac ?? '');
     if (tap?.families.includes('IPv6') === true) this.#watchPaths(tap);
+  }
+
+  #setSenders(): void {
+    for (const { family, address, senders } of this.underlay.sockets) {
+      this.forwarding.devices.setSenders(family, address, senders.map(localPort));
+    }
+  }
+
+  /** Goes on with the underlay's sockets as they are now, and tells who wants to know. */
+  async #takeUnderlay(): Promise<void> {
+    this.#setSenders();
+    await this.dataPlane.attach(...this.#specs.underlay(this.underlay));
+    this.intake.tellNode();
   }
 
   /** Cuts what goes over IPv6 here, while a path takes less than the link. */
@@ -361,41 +377,6 @@ export class Host {
       onOpen: (connection) => this.intake.opened(connection),
       onClosed: (connection) => this.intake.closed(connection),
     });
-  }
-
-  #underlaySpecs(): DeviceSpec[] {
-    const { sockets, tap } = this.underlay;
-    return sockets.map(({ family, receiver, senders }) => {
-      const index = family === 'IPv4' ? DEVICE_UNDERLAY_IPV4 : DEVICE_UNDERLAY_IPV6;
-      const name = `underlay-${family.toLowerCase()}`;
-      const spec = this.#spec({ index, name, kind: 'udp', receiver, senders });
-      return { ...spec, tunnelTap: tap?.families.includes(family) === true ? tap.fd : -1 };
-    });
-  }
-
-  #nodeSpec(): DeviceSpec {
-    return this.#spec({
-      index: DEVICE_NODE,
-      name: this.options.config.device.name,
-      kind: 'tun',
-      receiver: this.nodeDevice.descriptor,
-      senders: [],
-    });
-  }
-
-  /** Adds what the configuration says of offloads, recording and faults; those are the
-   * underlay's. */
-  #spec(device: DeviceEnds): DeviceSpec {
-    const { pcap, fault } = this.options.config.debug;
-    const isFaulty = device.kind === 'udp'
-      && (fault.drop + fault.corrupt + fault.duplicate + fault.reorder + fault.crashAfter) > 0;
-    return {
-      ...device,
-      vnetSize: device.kind === 'udp' ? 0 : this.tier.vnetSize,
-      tunnelTap: -1,
-      pcap: pcap === '' ? null : join(pcap, `${device.name.replaceAll('/', '_')}.pcap`),
-      fault: isFaulty ? fault : null,
-    };
   }
 
   async #take(snapshot: Snapshot): Promise<void> {
@@ -469,7 +450,7 @@ export class Host {
     if (this.#isStopping) return;
     try {
       await this.nodeDevice.reopen();
-      await this.dataPlane.attach(this.#nodeSpec());
+      await this.dataPlane.attach(this.#specs.node(this.nodeDevice));
       this.isNodeDeviceLost = false;
       this.options.log.info({ device: this.options.config.device.name }, 'device is back');
     } catch (error) {

@@ -1,6 +1,7 @@
 // The underlay: which local addresses, which MTU, and the descriptors for the worker.
 
 import { addressFamily, type Family } from '../engine/address.ts';
+import { SystemError } from '../ffi/errno.ts';
 import { closeFd } from '../ffi/file.ts';
 import type { Links } from '../ffi/netlink.ts';
 import { joinDatagrams, openUdpSocket, receiveTos } from '../ffi/socket.ts';
@@ -39,11 +40,13 @@ export class Underlay {
   readonly addresses: Partial<Record<Family, string>>;
   readonly sockets: UnderlaySockets[] = [];
   tap: TunnelTap | null = null;
+  readonly #options: SocketOptions;
 
-  private constructor(place: UnderlayPlace) {
+  private constructor(place: UnderlayPlace, options: SocketOptions) {
     this.interface = place.interface;
     this.mtu = place.mtu;
     this.addresses = place.addresses;
+    this.#options = options;
   }
 
   /** Opens what the configuration and the tier ask for, or nothing. Sockets that an earlier daemon
@@ -51,20 +54,18 @@ export class Underlay {
   static async open(
     links: Links, config: HostConfig, tier: Tier, handover: Handover,
   ): Promise<Underlay> {
-    const underlay = new Underlay(await findPlace(links, config.underlay));
+    const options = { ...config.underlay, joins: tier.joins, handover };
+    const underlay = new Underlay(await findPlace(links, config.underlay), options);
     try {
-      const keptAs = (address: string): string =>
-        keptPrefix(address, config.underlay.port, tier.joins);
-      const known = Object.values(underlay.addresses).map(keptAs);
+      const known = Object.values(underlay.addresses)
+        .map((address) => keptPrefix(address, options));
       // What is bound elsewhere, or has other options, would be in the way.
       for (const name of handover.offered(KEPT_PREFIX)) {
         if (!known.some((prefix) => name.startsWith(prefix))) handover.refuse(name);
       }
       for (const family of ['IPv4', 'IPv6'] as const) {
         const address = underlay.addresses[family];
-        if (address === undefined) continue;
-        const open = opener(family, address, handover, keptAs(address));
-        underlay.#openSockets(family, address, config.underlay, tier, open);
+        if (address !== undefined) underlay.sockets.push(openSockets(family, address, options));
       }
       if (tier.name === 'T3') {
         const families = underlay.sockets.map(({ family }) => family);
@@ -73,31 +74,78 @@ export class Underlay {
       return underlay;
     } catch (error) {
       underlay.close();
-      throw error;
+      throw await explained(error, links);
     }
+  }
+
+  /** Opens sockets of another address where the interface has lost one that is in use, for one
+   * family at a time. What was in use until now is returned, to be closed with release() once
+   * nothing uses it; null for nothing. An address that the operator has named stays, and so does
+   * one that has no successor. */
+  async follow(links: Links): Promise<UnderlaySockets | null> {
+    if (this.#options.addresses.length > 0) return null;
+    const present = usable(await links.addresses(this.interface));
+    for (const [at, old] of this.sockets.entries()) {
+      const next = present.find((address) => addressFamily(address) === old.family);
+      if (next === undefined || present.includes(old.address)) continue;
+      this.sockets[at] = openSockets(old.family, next, this.#options);
+      this.addresses[old.family] = next;
+      return old;
+    }
+    return null;
+  }
+
+  /** Closes what follow() has left. */
+  release(left: UnderlaySockets): void {
+    const { handover } = this.#options;
+    const prefix = keptPrefix(left.address, this.#options);
+    for (const name of socketNames(left.senders.length)) handover.forget(prefix + name);
+    closeSockets(left);
   }
 
   close(): void {
-    for (const { receiver, senders } of this.sockets) {
-      for (const fd of [receiver, ...senders]) {
-        if (fd >= 0) closeFd(fd);
-      }
-    }
+    for (const sockets of this.sockets) closeSockets(sockets);
     this.tap?.close();
   }
+}
 
-  /** Opens one receiving and several sending sockets. */
-  #openSockets(
-    family: Family, address: string, config: HostConfig['underlay'], tier: Tier, open: Open,
-  ): void {
-    const sockets: UnderlaySockets = { family, address, receiver: -1, senders: [] };
-    this.sockets.push(sockets);
-    sockets.receiver = open('receiver', config.port, RECEIVE_BUFFER_BYTES);
+/** What sockets of the underlay are like. */
+interface SocketOptions {
+  addresses: readonly string[];
+  port: number;
+  sendSockets: number;
+  /** They get datagrams of a flow joined. */
+  joins: boolean;
+  handover: Handover;
+}
+
+/** What a family's sockets are kept as: the receiving one, then those that send. */
+function socketNames(senderCount: number): string[] {
+  return ['receiver', ...Array.from({ length: senderCount }, (_, index) => `sender-${index}`)];
+}
+
+/** Opens one receiving and several sending sockets. */
+function openSockets(family: Family, address: string, options: SocketOptions): UnderlaySockets {
+  const open = opener(family, address, options.handover, keptPrefix(address, options));
+  const [receiverName = '', ...senderNames] = socketNames(options.sendSockets);
+  const sockets: UnderlaySockets = { family, address, receiver: -1, senders: [] };
+  try {
+    sockets.receiver = open(receiverName, options.port, RECEIVE_BUFFER_BYTES);
     receiveTos(sockets.receiver, family);
-    if (tier.joins) joinDatagrams(sockets.receiver);
-    for (let count = 0; count < config.sendSockets; count += 1) {
-      sockets.senders.push(open(`sender-${count}`, 0, SENDER_RECEIVE_BUFFER_BYTES));
+    if (options.joins) joinDatagrams(sockets.receiver);
+    for (const name of senderNames) {
+      sockets.senders.push(open(name, 0, SENDER_RECEIVE_BUFFER_BYTES));
     }
+    return sockets;
+  } catch (error) {
+    closeSockets(sockets);
+    throw error;
+  }
+}
+
+function closeSockets({ receiver, senders }: UnderlaySockets): void {
+  for (const fd of [receiver, ...senders]) {
+    if (fd >= 0) closeFd(fd);
   }
 }
 
@@ -117,8 +165,19 @@ function opener(family: Family, address: string, handover: Handover, prefix: str
 }
 
 /** What the names of an address's sockets begin with; a keeper's names have no colon. */
-function keptPrefix(address: string, port: number, joins: boolean): string {
+function keptPrefix(address: string, { port, joins }: SocketOptions): string {
   return `${KEPT_PREFIX}${address.replaceAll(':', '_')}.${port}.${joins ? 'joined' : 'single'}.`;
+}
+
+/** Names the kernel device that has the port, where it is one of flannel's. */
+async function explained(error: unknown, links: Links): Promise<unknown> {
+  if (!(error instanceof SystemError) || error.code !== 'EADDRINUSE') return error;
+  const device = (await links.list()).find(({ name }) => name.startsWith('flannel'));
+  if (device === undefined) return error;
+  const { name } = device;
+  return new Error(`${error.message}: ${name} has it. flanneld runs on this node, or has left it: `
+    + `keep flanneld off this node, then remove the device (ip link delete ${name})`,
+  { cause: error });
 }
 
 /** Finds the addresses and the MTU that the configuration means. */
