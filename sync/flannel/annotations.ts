@@ -134,8 +134,8 @@ export function nodePatch(annotations: Annotations, upSince: string | null): obj
 }
 
 /** The lease with as much changed as peers need to take note. In a cluster of two families flannel
- * heeds a change of a Node only where both families' annotations have changed (handleUpdateLeaseEvent
- * of pkg/subnet/kube), so that where one is as it was, its MAC becomes another. */
+ * heeds a change of a Node only where the annotations of both have changed (pkg/subnet/kube,
+ * handleUpdateLeaseEvent), so that where one is as it was, its MAC becomes another. */
 export function heededLease(present: Annotations, lease: Lease, uid: string): Lease {
   const { IPv4, IPv6 } = lease;
   if (IPv4 === undefined || IPv6 === undefined) return lease;

@@ -250,7 +250,8 @@ function explain(error: unknown, nodeName: string): string {
   const status: unknown = Reflect.get(Object(error), 'status');
   const reason = error instanceof Error ? error.message : String(error);
   if (status === 403) {
-    return 'forbidden: verb patch, resource nodes/status: flannel\'s nodes do not learn of this one';
+    return 'forbidden: verb patch, resource nodes/status: '
+      + 'flannel\'s nodes do not learn of this one';
   }
   if (status === 404) return `Node ${nodeName} does not exist: is the node name right?`;
   return `cannot write to Node ${nodeName}: ${reason}`;

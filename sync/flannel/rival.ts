@@ -1,5 +1,5 @@
 // Whether a flanneld lives on this node: it and we would undo each other's work. A sidecar without
-// privileges sees three signs of one: its network devices, its pod, and its handwriting on our Node.
+// privileges sees three signs of one: its network devices, its pod, its handwriting on our Node.
 
 import { readFileSync } from 'node:fs';
 import * as v from 'valibot';
@@ -32,8 +32,8 @@ export function rivalDevice(read = () => readFileSync(INTERFACES, 'utf8')): stri
   }
   const [name] = [...text.matchAll(DEVICE)].map(([, device = '']) => device);
   if (name === undefined) return null;
-  return `the device ${name} is there: flanneld runs on this node, or has left it. ${HOW_TO_EXCLUDE}`
-    + `; then remove the device (ip link delete ${name})`;
+  return `the device ${name} is there: flanneld runs on this node, or has left it. `
+    + `${HOW_TO_EXCLUDE}; then remove the device (ip link delete ${name})`;
 }
 
 const PodsSchema = v.object({
@@ -83,8 +83,8 @@ export class Handwriting {
   get rival(): string | null {
     if (this.#changes.length < RIVAL_CHANGES) return null;
     return `somebody else has changed our Node's flannel annotations ${this.#changes.length} times `
-      + `in ${RIVAL_WINDOW_MS / 60_000} minutes, as a flanneld would; they are not written any more. `
-      + `${HOW_TO_EXCLUDE}; then start the sidecar again`;
+      + `in ${RIVAL_WINDOW_MS / 60_000} minutes, as a flanneld would; they are not written any `
+      + `more. ${HOW_TO_EXCLUDE}; then start the sidecar again`;
   }
 
   forget(): void {

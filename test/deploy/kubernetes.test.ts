@@ -1,5 +1,5 @@
-// The manifests for Kubernetes say what is so: nothing in them is unused, each option, setting, file
-// and right is one that the programs know, and nobody may more than it needs.
+// The manifests for Kubernetes say what is so: nothing in them is unused, each option, setting,
+// file and right is one that the programs know, and nobody may do more than it needs.
 
 import { mkdtempSync, readFileSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { spawnSync } from 'node:child_process';
@@ -168,7 +168,7 @@ test('programs know their options, and variables are used', () => {
     const options = args.filter((word) => word.startsWith('--')).map((word) => word.split('=')[0]);
     if (command === undefined) {
       const known = optionsOf(verb);
-      for (const option of options) assert.ok(known.has(option ?? ''), `${name}: ${verb} ${option}`);
+      for (const option of options) assert.ok(known.has(option ?? ''), `${name}: ${option}`);
     } else {
       const script = join(FOLDER, (command[0] ?? '').replace('/opt/culvert/', ''));
       assert.ok((statSync(script).mode & 0o111) !== 0, script);
@@ -176,7 +176,8 @@ test('programs know their options, and variables are used', () => {
     }
     const settings = settingPaths().map(({ path }) => environmentName(path));
     for (const variable of env) {
-      const isUsed = settings.includes(variable.name) || args.join(' ').includes(`$(${variable.name})`);
+      const isUsed = settings.includes(variable.name)
+        || args.join(' ').includes(`$(${variable.name})`);
       assert.ok(isUsed, `${name}: ${variable.name}`);
     }
     for (const [, used = ''] of args.join(' ').matchAll(/\$\(([^)]+)\)/g)) {
@@ -246,14 +247,16 @@ test('k3s changes what there is to change', () => {
   const folder = join(FOLDER, 'k3s');
   const { resources, patches = [] } = kustomization(folder);
   const files = readdirSync(folder).filter((name) => name !== 'kustomization.yaml').sort();
-  const named = [...resources.filter((name) => name !== '../base'), ...patches.map(({ path }) => path)];
-  assert.equal(named.sort(), files);
+  const own = resources.filter((name) => name !== '../base');
+  assert.equal([...own, ...patches.map(({ path }) => path)].sort(), files);
   for (const { path } of patches) {
     for (const patch of read(join(folder, path))) {
       const target = manifests.find(({ kind, metadata }) =>
         kind === patch.kind && metadata.name === patch.metadata.name);
       const volumes = target?.spec?.template.spec.volumes.map(({ name }) => name) ?? [];
-      for (const { name } of patch.spec?.template.spec.volumes ?? []) assert.ok(volumes.includes(name));
+      for (const { name } of patch.spec?.template.spec.volumes ?? []) {
+        assert.ok(volumes.includes(name));
+      }
     }
   }
   const [conf] = read(join(folder, 'net-conf.yaml'));

@@ -79,7 +79,10 @@ function valueAt(config: HostConfig, path: string[]): unknown {
 test('what no source says has its default', () => {
   const config = loadConfig(fileOf(LEAST), NO_VARIABLES, {});
   assert.equal(config, {
-    ...DEFAULTS, stateDirectory: '/var/lib/culvert', nodeName: 'edge-1', underlay: { ...DEFAULTS.underlay, interface: 'eth0' },
+    ...DEFAULTS,
+    stateDirectory: '/var/lib/culvert',
+    nodeName: 'edge-1',
+    underlay: { ...DEFAULTS.underlay, interface: 'eth0' },
   });
 });
 

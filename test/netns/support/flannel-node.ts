@@ -179,7 +179,8 @@ export class FlannelNode {
     const old = before?.metadata.annotations ?? {};
     const isKept = (version: Version): boolean => {
       const { data, address } = FAMILIES[version];
-      return [data, 'backend-type', address].every((key) => old[PREFIX + key] === now[PREFIX + key]);
+      return [data, 'backend-type', address]
+        .every((key) => old[PREFIX + key] === now[PREFIX + key]);
     };
     // In a cluster of two families, one that is as it was hides the change of the other.
     if (before !== undefined && VERSIONS.some(isKept)) return;

@@ -22,6 +22,7 @@ import { PACKAGE_FOLDER } from '../../../cli/version.ts';
 import type { Family } from '../../../engine/address.ts';
 import { loadAccess } from '../../../sync/kubernetes/access.ts';
 import { ApiClient } from '../../../sync/kubernetes/client.ts';
+import type { KubeObject } from '../../support/api-server/resources.ts';
 import {
   ADMIN_TOKEN, READER_RULES, TestApiServer, type ServerOptions,
 } from '../../support/api-server/server.ts';
@@ -124,7 +125,7 @@ export class KubeLab {
   }
 
   /** The Node of this number without a word of flannel's, as the kubelet makes it. */
-  nodeObject(number: number, subnet = number): { metadata: { name: string }; [key: string]: unknown } {
+  nodeObject(number: number, subnet = number): KubeObject {
     const podCIDRs = [`10.244.${subnet}.0/24`, `fd00:10:244:${subnet}::/64`];
     return {
       metadata: { name: `node-${number}` },
@@ -141,6 +142,21 @@ export class KubeLab {
   async addUnderlayAddress({ node }: Place, address: string): Promise<void> {
     await node.host.links.addAddress('eth0', `${address}/32`);
     await this.#bed.hub.links.addRoute({ prefix: `${address}/32`, device: node.port });
+  }
+
+  /** What a daemon says that is started on a node where it cannot be. */
+  async complaint({ node }: Place): Promise<string> {
+    const culvert = new CulvertNode(this.#bed, node, {
+      name: 'refused', source: '', podNetworks: [NET_CONF.Network],
+    });
+    return culvert.startDaemon().then(() => 'none', (error: Error) => error.message);
+  }
+
+  /** Gives eth0 of a node another IPv4 address, in the place of the one it has. */
+  async moveUnderlay(place: Place, address: string): Promise<void> {
+    await this.addUnderlayAddress(place, address);
+    await place.node.host.links.removeAddress('eth0', `${place.node.ipv4}/32`);
+    place.node.ipv4 = address;
   }
 
   /** Gives the pod of the flannel node other addresses. */
@@ -200,7 +216,9 @@ export class KubeLab {
     const name = `node-${number}`;
     const culvert = new CulvertNode(this.#bed, node, {
       name, source: '', podNetworks: [NET_CONF.Network, NET_CONF.IPv6Network],
-      extra: ['--net-conf', this.#netConf, '--state-directory', join(this.#bed.folder, `s${number}`)],
+      extra: [
+        '--net-conf', this.#netConf, '--state-directory', join(this.#bed.folder, `s${number}`),
+      ],
     });
     this.culverts[number - 1] = culvert;
     await culvert.startDaemon();
