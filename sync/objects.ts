@@ -314,7 +314,8 @@ function podEntry(object: v.InferOutput<typeof PodObjectSchema>, place: string):
   const isFinished = phase === 'Succeeded' || phase === 'Failed';
   return {
     kind: 'Pod',
-    key: `${namespace}/${name}`,
+    // A text put together by join() is one piece; a template's refers to its parts.
+    key: [namespace, name].join('/'),
     place,
     nodeName: spec?.nodeName ?? '',
     hasNetwork: !isFinished && spec?.hostNetwork !== true,
@@ -369,7 +370,7 @@ function networkPolicyEntry(
 ): Entry {
   const { namespace = 'default', name, uid = '' } = object.metadata;
   const policy = readNetworkPolicy(object, refuse);
-  return { kind: 'NetworkPolicy', key: `${namespace}/${name}`, uid, place, policy };
+  return { kind: 'NetworkPolicy', key: [namespace, name].join('/'), uid, place, policy };
 }
 
 function clusterPolicyEntry(

@@ -18,6 +18,7 @@ import { NO_NODE, Nodes } from './nodes.ts';
 import type { Entry } from './objects.ts';
 import type { Change } from './outbox.ts';
 import { PolicyCompiler } from './policy/compiler.ts';
+import { getOrMake } from './policy/selector-index.ts';
 import type { Whole } from './send.ts';
 import { podKey } from './translate.ts';
 
@@ -60,7 +61,7 @@ export class ClusterState implements ClusterSink {
   readonly #compiler: PolicyCompiler;
   readonly #nodes = new Nodes();
   /** Uids of all objects but pods, by kind and key. */
-  readonly #uids = new Map<string, string>();
+  readonly #uids = new Map<string, Map<string, string>>();
   /** The pods of our node that have a network, as the source has them. */
   readonly #local = new Map<string, PodEntry>();
   /** Those that are attached, as the host has them. */
@@ -212,7 +213,7 @@ export class ClusterState implements ClusterSink {
 
   #set(entry: Entry): void {
     if (entry.kind === 'Pod') return this.#setPod(entry);
-    this.#uids.set(`${entry.kind} ${entry.key}`, entry.uid);
+    getOrMake(this.#uids, entry.kind, () => new Map<string, string>()).set(entry.key, entry.uid);
     if (entry.kind === 'Node') this.#nodes.upsert(entry);
     this.#compiler.upsert(entry);
   }
@@ -227,10 +228,10 @@ export class ClusterState implements ClusterSink {
   }
 
   #unset(kind: Entry['kind'], key: string, uid: string): void {
-    const known = kind !== 'Pod' ? this.#uids.get(`${kind} ${key}`)
+    const known = kind !== 'Pod' ? this.#uids.get(kind)?.get(key)
       : this.#local.get(key)?.pod.uid ?? this.#compiler.uidOfPod(key);
     if (uid !== '' && known !== undefined && known !== '' && known !== uid) return;
-    this.#uids.delete(`${kind} ${key}`);
+    this.#uids.get(kind)?.delete(key);
     if (kind === 'Node') this.#nodes.remove(key);
     if (kind === 'Pod' && this.#local.delete(key)) this.#touchedPods.add(key);
     this.#compiler.remove(kind, key);

@@ -11,10 +11,11 @@
 //
 // A pod's traffic with itself and with its own node is not looked at here: the core lets it pass.
 
-import type { PolicyChange } from '../../engine/model.ts';
+import type { EndpointPolicy, PolicyChange } from '../../engine/model.ts';
 import type { Entry } from '../objects.ts';
-import { Addresses } from './addresses.ts';
+import { Addresses, areAt } from './addresses.ts';
 import { emptyChange, inParts, isEmptyChange } from './change.ts';
+import { each, withOne } from './few.ts';
 import { Identities } from './identities.ts';
 import { Inventory, groupText } from './inventory.ts';
 import type { Group, NodeFacts, PodFacts } from './inventory.ts';
@@ -54,6 +55,8 @@ export class PolicyCompiler {
   readonly #unmatchedNodes = new Set<NodeFacts>();
   readonly #endpoints = new Set<PodFacts>();
   readonly #goneEndpoints = new Set<string>();
+  /** What the host was told of local pods. */
+  readonly #told = new Map<string, EndpointPolicy>();
 
   constructor(options: CompilerOptions) {
     this.#options = options;
@@ -154,21 +157,19 @@ export class PolicyCompiler {
   }
 
   #endpointsTold(): PolicyChange['endpoints'] {
-    return [...this.#inventory.pods.values()].flatMap(({ namespace, name, told }) =>
-      (told === null ? [] : { namespace, name, ...told }));
+    return [...this.#told.values()];
   }
 
   #setPod(entry: PodEntry): void {
-    const { key, labels, ports, created, isRunning } = entry;
-    const { namespace, name, uid, addresses } = entry.pod;
+    const { key, labels, ports, isRunning } = entry;
+    const { namespace, uid, addresses } = entry.pod;
     const isLocal = this.#options.local === null || this.#options.local === entry.nodeName;
+    const createdMs = Date.parse(entry.created);
+    const created = Number.isNaN(createdMs) ? 0 : Math.floor(createdMs / 1000);
     let pod = this.#inventory.pods.get(key);
     if (pod === undefined) {
       const group = this.#inventory.group(namespace, labels, ports);
-      pod = {
-        key, namespace, name, uid, created, isRunning, isLocal, group, addresses: [], records: [],
-        told: null,
-      };
+      pod = { key, uid, created, isRunning, isLocal, group, records: null };
       this.#inventory.pods.set(key, pod);
       this.#inventory.join(group, pod);
       this.#endpoints.add(pod);
@@ -178,7 +179,7 @@ export class PolicyCompiler {
       pod.group = this.#inventory.group(namespace, labels, ports);
       this.#inventory.join(pod.group, pod);
       this.#endpoints.add(pod);
-      for (const record of pod.records) this.#addresses.touched.add(record);
+      for (const record of each(pod.records)) this.#addresses.touched.add(record);
     }
     this.#setClaims(pod, addresses, { uid, created, isRunning });
   }
@@ -189,22 +190,24 @@ export class PolicyCompiler {
   ): void {
     if (facts.uid !== pod.uid) this.#endpoints.add(pod);
     const isSame = facts.uid === pod.uid && facts.created === pod.created
-      && facts.isRunning === pod.isRunning && addresses.join() === pod.addresses.join();
+      && facts.isRunning === pod.isRunning && areAt(pod.records, addresses);
     if (isSame) return;
-    for (const record of pod.records) this.#addresses.giveUp(record, pod);
+    for (const record of each(pod.records)) this.#addresses.giveUp(record, pod);
     Object.assign(pod, facts);
-    pod.addresses = addresses;
-    pod.records = addresses.map((address) => this.#addresses.claim(address, pod));
+    pod.records = null;
+    for (const address of addresses) {
+      pod.records = withOne(pod.records, this.#addresses.claim(address, pod));
+    }
   }
 
   #removePod(key: string): void {
     const pod = this.#inventory.pods.get(key);
     if (pod === undefined) return;
-    for (const record of pod.records) this.#addresses.giveUp(record, pod);
+    for (const record of each(pod.records)) this.#addresses.giveUp(record, pod);
     this.#inventory.leave(pod);
     this.#inventory.pods.delete(key);
     this.#endpoints.delete(pod);
-    if (pod.told !== null) this.#goneEndpoints.add(key);
+    if (this.#told.has(key)) this.#goneEndpoints.add(key);
   }
 
   #setNode({ key, labels, addresses }: NodeEntry): void {
@@ -331,7 +334,7 @@ export class PolicyCompiler {
     if (set.key === group.traits.key) return;
     group.traits = set;
     for (const { records } of group.pods) {
-      for (const record of records) this.#addresses.touched.add(record);
+      for (const record of each(records)) this.#addresses.touched.add(record);
     }
   }
 
@@ -349,23 +352,30 @@ export class PolicyCompiler {
 
   #tellEndpoints(change: PolicyChange): void {
     for (const pod of this.#endpoints) {
-      const { key, namespace, name, uid, isLocal, group } = pod;
+      const { key, uid, isLocal, group } = pod;
       if (!isLocal) {
-        if (pod.told !== null) this.#goneEndpoints.add(key);
-        pod.told = null;
+        if (this.#told.has(key)) this.#goneEndpoints.add(key);
         continue;
       }
       this.#goneEndpoints.delete(key);
-      const next = { uid, ingress: group.ingress?.number ?? 0, egress: group.egress?.number ?? 0 };
-      if (JSON.stringify(next) === JSON.stringify(pod.told)) continue;
-      pod.told = next;
-      change.endpoints.push({ namespace, name, ...next });
+      const next = {
+        ...podName(key), uid, ingress: group.ingress?.number ?? 0,
+        egress: group.egress?.number ?? 0,
+      };
+      if (JSON.stringify(next) === JSON.stringify(this.#told.get(key))) continue;
+      this.#told.set(key, next);
+      change.endpoints.push(next);
     }
     for (const key of this.#goneEndpoints) {
-      const [namespace = '', name = ''] = key.split('/');
-      change.removedEndpoints.push({ namespace, name });
+      this.#told.delete(key);
+      change.removedEndpoints.push(podName(key));
     }
     this.#endpoints.clear();
     this.#goneEndpoints.clear();
   }
+}
+
+function podName(key: string): { namespace: string; name: string } {
+  const [namespace = '', name = ''] = key.split('/');
+  return { namespace, name };
 }
