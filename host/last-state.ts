@@ -12,7 +12,7 @@
 // as a power failure leaves it, costs the changes from there on.
 
 import { mkdirSync, readFileSync, readdirSync, renameSync, rmSync, statSync } from 'node:fs';
-import { open, rename } from 'node:fs/promises';
+import { open, rename, rm, truncate } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Log } from '../engine/log.ts';
 import { readRecalled, type Recalled } from './journal.ts';
@@ -190,22 +190,27 @@ export class LastState {
     const { folder } = this.#options;
     mkdirSync(folder, { recursive: true, mode: 0o700 });
     const beside = join(folder, UNFINISHED);
-    await writeAndForce(beside, 'w', bytes);
+    try {
+      await writeAndForce(beside, 'w', bytes);
+    } catch (error) {
+      // On a full disk it would be in the way of what is smaller.
+      await rm(beside, { force: true });
+      throw error;
+    }
     await rename(beside, join(folder, FILE));
     this.#length = bytes.length;
     await force(folder);
   }
 
-  /** Adds to the file. What was added in part is cut off again before the next time. */
+  /** Adds to the file. What could be added in part only is cut off again. */
   async #add(bytes: Uint8Array): Promise<void> {
     const path = join(this.#options.folder, FILE);
-    const file = await open(path, 'r+');
     try {
-      await file.truncate(this.#length);
-    } finally {
-      await file.close();
+      await writeAndForce(path, 'a', bytes);
+    } catch (error) {
+      await truncate(path, this.#length);
+      throw error;
     }
-    await writeAndForce(path, 'a', bytes);
     this.#length += bytes.length;
   }
 }
