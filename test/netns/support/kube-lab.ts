@@ -255,7 +255,7 @@ function podAddress(number: number): Record<Family, string> {
 }
 
 /** Makes a port of this process's loopback one of a node's too. */
-function relay(host: Host, port: number): Server {
+export function relay(host: Host, port: number): Server {
   const server = createServer((near) => {
     const far = connect(port, '127.0.0.1');
     near.on('error', () => far.destroy()).on('close', () => far.destroy());
