@@ -34,6 +34,7 @@ class Host {
   readonly server: ControlServer;
   refuse = '';
   pause = Promise.resolve();
+  isBusy = false;
   #wake = (): void => {};
 
   constructor(path: string) {
@@ -43,7 +44,12 @@ class Host {
         await this.pause;
         this.#take(describeSnapshot(snapshot));
       },
-      onDelta: (delta) => this.#take(describeDelta(delta)),
+      onDelta: async (delta) => {
+        this.isBusy = true;
+        await this.pause;
+        this.isBusy = false;
+        this.#take(describeDelta(delta));
+      },
     });
     this.server = new ControlServer({
       path, mode: 0o660, roles: ['sync'], methods: this.intake.methods(), version: '1', log: log(),
@@ -202,6 +208,61 @@ test('sends everything when the host asks', async () => {
   sidecar.update(content(['a', 'b']));
   await daemon.heard('snapshot 2 a,b');
   assert.is(daemon.told.length, 3);
+});
+
+test('goes on from what the host still has after a cut, with what came meanwhile', async () => {
+  const path = socketPath();
+  const daemon = await host(path);
+  const sidecar = sender(path);
+  sidecar.update(content(['a']));
+  await until(() => sidecar.confirmed === 1);
+  for (const revision of [2, 3, 4]) {
+    for (const connection of daemon.server.connections) connection.close('cut');
+    await until(() => sidecar.confirmed === null);
+    sidecar.update(content(['a', `b${revision}`]));
+    await until(() => sidecar.confirmed === revision);
+  }
+  assert.equal(daemon.told, [
+    'snapshot 1 a', 'delta 1-2 +b2', 'delta 2-3 +b3 -b2', 'delta 3-4 +b4 -b3',
+  ]);
+  // Another run of a sidecar has nothing to go on from.
+  const [first] = daemon.server.connections;
+  first?.close('cut');
+  const other = sender(path, [], { backoffFirstMs: 1, backoffCapMs: 1 });
+  other.update(content(['z']));
+  await daemon.heard('snapshot 1 z');
+});
+
+test('goes on with a change whose answer was lost', async () => {
+  const path = socketPath();
+  const daemon = await host(path);
+  const sidecar = sender(path);
+  sidecar.update(content(['a']));
+  await until(() => sidecar.confirmed === 1);
+  let open = (): void => {};
+  daemon.pause = new Promise((resolve) => { open = resolve; });
+  sidecar.update(content(['a', 'b']));
+  await until(() => daemon.isBusy);
+  for (const connection of daemon.server.connections) connection.close('cut');
+  await until(() => sidecar.confirmed === null);
+  open();
+  await until(() => sidecar.confirmed === 2);
+  assert.equal(daemon.told, ['snapshot 1 a', 'delta 1-2 +b']);
+});
+
+test('tells how its source is, on each connection', async () => {
+  const path = socketPath();
+  const daemon = await host(path);
+  const sidecar = new Sender({ socket: path, version: '1', log: log(), ...FAST });
+  const stop = new AbortController();
+  const done = sidecar.run(stop.signal);
+  cleanups.push(async () => { stop.abort(); await done; });
+  const health = { source: 'test', fresh: false, staleSinceMs: 5, problems: ['no'] };
+  sidecar.health(health);
+  await until(() => daemon.intake.health !== null);
+  assert.equal(daemon.intake.health, health);
+  sidecar.health({ ...health, fresh: true });
+  await until(() => daemon.intake.health?.fresh === true);
 });
 
 test('tries again when the host refuses, and says so once', async () => {
