@@ -12,12 +12,13 @@ const Name = v.pipe(v.string(), v.minLength(1), v.maxLength(253));
 const Port = v.pipe(v.number(), v.integer(), v.minValue(1), v.maxValue(65535));
 
 /** One way to reach a cluster node: an encapsulation and where its packets go (a dual-stack flannel
- * node has two, one per address family). Pod packets of `family` take it. */
+ * node has two, one per address family). Pod packets of `family` take it. Where no port is said, it
+ * is the cluster's, which the host's configuration has. */
 export const TunnelSchema = v.strictObject({
   family: v.picklist(['IPv4', 'IPv6']),
   kind: v.picklist(['vxlan']),
   remote: Address,
-  port: Port,
+  port: v.exactOptional(Port),
   vni: v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(0xffffff)),
   mac: Mac,
 });
@@ -236,6 +237,7 @@ export const RouteQuerySchema = v.strictObject({ address: Address });
 /** A remote node's tunnel, with what went through it. */
 export const PeerReportSchema = v.strictObject({
   ...TunnelSchema.entries,
+  port: Port,
   node: Name,
   podCidrs: v.array(Prefix),
   mtu: Count,

@@ -12,7 +12,6 @@ import {
 } from '../engine/address.ts';
 import type { Family } from '../engine/address.ts';
 import type { ClusterNode, Pod, Tunnel } from '../engine/model.ts';
-import { FLANNEL_VXLAN_PORT } from '../engine/net-conf.ts';
 import { fieldPath, issuePath, issueReason } from '../engine/shape.ts';
 import {
   Address, LabelsSchema, Metadata, Name, PROTOCOL_NUMBERS, Port, Prefix, Protocol, compareText,
@@ -281,7 +280,6 @@ function vxlanTunnel(
     family,
     kind: 'vxlan',
     remote: addressText(addressBytes(remote)),
-    port: FLANNEL_VXLAN_PORT,
     vni: data.VNI,
     mac: data.VtepMAC,
   };

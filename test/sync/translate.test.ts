@@ -42,11 +42,11 @@ const VXLAN_6 = {
   'public-ipv6': '2001:DB8:0::10',
 };
 const TUNNEL_4 = {
-  family: 'IPv4', kind: 'vxlan', remote: '192.0.2.10', port: 8472, vni: 1,
+  family: 'IPv4', kind: 'vxlan', remote: '192.0.2.10', vni: 1,
   mac: '12:c6:65:89:b4:e3',
 } as const;
 const TUNNEL_6 = {
-  family: 'IPv6', kind: 'vxlan', remote: '2001:db8::10', port: 8472, vni: 1,
+  family: 'IPv6', kind: 'vxlan', remote: '2001:db8::10', vni: 1,
   mac: '12:c6:65:89:b4:e6',
 } as const;
 

@@ -10,8 +10,6 @@ import type { ApiClient } from '../../../sync/kubernetes/client.ts';
 const PREFIX = 'flannel.alpha.coreos.com/';
 const MERGE_PATCH = 'application/strategic-merge-patch+json';
 const NODES = '/api/v1/nodes';
-const VNI = 1;
-const PORT = 8472;
 const OVERHEAD = 50;
 const RETRY_MS = 100;
 
@@ -19,8 +17,8 @@ type Version = 'v4' | 'v6';
 
 /** What of the node differs by family. */
 const FAMILIES = {
-  v4: { device: `flannel.${VNI}`, data: 'backend-data', address: 'public-ip', bits: 32 },
-  v6: { device: `flannel-v6.${VNI}`, data: 'backend-v6-data', address: 'public-ipv6', bits: 128 },
+  v4: { device: 'flannel', data: 'backend-data', address: 'public-ip', bits: 32 },
+  v6: { device: 'flannel-v6', data: 'backend-v6-data', address: 'public-ipv6', bits: 128 },
 } as const;
 const VERSIONS = ['v4', 'v6'] as const;
 
@@ -28,6 +26,8 @@ export interface FlannelNodeOptions {
   host: Host;
   client: ApiClient;
   nodeName: string;
+  vni: number;
+  port: number;
   /** Addresses of the interface on the underlay, eth0. */
   addresses: Record<Version, string>;
 }
@@ -86,33 +86,37 @@ export class FlannelNode {
     this.#stop.abort();
     await this.#watching;
     for (const version of VERSIONS) {
-      await this.#options.host.links.removeLink(FAMILIES[version].device).catch(() => {});
+      await this.#options.host.links.removeLink(this.#device(version)).catch(() => {});
     }
   }
 
+  #device(version: Version): string {
+    return `${FAMILIES[version].device}.${this.#options.vni}`;
+  }
+
   async #makeDevice(version: Version, subnet: string): Promise<void> {
-    const { host: { links } } = this.#options;
-    const { device, bits } = FAMILIES[version];
+    const { host: { links }, vni, port } = this.#options;
+    const device = this.#device(version);
     const { mtu } = await links.link('eth0');
     await links.addVxlan({
-      name: device, vni: VNI, port: PORT, local: this.#options.addresses[version], device: 'eth0',
+      name: device, vni, port, local: this.#options.addresses[version], device: 'eth0',
       mtu: mtu - OVERHEAD - (version === 'v6' ? 20 : 0), mac: this.#macs[version], learning: false,
     });
     await links.setLink(device, { linkLocalIpv6: false });
     await links.setLink(device, { up: true });
-    await links.addAddress(device, `${baseOf(subnet)}/${bits}`);
+    await links.addAddress(device, `${baseOf(subnet)}/${FAMILIES[version].bits}`);
   }
 
   /** AcquireLease, CompleteLease. */
   async #acquireLease(own: KubeNode): Promise<void> {
-    const { client, nodeName } = this.#options;
+    const { client, nodeName, vni } = this.#options;
     const present = own.metadata.annotations ?? {};
     const wanted: Record<string, string> = {
       [`${PREFIX}kube-subnet-manager`]: 'true', [`${PREFIX}backend-type`]: 'vxlan',
     };
     for (const version of VERSIONS) {
       const { data, address } = FAMILIES[version];
-      wanted[PREFIX + data] = JSON.stringify({ VNI, VtepMAC: this.#macs[version] });
+      wanted[PREFIX + data] = JSON.stringify({ VNI: vni, VtepMAC: this.#macs[version] });
       wanted[PREFIX + address] = this.#options.addresses[version];
     }
     const annotations = Object.fromEntries(
@@ -200,7 +204,7 @@ export class FlannelNode {
     const { links } = this.#options.host;
     for (const version of VERSIONS) {
       const { subnet, address, mac } = leases[version];
-      const { device } = FAMILIES[version];
+      const device = this.#device(version);
       const via = baseOf(subnet);
       await links.addNeighbour({ device, address: via, mac });
       await links.addFdb({ device, mac, remote: address });
@@ -214,7 +218,7 @@ export class FlannelNode {
     const { links } = this.#options.host;
     for (const version of VERSIONS) {
       const { subnet, address, mac } = leases[version];
-      const { device } = FAMILIES[version];
+      const device = this.#device(version);
       const via = baseOf(subnet);
       await links.removeNeighbour({ device, address: via, mac }).catch(() => {});
       await links.removeFdb({ device, mac, remote: address }).catch(() => {});

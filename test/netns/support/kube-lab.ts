@@ -24,17 +24,21 @@ import { loadAccess } from '../../../sync/kubernetes/access.ts';
 import { ApiClient } from '../../../sync/kubernetes/client.ts';
 import type { KubeObject } from '../../support/api-server/resources.ts';
 import {
-  ADMIN_TOKEN, READER_RULES, TestApiServer, type ServerOptions,
+  ADMIN_TOKEN, READER_RULES, TestApiServer,
 } from '../../support/api-server/server.ts';
 import { FlannelNode } from './flannel-node.ts';
 
 const CLI = join(PACKAGE_FOLDER, 'dist', 'cli', 'main.js');
-const NET_CONF = {
-  Network: '10.244.0.0/16', EnableIPv6: true, IPv6Network: 'fd00:10:244::/48',
-  Backend: { Type: 'vxlan' },
-};
+const POD_NETWORKS = { Network: '10.244.0.0/16', IPv6Network: 'fd00:10:244::/48' };
 const FAMILIES = ['IPv4', 'IPv6'] as const;
 const WAIT_LIMIT_MS = 30_000;
+
+/** What all tunnels of a cluster have in common. */
+export interface ClusterTunnel {
+  vni: number;
+  port: number;
+}
+const FLANNEL_TUNNEL: ClusterTunnel = { vni: 1, port: 8472 };
 
 export interface Place {
   name: string;
@@ -50,21 +54,23 @@ export class KubeLab {
   readonly places: Place[] = [];
   flannel: FlannelNode | null = null;
   readonly #bed: Bed;
+  readonly #tunnel: ClusterTunnel;
   readonly #relays: Server[] = [];
   readonly #onSignal = (): void => process.exit(1);
 
-  private constructor(bed: Bed, server: TestApiServer) {
+  private constructor(bed: Bed, server: TestApiServer, tunnel: ClusterTunnel) {
     this.#bed = bed;
+    this.#tunnel = tunnel;
     this.server = server;
     // Namespaces and child processes end with this process.
     for (const name of ['SIGINT', 'SIGTERM'] as const) process.once(name, this.#onSignal);
   }
 
   /** Starts server, nodes and pods; `count` Culvert nodes, then one that runs flannel. */
-  static async create(count: number, options: ServerOptions = {}): Promise<KubeLab> {
-    const server = new TestApiServer(options);
+  static async create(count: number, tunnel = FLANNEL_TUNNEL): Promise<KubeLab> {
+    const server = new TestApiServer();
     await server.start();
-    const lab = new KubeLab(await Bed.create(), server);
+    const lab = new KubeLab(await Bed.create(), server, tunnel);
     try {
       await lab.#build(count);
       return lab;
@@ -147,7 +153,7 @@ export class KubeLab {
   /** What a daemon says that is started on a node where it cannot be. */
   async complaint({ node }: Place): Promise<string> {
     const culvert = new CulvertNode(this.#bed, node, {
-      name: 'refused', source: '', podNetworks: [NET_CONF.Network],
+      name: 'refused', source: '', podNetworks: [POD_NETWORKS.Network],
     });
     return culvert.startDaemon().then(() => 'none', (error: Error) => error.message);
   }
@@ -196,7 +202,10 @@ export class KubeLab {
   }
 
   async #build(count: number): Promise<void> {
-    writeFileSync(this.#netConf, JSON.stringify(NET_CONF));
+    const { vni, port } = this.#tunnel;
+    writeFileSync(this.#netConf, JSON.stringify({
+      ...POD_NETWORKS, EnableIPv6: true, Backend: { Type: 'vxlan', VNI: vni, Port: port },
+    }));
     this.server.grant('engine', [
       ...READER_RULES, { apiGroups: [''], resources: ['nodes/status'], verbs: ['patch'] },
     ]);
@@ -215,7 +224,7 @@ export class KubeLab {
     this.#relays.push(relay(node.host, Number(new URL(this.server.url).port)));
     const name = `node-${number}`;
     const culvert = new CulvertNode(this.#bed, node, {
-      name, source: '', podNetworks: [NET_CONF.Network, NET_CONF.IPv6Network],
+      name, source: '', podNetworks: Object.values(POD_NETWORKS),
       extra: [
         '--net-conf', this.#netConf, '--state-directory', join(this.#bed.folder, `s${number}`),
       ],
@@ -239,7 +248,7 @@ export class KubeLab {
     const name = `node-${number}`;
     const kubeconfig = this.server.kubeconfig({ token: ADMIN_TOKEN });
     this.flannel = new FlannelNode({
-      host: node.host, nodeName: name,
+      host: node.host, nodeName: name, ...this.#tunnel,
       client: new ApiClient(loadAccess({ kubeconfig, environment: {} })),
       addresses: { v4: node.ipv4, v6: node.ipv6 },
     });
