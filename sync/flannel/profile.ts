@@ -89,7 +89,7 @@ export class FlannelProfile implements NetConfReader {
 
   /** Our Node, as the API server has it now; null where it has none. */
   node(object: object | null): void {
-    const node = object === null ? null : readOwnNode(object);
+    const node = object === null ? null : this.#read(object);
     if (node !== null && this.#isStale(node)) return;
     this.#take(node);
     this.#bell.ring();
@@ -199,6 +199,16 @@ export class FlannelProfile implements NetConfReader {
     // The watch may have been quicker, and have brought a newer one.
     if (!(Number(this.#node?.resourceVersion) > version)) this.#node = written;
     log.info({ node: nodeName, annotations }, 'our Node says what flannel\'s nodes must know');
+  }
+
+  /** A Node that cannot be read is as good as none. */
+  #read(object: object): OwnNode | null {
+    try {
+      return readOwnNode(object);
+    } catch (error) {
+      this.#options.log.error({ error: (error as Error).message }, 'our Node is not understood');
+      return null;
+    }
   }
 
   /** Notes a new state of our Node, and whether others have changed what we wrote. */

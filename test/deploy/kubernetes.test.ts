@@ -11,6 +11,7 @@ import { parse, parseAllDocuments } from 'yaml';
 import { environmentName, loadConfig, settingPaths } from '../../host/config.ts';
 import { NODE_LABEL } from '../../sync/flannel/rival.ts';
 import { RESOURCES } from '../../sync/kubernetes/resources.ts';
+import { printSkip } from '../support/needs.ts';
 import { ROOT } from '../support/source.ts';
 
 const test = suite('deploy/kubernetes');
@@ -263,5 +264,18 @@ test('k3s changes what there is to change', () => {
   const used = pods.flatMap(({ volumes }) => volumes).map(({ configMap }) => configMap?.name);
   assert.ok(used.includes(conf?.metadata.name));
 });
+
+const hasKubectl = spawnSync('kubectl', ['version', '--client']).status === 0;
+(hasKubectl ? test : test.skip)('kustomize makes of the folders what stands in them', () => {
+  for (const [name, own] of [['base', 0], ['k3s', 2]] as const) {
+    const { status, stdout, stderr } = spawnSync(
+      'kubectl', ['kustomize', join(FOLDER, name)], { encoding: 'utf8' });
+    assert.is(status, 0, stderr);
+    assert.is(parseAllDocuments(stdout).length, manifests.length + own);
+  }
+});
+if (!hasKubectl) {
+  printSkip('kustomize makes of the folders what stands in them', 'kubectl is not there');
+}
 
 test.run();

@@ -325,6 +325,16 @@ test('a refused patch names verb and resource, and is tried again', async () => 
   await until('no problem', () => made.problems.length === 0);
 });
 
+test('a Node that cannot be read changes nothing', async () => {
+  const { made, server, until } = bound(work(SINGLE, null));
+  made.profile.node({ metadata: 'none' });
+  made.profile.facts(FACTS);
+  await rest(30);
+  assert.is(server.patches.length, 0);
+  server.change({});
+  await until('a patch', () => server.patches.length > 0);
+});
+
 test('a Node that is made anew is written anew', async () => {
   const { made, server, until } = bound(work(SINGLE));
   await until('a patch', () => server.patches.length > 0);
