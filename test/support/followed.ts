@@ -30,6 +30,7 @@ export class Collector implements ClusterSink {
   /** Entries and removals, in order, as `+Pod a/b` and `-Pod a/b`. */
   readonly told: string[] = [];
   commits = 0;
+  upserts = 0;
   /** Whether it keeps `told`. */
   readonly isTelling: boolean;
 
@@ -38,6 +39,7 @@ export class Collector implements ClusterSink {
   }
 
   upsert(entry: Entry): void {
+    this.upserts += 1;
     this.entries.set(`${entry.kind} ${entry.key}`, entry);
     if (this.isTelling) this.told.push(`+${entry.kind} ${entry.key}`);
   }

@@ -244,7 +244,7 @@ test('12: a pod that is being deleted is there until it is deleted', async () =>
   assert.is(pod(current, 'a/p1'), undefined);
 });
 
-test('13, 14: a pod has no address before it runs, and none of its own when it has ended', async () => {
+test('13, 14: a pod has no address before it runs, and none of its own after its end', async () => {
   const current = await scene();
   const { server, settled } = current;
   const { spec, metadata } = podObject('a', 'x', '');
@@ -259,7 +259,7 @@ test('13, 14: a pod has no address before it runs, and none of its own when it h
   }
 });
 
-test('15: the same name with another uid is another one, also when the end was missed', async () => {
+test('15: the same name with another uid is another one, even if the end was missed', async () => {
   const current = await scene();
   const { server, settled, collector } = current;
   const uid = pod(current, 'a/p1')?.pod.uid;
