@@ -17,7 +17,8 @@ test(`${VERSIONS.length} x ${CYCLES_EACH} cycles end where a fresh reading does`
     playCycles(version, CYCLES_EACH, FIRST_SEED + i)));
   for (const [i, { byFault, changes, relists, requests }] of reports.entries()) {
     assert.is(byFault.size, Object.keys(FAULTS).length);
-    console.log(`\n${VERSIONS[i]}: ${changes} changes, ${relists} lists anew, ${requests} requests`);
+    console.log(`\n${VERSIONS[i]}: ${changes} changes, ${relists} lists anew, `
+      + `${requests} requests`);
     for (const [name, { count, worstMs }] of byFault) {
       console.log(`  ${name.padEnd(36)} ${count} times, at most ${worstMs.toFixed(0)} ms`);
     }
