@@ -1,9 +1,9 @@
-// Hours of churn, squeezed: so many changes of pods for each second of the cluster's time, as fast as
-// this machine can, while something goes wrong with the server every few seconds of that time.
+// Hours of churn, squeezed: so many changes of pods for each second of the cluster's time, as fast
+// as this machine can, while something goes wrong with the server every few seconds of that time.
 //
 // Now and then, and at the end, the changes pause until what was delivered is what the server has.
-// Then three things must hold: no difference; no object delivered again that had not changed, however
-// many lists were read anew; no more memory than after the first of these pauses.
+// Then three things must hold: no difference; no object delivered again that had not changed,
+// however many lists were read anew; no more memory than after the first of these pauses.
 
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';

@@ -76,7 +76,7 @@ test('an unreadable policy without a good version isolates whom it selects', () 
   assert.equal(read.projector.problems, []);
 });
 
-test('where the selector cannot be read either the namespace is isolated, in both directions', () => {
+test('without a selector that can be read the namespace is isolated, in both directions', () => {
   for (const spec of [
     { podSelector: { matchExpressions: [{ key: 'a', operator: 'Like' }] }, policyTypes: ['Both'] },
     { podSelector: 5, policyTypes: 'Ingress', egress: 7 }, { podSelector: { matchLabels: [] },
