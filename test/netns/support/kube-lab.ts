@@ -24,7 +24,7 @@ import { loadAccess } from '../../../sync/kubernetes/access.ts';
 import { ApiClient } from '../../../sync/kubernetes/client.ts';
 import type { KubeObject } from '../../support/api-server/resources.ts';
 import {
-  ADMIN_TOKEN, READER_RULES, TestApiServer,
+  ADMIN_TOKEN, READER_RULES, TestApiServer, type ServerOptions,
 } from '../../support/api-server/server.ts';
 import { FlannelNode } from './flannel-node.ts';
 
@@ -67,8 +67,10 @@ export class KubeLab {
   }
 
   /** Starts server, nodes and pods; `count` Culvert nodes, then one that runs flannel. */
-  static async create(count: number, tunnel = FLANNEL_TUNNEL): Promise<KubeLab> {
-    const server = new TestApiServer();
+  static async create(
+    count: number, tunnel = FLANNEL_TUNNEL, options: ServerOptions = {},
+  ): Promise<KubeLab> {
+    const server = new TestApiServer(options);
     await server.start();
     const lab = new KubeLab(await Bed.create(), server, tunnel);
     try {
