@@ -219,6 +219,7 @@ export class Sender {
     if (this.#whole === null) return;
     const revision = this.#revision;
     this.#confirmed = null;
+    const startMs = performance.now();
     this.#isReading = true;
     this.#outbox.begin();
     try {
@@ -234,7 +235,8 @@ export class Sender {
     this.#sent = null;
     if (this.#outbox.isLost) return;
     this.#taken(revision, answer);
-    this.#options.log.info({ revision }, 'host has everything');
+    const ms = Math.round(performance.now() - startMs);
+    this.#options.log.info({ revision, ms }, 'host has everything');
   }
 
   async #sendParts(connection: Connection, revision: number, whole: Whole): Promise<void> {
