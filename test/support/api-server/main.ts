@@ -11,7 +11,7 @@
 //   ["create", "pods", object]   ["replace", "pods", object]   ["patch", "pods", "ns/name", change]
 //   ["delete", "pods", "ns/name"]   ["get", "pods", "ns/name"]   ["count", "pods"]   ["version"]
 //   ["patchAt", "pods", "ns/name", change]: the Unix time just before the change, in ms
-//   ["churn", { perSecond, seconds, seed }]: how many changes of pods were made
+//   ["churn", { perSecond, changes, cutEvery }, seed]: how often watches were cut (load.ts)
 //   ["fault", {...}]   ["clearFaults"]   ["dropWatches", "cut"]   ["requests"]
 //   ["kill"]   ["start"]   ["freeze"]   ["thaw"]   ["compact"]   ["restart"]
 //
@@ -22,10 +22,9 @@ import { parseArgs } from 'node:util';
 import { Random } from '../random.ts';
 import { LARGEST, fillBigCluster, type ClusterSize } from './big-cluster.ts';
 import type { Fault } from './faults.ts';
+import { play, type Load } from './load.ts';
 import type { KubeObject, ServerVersion } from './resources.ts';
 import { ADMIN_TOKEN, ENGINE_TOKEN, READER_RULES, TestApiServer } from './server.ts';
-
-const CHURN_TICK_MS = 20;
 
 const { values } = parseArgs({
   options: {
@@ -40,24 +39,6 @@ const server = new TestApiServer({
   version: values.version as ServerVersion, tls: !values.plain, port: Number(values.port),
   secondMs: Number(values['second-ms']),
 });
-
-/** Changes of labels of pods at random, evenly spread over time. */
-async function churn({ perSecond, seconds, seed = 1 }: {
-  perSecond: number; seconds: number; seed?: number;
-}): Promise<number> {
-  const random = new Random(seed);
-  const { keys } = server.store.collection('pods');
-  const startMs = performance.now();
-  let made = 0;
-  for (let passed = 0; passed < seconds; passed = (performance.now() - startMs) / 1000) {
-    for (; made < passed * perSecond; made += 1) {
-      const labels = { churn: String(made) };
-      server.patch('pods', random.pick(keys), { metadata: { labels } });
-    }
-    await new Promise((resolve) => { setTimeout(resolve, CHURN_TICK_MS); });
-  }
-  return made;
-}
 
 type Command = (...args: never[]) => unknown;
 
@@ -85,7 +66,7 @@ const COMMANDS: Record<string, Command> = {
   thaw: () => { server.thaw(); },
   compact: () => { server.compact(); },
   restart: () => { server.restart(); },
-  churn,
+  churn: (load: Load, seed: number) => play(server, load, new Random(seed)),
 };
 
 async function answer(line: string): Promise<unknown> {
