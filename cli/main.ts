@@ -2,6 +2,7 @@
 // The `culvert` command: verbs, options, help. Each verb's work is in a file of its own, loaded
 // when it is asked for: a daemon that starts again is not kept waiting by what it has no use for.
 
+import { setFlagsFromString } from 'node:v8';
 import { Command, Option } from 'commander';
 import { DEFAULTS, flagName, fromText, setAt, settingPaths } from '../host/config.ts';
 import type { Settings } from '../host/config.ts';
@@ -89,6 +90,14 @@ function addRun(program: Command): void {
   });
 }
 
+/** Has the heap grow in small steps, for a program that lives beside pods on a small board and has
+ * time. Without it twice as much is held as is used. */
+function saveMemory(): void {
+  for (const flag of ['--optimize-for-size', '--semi-space-growth-factor=1']) {
+    setFlagsFromString(flag);
+  }
+}
+
 function addSync(program: Command): void {
   program.command('sync').description('run the sidecar that tells the daemon of the cluster')
     .requiredOption('--source <source>',
@@ -113,6 +122,7 @@ function addSync(program: Command): void {
       + 'flannel\'s own ConfigMap', '')
     .action(async (options: SyncVerbOptions) => {
       if (options.stopOnStdinEnd === true) stopOnStdinEnd();
+      saveMemory();
       const { runSync } = await import('../sync/main.ts');
       const { makeLog } = await import('./run.ts');
       await runSync({

@@ -2,17 +2,10 @@
 
 import type { Log } from '../engine/log.ts';
 import type { NodeFacts } from '../engine/model.ts';
-import { FileState } from './file-state.ts';
-import { netConfSource } from './flannel/net-conf.ts';
-import { FlannelProfile } from './flannel/profile.ts';
-import { loadAccess } from './kubernetes/access.ts';
-import { ApiClient } from './kubernetes/client.ts';
-import { runKubernetes } from './kubernetes/source.ts';
 import type { KubernetesOptions } from './kubernetes/source.ts';
 import { Sender } from './send.ts';
 import type { SenderOptions } from './send.ts';
 import { ClusterState } from './state.ts';
-import { watchFiles } from './watch.ts';
 import type { FileSourceOptions } from './watch.ts';
 
 /** How to reach the API server, and what to tell it. */
@@ -56,8 +49,8 @@ interface Source {
 export async function runSync(options: SyncOptions, log: Log): Promise<void> {
   const { source: name, socket, version, nodeName, signal, legacyAnnotation = false } = options;
   const state = new ClusterState({ local: nodeName, legacyAnnotation, log });
-  const source = name === 'kubernetes' ? kubernetesSource(options, state, log)
-    : fileSource(filePath(name), options, state, log);
+  const source = name === 'kubernetes' ? await kubernetesSource(options, state, log)
+    : await fileSource(filePath(name), options, state, log);
   const { onNode } = source;
   const sender = new Sender({
     ...options.sender, socket, version, log,
@@ -71,20 +64,28 @@ export async function runSync(options: SyncOptions, log: Log): Promise<void> {
   log.info({}, 'sync stopped');
 }
 
-function fileSource(
+/** What one source needs is not loaded for the other: it takes memory. */
+async function fileSource(
   path: string, { file, signal }: SyncOptions, state: ClusterState, log: Log,
-): Source {
+): Promise<Source> {
+  const { FileState } = await import('./file-state.ts');
+  const { watchFiles } = await import('./watch.ts');
   return { run: () => watchFiles({ ...file, path }, new FileState(state, log), signal) };
 }
 
 /** The client of an API server, and, where it is wanted, the profile that writes our Node. */
-function kubernetesSource(
+async function kubernetesSource(
   { cluster, version, nodeName, signal, kubernetes }: SyncOptions, state: ClusterState, log: Log,
-): Source {
+): Promise<Source> {
+  const { loadAccess } = await import('./kubernetes/access.ts');
+  const { ApiClient } = await import('./kubernetes/client.ts');
+  const { runKubernetes } = await import('./kubernetes/source.ts');
   const { profile: kind, netConf, ...given } = cluster ?? NO_CLUSTER;
   const client = new ApiClient(loadAccess(given), { version });
   const options = { ...kubernetes, client, nodeName, log };
   if (kind === 'none') return { run: () => runKubernetes(options, state, signal) };
+  const { netConfSource } = await import('./flannel/net-conf.ts');
+  const { FlannelProfile } = await import('./flannel/profile.ts');
   const profile = new FlannelProfile({
     client, nodeName, log, netConf: netConfSource(netConf, client),
     onProblems: (problems) => state.setProblems(problems),
