@@ -26,6 +26,8 @@ import { Handwriting, rivalDevice, rivalPod } from './rival.ts';
 
 /** How often it looks again though nothing was told. */
 export const RECHECK_MS = 30_000;
+/** A cloud may think otherwise of the condition, again and again; it is not cleared more often. */
+const CONDITION_PERIOD_MS = 300_000;
 export const RETRY_FIRST_MS = 1000;
 export const RETRY_CAP_MS = 60_000;
 /** How long the watch may lag behind the answer to a patch. */
@@ -73,6 +75,8 @@ export class FlannelProfile implements NetConfReader {
   /** A pod of flannel's that runs here; undefined before we have looked. */
   #rivalPod: string | null | undefined = undefined;
   #notBeforeMs = 0;
+  /** Before then the condition NetworkUnavailable is left alone. */
+  #conditionAtMs = -Infinity;
   #problems: string[] = [];
   #told = '';
 
@@ -136,8 +140,9 @@ export class FlannelProfile implements NetConfReader {
     const { node, lease } = plan;
     const wanted = leaseAnnotations(lease);
     const missing = missingFrom(node.annotations, wanted);
-    if (Object.keys(missing).length > 0 || !node.isNetworkUp) {
-      await this.#write(node, missing, signal);
+    const isUpDue = !node.isNetworkUp && performance.now() >= this.#conditionAtMs;
+    if (Object.keys(missing).length > 0 || isUpDue) {
+      await this.#write(missing, isUpDue, signal);
     }
     this.#confirmed = { uid: node.uid, lease, annotations: wanted };
   }
@@ -186,13 +191,12 @@ export class FlannelProfile implements NetConfReader {
     return this.#rivalPod ?? this.#handwriting.rival;
   }
 
-  async #write(node: OwnNode, annotations: Annotations, signal: AbortSignal): Promise<void> {
+  async #write(annotations: Annotations, isUpDue: boolean, signal: AbortSignal): Promise<void> {
     const { client, nodeName, log } = this.#options;
-    const upSince = node.isNetworkUp
-      ? null
-      : new Date().toISOString().replace(/\.\d+Z$/, 'Z');
+    const upSince = isUpDue ? new Date().toISOString().replace(/\.\d+Z$/, 'Z') : null;
     const path = `/api/v1/nodes/${nodeName}/status`;
     const answer = await client.patch(path, nodePatch(annotations, upSince), MERGE_PATCH, signal);
+    if (isUpDue) this.#conditionAtMs = performance.now() + CONDITION_PERIOD_MS;
     const written = readOwnNode(answer);
     const version = Number(written.resourceVersion);
     this.#patched = { version, atMs: performance.now() };
@@ -219,6 +223,7 @@ export class FlannelProfile implements NetConfReader {
     if (node.uid !== confirmed.uid) {
       this.#handwriting.forget();
       this.#confirmed = null;
+      this.#conditionAtMs = -Infinity;
       return;
     }
     const changed = Object.keys(missingFrom(node.annotations, confirmed.annotations));

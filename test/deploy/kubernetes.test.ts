@@ -1,7 +1,8 @@
 // The manifests for Kubernetes say what is so: nothing in them is unused, each option, setting,
 // file and right is one that the programs know, and nobody may do more than it needs.
 
-import { mkdtempSync, readFileSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, statSync, writeFileSync } from
+  'node:fs';
 import { spawnSync } from 'node:child_process';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -231,6 +232,31 @@ test('nobody has more rights on the node than it needs', () => {
     '/dev/net/tun', '/etc/cni/net.d', '/opt/cni/bin', '/opt/culvert', '/run/culvert',
     '/var/lib/culvert',
   ]);
+});
+
+test('the plugin comes onto the node\'s disk under the path it has in the image', () => {
+  const folder = mkdtempSync(join(tmpdir(), `culvert-deploy-${process.pid}-`));
+  try {
+    const [home, node] = [join(folder, 'opt', 'culvert'), join(folder, 'host')];
+    mkdirSync(join(home, 'bin'), { recursive: true });
+    const program = `#!/bin/sh\nexec ${process.execPath} ${CLI} "$@"\n`;
+    writeFileSync(join(home, 'bin', 'culvert'), program, { mode: 0o755 });
+    const install = (): void => {
+      const { status, stderr } = spawnSync(join(FOLDER, 'install-cni'), [home, node], {
+        env: { PATH: `${join(home, 'bin')}:${process.env['PATH']}` }, encoding: 'utf8',
+      });
+      assert.is(status, 0, stderr);
+    };
+    install();
+    install();
+    assert.is(readFileSync(join(node, home, 'bin', 'culvert'), 'utf8'), program);
+    assert.ok((statSync(join(node, 'opt/cni/bin/culvert')).mode & 0o111) !== 0);
+    const [conf = ''] = readdirSync(join(node, 'etc/cni/net.d'));
+    const text = readFileSync(join(node, 'etc/cni/net.d', conf), 'utf8');
+    assert.match(text, /"runtimeDirectory": "\/run\/culvert"/);
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
 });
 
 test('the role has what the sidecar reads and writes, and no more', () => {

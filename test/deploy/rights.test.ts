@@ -7,6 +7,7 @@ import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { parseAllDocuments } from 'yaml';
 import { parseNetConf } from '../../engine/net-conf.ts';
+import { netConfSource } from '../../sync/flannel/net-conf.ts';
 import { FlannelProfile } from '../../sync/flannel/profile.ts';
 import { loadAccess } from '../../sync/kubernetes/access.ts';
 import { ApiClient } from '../../sync/kubernetes/client.ts';
@@ -124,6 +125,34 @@ async function problemsOf(
     await Promise.all(running);
   }
 }
+
+const ofMap = suite('deploy/rights, ConfigMap');
+
+ofMap('net-conf.json from flannel\'s ConfigMap needs a right, which is named', async () => {
+  const server = await serverOf('1.36');
+  try {
+    server.create('configmaps', {
+      metadata: { namespace: 'kube-flannel', name: 'kube-flannel-cfg' },
+      data: { 'net-conf.json': NET_CONF },
+    });
+    const kubeconfig = server.kubeconfig({ token: TOKEN });
+    const client = new ApiClient(loadAccess({ kubeconfig, environment: {} }));
+    const { signal } = new AbortController();
+    const source = netConfSource('', client);
+    const complaint = await source.read(signal).then(() => 'none', (error: Error) => error.message);
+    assert.match(complaint, /kube-flannel-cfg: forbidden: verb get, resource configmaps$/);
+    const configMaps = { apiGroups: [''], resources: ['configmaps'], verbs: ['get'] };
+    server.replace('clusterroles', {
+      ...structuredClone(ROLE) as KubeObject, rules: [...RULES, configMaps],
+    });
+    assert.equal((await source.read(signal)).podNetworks, ['10.244.0.0/16']);
+    client.close();
+  } finally {
+    await server.close();
+  }
+});
+
+ofMap.run();
 
 for (const version of ['1.36', '1.20'] as const) {
   const test = suite(`deploy/rights, server ${version}`);

@@ -325,6 +325,17 @@ test('a refused patch names verb and resource, and is tried again', async () => 
   await until('no problem', () => made.problems.length === 0);
 });
 
+test('the condition is not fought over with a cloud', async () => {
+  const { server, until } = bound(work(SINGLE));
+  await until('a patch', () => server.patches.length > 0);
+  for (let count = 0; count < 3; count += 1) {
+    server.node.status.conditions = [{ type: 'NetworkUnavailable', status: 'True' }];
+    server.change({});
+    await rest(15);
+  }
+  assert.is(server.patches.length, 1);
+});
+
 test('a Node that cannot be read changes nothing', async () => {
   const { made, server, until } = bound(work(SINGLE, null));
   made.profile.node({ metadata: 'none' });
