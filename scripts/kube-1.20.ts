@@ -10,7 +10,7 @@
 // all of it stays; nothing is installed. The machine needs apt-get, dpkg-source, make, patch and
 // gcc.
 
-import { spawn, type ChildProcess } from 'node:child_process';
+import { execFileSync, spawn, type ChildProcess } from 'node:child_process';
 import { generateKeyPairSync } from 'node:crypto';
 import { existsSync, mkdirSync, readFileSync, readdirSync, renameSync, rmSync, writeFileSync }
   from 'node:fs';
@@ -27,7 +27,6 @@ const CACHE = join(process.env['XDG_CACHE_HOME'] || join(homedir(), '.cache'),
 const SERVER = join(CACHE, 'kube-apiserver');
 const TOOLS = join(CACHE, 'tools');
 const GO = join(TOOLS, 'usr', 'lib', 'go-1.19');
-const MIRROR = 'http://deb.debian.org/debian';
 const RELEASE = 'bookworm';
 const DEBIAN_KEYS = '/usr/share/keyrings/debian-archive-keyring.gpg';
 const PACKAGES = ['golang-1.19-go', 'golang-1.19-src', 'etcd-server', 'rsync', 'libpopt0'];
@@ -50,6 +49,17 @@ function run(program: string, args: readonly string[], cwd = CACHE,
   });
 }
 
+/** Where this machine takes its packages of the release from. */
+function mirror(): string {
+  const targets = execFileSync('apt-get', ['indextargets', '--format',
+    '$(CREATED_BY) $(REPO_URI) $(RELEASE) $(COMPONENT)'], { encoding: 'utf8' });
+  const [, uri] = targets.split('\n').map((line) => line.split(' '))
+    .find(([kind, , release, part]) =>
+      kind === 'Packages' && release === RELEASE && part === 'main') ?? [];
+  if (uri === undefined) throw new Error(`this machine has no packages of Debian ${RELEASE}`);
+  return uri;
+}
+
 /** Package lists and archives of our own, beside those of the machine. */
 function aptOptions(): string[] {
   return [
@@ -65,7 +75,7 @@ async function fetch(): Promise<void> {
   if (existsSync(join(CACHE, 'fetched'))) return;
   mkdirSync(join(CACHE, 'lists', 'partial'), { recursive: true });
   mkdirSync(join(CACHE, 'archives', 'partial'), { recursive: true });
-  const from = `[signed-by=${DEBIAN_KEYS}] ${MIRROR} ${RELEASE} main\n`;
+  const from = `[signed-by=${DEBIAN_KEYS}] ${mirror()} ${RELEASE} main\n`;
   writeFileSync(join(CACHE, 'sources.list'), `deb ${from}deb-src ${from}`);
   await run('apt-get', [...aptOptions(), 'update']);
   await run('apt-get', [...aptOptions(), 'source', '--download-only', 'kubernetes']);
