@@ -11,7 +11,7 @@
 //   ["create", "pods", object]   ["replace", "pods", object]   ["patch", "pods", "ns/name", change]
 //   ["delete", "pods", "ns/name"]   ["get", "pods", "ns/name"]   ["count", "pods"]   ["version"]
 //   ["patchAt", "pods", "ns/name", change]: the Unix time just before the change, in ms
-//   ["churn", { perSecond, changes, cutEvery }, seed]: how often watches were cut (load.ts)
+//   ["load", { perSecond, changes, cutEvery }, seed]: how often watches were cut (load.ts)
 //   ["fault", {...}]   ["clearFaults"]   ["dropWatches", "cut"]   ["requests"]
 //   ["kill"]   ["start"]   ["freeze"]   ["thaw"]   ["compact"]   ["restart"]
 //
@@ -66,7 +66,7 @@ const COMMANDS: Record<string, Command> = {
   thaw: () => { server.thaw(); },
   compact: () => { server.compact(); },
   restart: () => { server.restart(); },
-  churn: (load: Load, seed: number) => play(server, load, new Random(seed)),
+  load: (load: Load, seed: number) => play(server, load, new Random(seed)),
 };
 
 async function answer(line: string): Promise<unknown> {

@@ -8,7 +8,7 @@ import { nodeName } from './big-cluster.ts';
 import { ApiServerProcess } from './process.ts';
 import { Target } from './target.ts';
 
-export interface ChurnReport {
+export interface LoadReport {
   cuts: number;
   /** Lists and WatchLists after the first ones. */
   relists: number;
@@ -46,8 +46,8 @@ async function truth(target: Target, local: string): Promise<string> {
 }
 
 /** Plays `changes` changes and compares at the end. */
-export async function runChurn(changes: number, perSecond: number, cutEvery: number)
-  : Promise<ChurnReport> {
+export async function runLoad(changes: number, perSecond: number, cutEvery: number)
+  : Promise<LoadReport> {
   const server = await ApiServerProcess.start(...SIZE);
   const target = new Target(server.kubeconfig);
   const local = nodeName(0);
@@ -57,9 +57,9 @@ export async function runChurn(changes: number, perSecond: number, cutEvery: num
     const first = await truth(target, local);
     await follower.settled(() => first, LIMIT_MS);
     const quarter = Math.floor(changes / 4);
-    let cuts = await server.do('churn', { perSecond, changes: quarter, cutEvery }, 1) as number;
+    let cuts = await server.do('load', { perSecond, changes: quarter, cutEvery }, 1) as number;
     const early = heap();
-    cuts += await server.do('churn',
+    cuts += await server.do('load',
       { perSecond, changes: changes - quarter, cutEvery }, 2) as number;
     const last = await truth(target, local);
     const settledMs = await follower.settled(() => last, LIMIT_MS);
