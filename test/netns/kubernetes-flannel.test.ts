@@ -120,6 +120,15 @@ testNeeding('vxlan', test, 'our own address on the underlay changes', async () =
   assert.equal(underlay.addresses, ['192.0.2.101', '2001:db8::1']);
 });
 
+testNeeding('vxlan', test, 'the next daemon goes on from there', async () => {
+  const bed = await lab();
+  await bed.replaceDaemon(1);
+  const { handover, underlay } = await bed.culvert(1).status();
+  assert.equal([handover.pods, handover.lostPods], [1, 0]);
+  assert.equal(underlay.addresses, ['192.0.2.101', '2001:db8::1']);
+  await reachedAgain(bed, bed.place(1), 'daemon killed');
+});
+
 testNeeding('vxlan', test, 'beside a device of flannel no daemon starts', async () => {
   const bed = await lab();
   const complaint = await bed.complaint(bed.place(FLANNEL));

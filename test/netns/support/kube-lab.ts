@@ -31,6 +31,8 @@ import { FlannelNode } from './flannel-node.ts';
 const CLI = join(PACKAGE_FOLDER, 'dist', 'cli', 'main.js');
 const POD_NETWORKS = { Network: '10.244.0.0/16', IPv6Network: 'fd00:10:244::/48' };
 const FAMILIES = ['IPv4', 'IPv6'] as const;
+/** Devices and sockets outlive a daemon that is killed, but not for long. */
+const HELD = ['--handover-enabled', 'true', '--handover-away-seconds', '10'];
 const WAIT_LIMIT_MS = 30_000;
 
 /** What all tunnels of a cluster have in common. */
@@ -186,6 +188,17 @@ export class KubeLab {
     ], 'sync starts');
   }
 
+  /** Kills a node's daemon and starts another one. */
+  async replaceDaemon(number: number): Promise<void> {
+    const culvert = this.culvert(number);
+    const killed = culvert.daemon?.process;
+    if (killed === undefined) return;
+    const ended = new Promise((resolve) => killed.once('exit', resolve));
+    killed.kill('SIGKILL');
+    await ended;
+    await culvert.startDaemon();
+  }
+
   async stopSidecar(number: number): Promise<void> {
     const { sidecar } = this.culvert(number);
     if (sidecar !== null) await stopDaemon(sidecar);
@@ -229,6 +242,7 @@ export class KubeLab {
       name, source: '', podNetworks: Object.values(POD_NETWORKS),
       extra: [
         '--net-conf', this.#netConf, '--state-directory', join(this.#bed.folder, `s${number}`),
+        ...HELD,
       ],
     });
     this.culverts[number - 1] = culvert;
