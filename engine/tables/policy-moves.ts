@@ -169,8 +169,11 @@ class ChangedPrefixes {
   }
 }
 
-function nameOf(key: PrefixKey): string {
-  return `${key.family}${String.fromCharCode(...key.bytes)}${key.length}`;
+/** A text that no other prefix has. */
+function nameOf({ family, bytes, length }: PrefixKey): string {
+  if (family === 'IPv6') return `${String.fromCharCode(...bytes)}${length}`;
+  const [a = 0, b = 0, c = 0, d = 0] = bytes;
+  return `${(((((a * 256) + b) * 256) + c) * 256) + d}/${length}`;
 }
 
 /** The prefix of `length` bits that holds this one. */

@@ -139,9 +139,10 @@ export class PolicyTables {
   /** Makes `whole`, a change from nothing, all there is: after a sidecar has started anew its
    * numbers may mean something else than before. Fails as apply() does. */
   replace(whole: PolicyChange): void {
-    const prefixes = new Set(whole.identities.map(([prefix]) => prefixText(prefixKey(prefix))));
-    const gone = [...this.identities.IPv4.prefixes(), ...this.identities.IPv6.prefixes()]
-      .filter((prefix) => !prefixes.has(prefix));
+    const there = [...this.identities.IPv4.prefixes(), ...this.identities.IPv6.prefixes()];
+    const prefixes = new Set(there.length === 0 ? []
+      : whole.identities.map(([prefix]) => prefixText(prefixKey(prefix))));
+    const gone = there.filter((prefix) => !prefixes.has(prefix));
     const ruleSets = new Set(whole.ruleSets.map(({ number }) => number));
     const pods = new Set(whole.endpoints.map(({ namespace, name }) => `${namespace}/${name}`));
     const rules = new Set(whole.rules.map(({ number }) => number));
