@@ -26,6 +26,8 @@ export const SHORT: Partial<Timing> = {
   watchListRetryMs: 2000, shortWatchMs: 5, watchSeconds: 3, pageSize: 7,
 };
 const POLL_MS = 3;
+/** The truth is read anew so often. */
+const READ_MS = 100;
 
 /** What a host was told. */
 export class HostModel implements StateReceiver {
@@ -109,7 +111,7 @@ export class Follower {
     const { kubeconfig, local, clientOptions, ...rest } = options;
     const access = loadAccess({ kubeconfig, environment: {} });
     this.client = new ApiClient(access,
-      clientOptions ?? { connectTimeoutMs: 1000, headerTimeoutMs: 1000, silenceTimeoutMs: 500 });
+      clientOptions ?? { connectTimeoutMs: 5000, headerTimeoutMs: 1000, silenceTimeoutMs: 500 });
     const state = new ClusterState({ local, log: SILENT });
     state.connect(this.host);
     this.source = new KubernetesSource({
@@ -128,8 +130,12 @@ export class Follower {
    * with the first difference. Returns how long it took, in ms. */
   async settled(truth: () => string, limitMs: number, mustBeFresh = true): Promise<number> {
     const beganMs = performance.now();
-    for (;;) {
-      const want = truth();
+    let want = truth();
+    for (let readMs = beganMs; ;) {
+      if (performance.now() - readMs > READ_MS) {
+        want = truth();
+        readMs = performance.now();
+      }
       const isFresh = !mustBeFresh || this.host.health_?.fresh === true;
       if (isFresh && this.host.text() === want) return performance.now() - beganMs;
       if (performance.now() - beganMs > limitMs) {

@@ -10,12 +10,11 @@ import { READER_RULES, TestApiServer } from './server.ts';
 
 const RESOURCES = ['nodes', 'namespaces', 'pods', 'networkpolicies', 'clusternetworkpolicies'];
 /** Longer than any wait of the reflector, on a machine that is busy. */
-const LIMIT_MS = 20_000;
+const LIMIT_MS = 40_000;
 const PAD_BYTES = 300_000;
 const SKEW_MS = 86_400_000;
 const DOWN_MS = 60;
 const ROLES_MS = 80;
-const RESTORED_MS = 200;
 const SLOW_BYTES_PER_SECOND = 60_000;
 
 /** One kind of fault; `events` is a number of events after which a stream breaks. */
@@ -26,6 +25,8 @@ interface World {
   churn: Churn;
   random: Random;
   resource: string;
+  /** Resolves when the host has what the server has. */
+  settle(): Promise<unknown>;
 }
 
 function pause(ms: number): Promise<void> {
@@ -79,7 +80,8 @@ export const FAULTS: Record<string, Inject> = {
   'events in another order': nextWatch({ reversed: 3 }),
   'huge objects': nextWatch({ padBytes: PAD_BYTES }),
   'slow watch': nextWatch({ bytesPerSecond: SLOW_BYTES_PER_SECOND }),
-  'watch answered 429': nextWatch({ status: 429, reason: 'TooManyRequests', times: 2 }),
+  'watch answered 429': nextWatch({ status: 429, reason: 'TooManyRequests', times: 2,
+    retryAfterSeconds: 1 }),
   'watch answered 500': nextWatch({ status: 500, times: 3 }),
   'watch answered 503 text': nextWatch({ status: 503, text: 'apiserver not ready', times: 2 }),
   'watch answered 403 for a while': nextWatch({ status: 403, reason: 'Forbidden', times: 3 }),
@@ -114,14 +116,14 @@ export const FAULTS: Record<string, Inject> = {
     server.store.restart();
     await server.start();
   },
-  'storage restored': async ({ server, churn, random }) => {
+  'storage restored': async ({ server, churn, random, settle }) => {
     const backup = server.store.backup();
     for (let steps = random.between(1, 5); steps > 0; steps -= 1) churn.step();
     await pause(random.below(DOWN_MS));
     server.restore(backup);
     // Versions that were given twice cannot be told apart: so no client survives a storage that
     // has overtaken itself before anybody looks.
-    await pause(RESTORED_MS);
+    await settle();
     churn.repair();
   },
   'custom resource gone and back': async ({ server, churn }) => {
@@ -167,8 +169,11 @@ export async function playCycles(version: ServerVersion, cycles: number, seed: n
     await follower.settled(truth, LIMIT_MS);
     for (let cycle = 0; cycle < cycles; cycle += 1) {
       const name = names[cycle % names.length] ?? 'nothing';
-      const worstMs = await playCycle(name, { server, churn, random,
-        resource: random.pick(RESOURCES) }, follower, truth)
+      const world = {
+        server, churn, random, resource: random.pick(RESOURCES),
+        settle: () => follower.settled(truth, LIMIT_MS),
+      };
+      const worstMs = await playCycle(name, world, follower, truth)
         .catch((error: Error) => {
           throw new Error(`seed ${seed}, cycle ${cycle}, ${name}: ${error.message}`);
         });

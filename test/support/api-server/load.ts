@@ -39,7 +39,8 @@ function change(server: TestApiServer, random: Random): void {
       spec: { nodeName: nodeName(random.below(server.store.collection('nodes').keys.length)) },
       status: { phase: 'Running', podIP: ip, podIPs: [{ ip }] },
     });
-    server.delete('pods', random.pick(keys));
+    // With those that just go, as many go as come.
+    if (random.oneIn(2)) server.delete('pods', random.pick(keys));
   }
 }
 
