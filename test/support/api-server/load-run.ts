@@ -12,6 +12,8 @@ export interface LoadReport {
   cuts: number;
   /** Lists and WatchLists after the first ones. */
   relists: number;
+  /** What went wrong, as the reflectors counted it. */
+  errors: Record<string, number>;
   /** Changes that the host was told of. */
   changes: number;
   /** From the last change to the right state, in ms. */
@@ -20,7 +22,11 @@ export interface LoadReport {
   heapBytes: [number, number];
 }
 
-const SIZE = ['--nodes', '50', '--pods', '2000', '--policies', '200', '--namespaces', '10'];
+const SIZE = [
+  '--nodes', '50', '--pods', '2000', '--policies', '200', '--namespaces', '10',
+  // A reader that is slow finds its place again.
+  '--history', '200000',
+];
 const LIMIT_MS = 60_000;
 const FOLLOWED: readonly [string, string, string][] = [
   ['/api/v1/nodes', 'v1', 'Node'], ['/api/v1/namespaces', 'v1', 'Namespace'],
@@ -45,6 +51,16 @@ async function truth(target: Target, local: string): Promise<string> {
   return truthOf(all, local);
 }
 
+function errorsOf(follower: Follower): Record<string, number> {
+  const sum: Record<string, number> = {};
+  for (const { counters } of follower.source.resources) {
+    for (const [name, count] of Object.entries(counters.errors)) {
+      sum[name] = (sum[name] ?? 0) + count;
+    }
+  }
+  return sum;
+}
+
 /** Plays `changes` changes and compares at the end. */
 export async function runLoad(changes: number, perSecond: number, cutEvery: number)
   : Promise<LoadReport> {
@@ -66,7 +82,7 @@ export async function runLoad(changes: number, perSecond: number, cutEvery: numb
     const [fault] = follower.host.faults;
     if (fault !== undefined) throw new Error(`a change that no host could apply: ${fault}`);
     return {
-      cuts, relists: follower.sum('relists'), changes: follower.host.changes, settledMs,
+      cuts, errors: errorsOf(follower), relists: follower.sum('relists'), changes: follower.host.changes, settledMs,
       heapBytes: [early, heap()],
     };
   } finally {

@@ -2,7 +2,8 @@
 // with it:
 //
 //   node dist/test/support/api-server/main.js [--version 1.36] [--plain] [--port N]
-//     [--nodes 5000 --pods 100000 --policies 10000 --namespaces 500] [--second-ms 1000]
+//     [--nodes 5000 --pods 100000 --policies 10000 --namespaces 500]
+//     [--second-ms 1000] [--history 20000]
 //
 // It prints one line of JSON: { url, ca, token, adminToken, kubeconfig, pid }. Then it takes
 // commands, one JSON array a line on standard input, and answers each with a line
@@ -32,12 +33,13 @@ const { values } = parseArgs({
     port: { type: 'string', default: '0' }, nodes: { type: 'string' }, pods: { type: 'string' },
     policies: { type: 'string' }, namespaces: { type: 'string' },
     'second-ms': { type: 'string', default: '1000' },
+    history: { type: 'string', default: '20000' },
   },
 });
 
 const server = new TestApiServer({
   version: values.version as ServerVersion, tls: !values.plain, port: Number(values.port),
-  secondMs: Number(values['second-ms']),
+  secondMs: Number(values['second-ms']), historyLimit: Number(values.history),
 });
 
 type Command = (...args: never[]) => unknown;

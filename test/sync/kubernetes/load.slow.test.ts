@@ -14,11 +14,11 @@ const CUT_EVERY = 3000;
 const GROWTH_LIMIT_BYTES = 24 * 1024 * 1024;
 
 test(`${CHANGES} changes of pods with watches that are cut`, async () => {
-  const { cuts, relists, changes, settledMs, heapBytes: [early, late] } =
+  const { cuts, relists, errors, changes, settledMs, heapBytes: [early, late] } =
     await runLoad(CHANGES, PER_SECOND, CUT_EVERY);
   console.log(`\n${cuts} cuts, ${relists} lists anew, ${changes} changes told, `
     + `right after ${settledMs.toFixed(0)} ms, heap ${((late - early) / 2 ** 20).toFixed(1)} MiB `
-    + 'more');
+    + `more; ${JSON.stringify(errors)}`);
   assert.is(relists, 0, 'a cut watch goes on where it was');
   assert.ok(late - early < GROWTH_LIMIT_BYTES);
 });
