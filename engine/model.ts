@@ -142,7 +142,7 @@ export interface Route {
 // ---------------------------------------------------------------------------------------------
 // Messages between sidecar and host. A snapshot travels in parts, so that no frame is large:
 // `snapshot.begin`, any number of `snapshot.part`, `snapshot.commit`; afterwards `delta`. Each is a
-// request: it is answered before the next is sent.
+// request; they are heard in their order, and answered in it.
 
 /** Most nodes, and most pods, in one `snapshot.part`: the largest possible fits a frame. */
 export const PART_LIMIT = 200;

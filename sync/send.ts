@@ -244,13 +244,15 @@ export class Sender {
     const counts = { nodes: nodes.length, pods: pods.length };
     const begin = { revision, local, counts, session: this.#session };
     await this.#ask(connection, 'snapshot.begin', begin, v.null());
-    const part = (params: object): Promise<null> =>
-      this.#ask(connection, 'snapshot.part', params, v.null());
-    for (const some of pieces(nodes)) await part({ nodes: some });
-    for (const some of pieces(pods)) await part({ pods: some });
-    for (const some of policy ?? []) await part({ policy: some });
-    // A state of policy that says nothing is a state too.
-    if (policy !== null) await part({ policy: emptyChange() });
+    // The next part is made while the host reads this one.
+    let answered: Promise<unknown> = Promise.resolve();
+    for (const part of partsOf(nodes, pods, policy)) {
+      const answer = this.#ask(connection, 'snapshot.part', part, v.null());
+      answer.catch(() => {});
+      await answered;
+      answered = answer;
+    }
+    await answered;
   }
 
   /** Takes the host's word for having a revision. */
@@ -324,6 +326,16 @@ function connectionSignal(connection: Connection, outer: AbortSignal): AbortSign
     inner.abort();
   });
   return inner.signal;
+}
+
+function* partsOf(
+  nodes: Whole['nodes'], pods: Whole['pods'], policy: Whole['policy'],
+): Generator<object> {
+  for (const some of pieces(nodes)) yield { nodes: some };
+  for (const some of pieces(pods)) yield { pods: some };
+  for (const some of policy ?? []) yield { policy: some };
+  // A state of policy that says nothing is a state too.
+  if (policy !== null) yield { policy: emptyChange() };
 }
 
 function* pieces<T>(items: readonly T[]): Generator<readonly T[]> {
