@@ -92,6 +92,11 @@ export class Sender {
     return this.#isReading;
   }
 
+  /** False while nothing but everything will do for the host. */
+  get wantsChanges(): boolean {
+    return !this.#outbox.isLost;
+  }
+
   /** The state has changed: how, and where all of it can be had. */
   tell(change: Change, whole: () => Whole): void {
     this.#revision += 1;

@@ -41,6 +41,8 @@ export interface ClusterSink {
 export interface StateReceiver {
   /** While it is true, nothing may be committed. */
   readonly isReading: boolean;
+  /** While it is false, changes are of no use to it: it will read everything. */
+  readonly wantsChanges?: boolean;
   tell(change: Change, whole: () => Whole): void;
   health(health: SourceHealth): void;
 }
@@ -174,7 +176,7 @@ export class ClusterState implements ClusterSink {
     if (this.#nodes.size === 0) return false;
     const nodes = this.#nodes.take();
     const pods = this.#takePods();
-    const policy = this.#compiler.commit();
+    const policy = this.#compiler.commit(this.#receiver?.wantsChanges !== false);
     const lists = [nodes.nodes, nodes.removedNodes, pods.pods, pods.removedPods];
     if (nodes.nodes.length + nodes.removedNodes.length > 0) this.#warn();
     if (policy === null && lists.every((list) => list.length === 0)) return true;

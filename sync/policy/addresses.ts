@@ -108,11 +108,14 @@ export class Addresses {
     return plans;
   }
 
-  /** Writes what the host must be told about the touched records, and forgets empty ones. */
-  tell(change: PolicyChange): void {
+  /** Writes what the host must be told about the touched records, and forgets empty ones. Where it
+   * is not wanted, no more is written than shows that there is something. */
+  tell(change: PolicyChange, isWanted: boolean): void {
     for (const record of this.touched) {
       const number = this.#numberToTell(record);
-      if (number !== record.told) change.identities.push([recordPrefix(record), number]);
+      if (number !== record.told && (isWanted || change.identities.length === 0)) {
+        change.identities.push([recordPrefix(record), number]);
+      }
       record.told = number;
       if (!isEmpty(record)) continue;
       if (isHost(record)) this.#hostsOf(record.bytes).delete(record);

@@ -107,15 +107,16 @@ export class PolicyCompiler {
     for (const entry of entries) this.upsert(entry);
   }
 
-  /** Returns what has changed since the last commit, null for nothing. */
-  commit(): PolicyChange | null {
+  /** Returns what has changed since the last commit, null for nothing. Where it is not wanted, since
+   * all will be sent, it may be incomplete. */
+  commit(isWanted = true): PolicyChange | null {
     const change = emptyChange();
     this.#ruleGroups();
     this.#matchPods();
     this.#matchNodes();
     for (const record of this.#identities.takeGuests()) this.#addresses.touched.add(record);
     const created = this.#identities.apply(this.#addresses.plan(), this.#ruleSets.going());
-    this.#addresses.tell(change);
+    this.#addresses.tell(change, isWanted);
     this.#ruleSets.tell(created, this.#identities, change);
     this.#tellEndpoints(change);
     this.#ruleSets.settle(change);
