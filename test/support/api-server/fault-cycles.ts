@@ -6,7 +6,7 @@ import { Random } from '../random.ts';
 import { Churn, LOCAL } from './churn.ts';
 import type { Fault } from './faults.ts';
 import { clusterNetworkPolicyDefinition, customType, type ServerVersion } from './resources.ts';
-import { READER_RULES, TestApiServer } from './server.ts';
+import { ENGINE_TOKEN, READER_RULES, TestApiServer } from './server.ts';
 
 const RESOURCES = ['nodes', 'namespaces', 'pods', 'networkpolicies', 'clusternetworkpolicies'];
 /** Longer than any wait of the reflector, on a machine that is busy. */
@@ -86,6 +86,21 @@ export const FAULTS: Record<string, Inject> = {
   'watch answered 503 text': nextWatch({ status: 503, text: 'apiserver not ready', times: 2 }),
   'watch answered 403 for a while': nextWatch({ status: 403, reason: 'Forbidden', times: 3 }),
   'watch answered late': nextWatch({ delayMs: 300 }),
+  'watch answered too late': nextWatch({ delayMs: 1500 }),
+  'token refused for a while': async ({ server, churn }) => {
+    const user = server.tokens.get(ENGINE_TOKEN);
+    server.tokens.delete(ENGINE_TOKEN);
+    server.dropWatches('cut');
+    churn.step();
+    await pause(DOWN_MS);
+    if (user !== undefined) server.tokens.set(ENGINE_TOKEN, user);
+  },
+  'server stopped and continued': async ({ server, churn }) => {
+    server.freeze();
+    churn.step();
+    await pause(DOWN_MS);
+    server.thaw();
+  },
   'history gone': ({ server }) => { server.restart('now'); },
   'history gone but the newest': ({ server }) => { server.restart('newest'); },
   'list answered 410': nextList({ status: 410, reason: 'Expired' }),

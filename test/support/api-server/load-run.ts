@@ -82,8 +82,8 @@ export async function runLoad(changes: number, perSecond: number, cutEvery: numb
     const [fault] = follower.host.faults;
     if (fault !== undefined) throw new Error(`a change that no host could apply: ${fault}`);
     return {
-      cuts, errors: errorsOf(follower), relists: follower.sum('relists'), changes: follower.host.changes, settledMs,
-      heapBytes: [early, heap()],
+      cuts, relists: follower.sum('relists'), errors: errorsOf(follower),
+      changes: follower.host.changes, settledMs, heapBytes: [early, heap()],
     };
   } finally {
     await follower.stop();
