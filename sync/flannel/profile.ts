@@ -54,7 +54,7 @@ export interface FlannelProfileOptions {
   findDevice?(): string | null;
 }
 
-/** What the API server has confirmed. */
+/** What was written last, and what of it the API server has confirmed. */
 interface Confirmed {
   uid: string;
   lease: Lease;
@@ -142,6 +142,8 @@ export class FlannelProfile implements NetConfReader {
     const missing = missingFrom(node.annotations, wanted);
     const isUpDue = !node.isNetworkUp && performance.now() >= this.#conditionAtMs;
     if (Object.keys(missing).length > 0 || isUpDue) {
+      // An answer that is lost may have been a yes: the MACs stay what they are from here on.
+      this.#confirmed = { uid: node.uid, lease, annotations: {} };
       await this.#write(missing, isUpDue, signal);
     }
     this.#confirmed = { uid: node.uid, lease, annotations: wanted };

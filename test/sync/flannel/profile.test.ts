@@ -44,6 +44,8 @@ class Server implements NodeClient {
   };
   pods: unknown[] = [];
   refusal: Error | null = null;
+  /** Answers that do not come back. */
+  lost = 0;
   onChange: (node: NodeObject) => void = () => {};
 
   get(path: string): Promise<unknown> {
@@ -63,7 +65,9 @@ class Server implements NodeClient {
       this.node.status.conditions = [{ type: 'NetworkUnavailable', status: 'False' }];
     }
     this.change(annotations);
-    return Promise.resolve(structuredClone(this.node));
+    if (this.lost === 0) return Promise.resolve(structuredClone(this.node));
+    this.lost -= 1;
+    return Promise.reject(Object.assign(new Error('cut'), { status: 0 }));
   }
 
   /** Changes the Node, whoever does it. */
@@ -200,6 +204,21 @@ test('a new address of the underlay is told; in two families both annotations ch
   assert.is(mac(made.annotations), mac(before));
   await rest(60);
   assert.is(server.patches.length, 2, 'the new MAC stays');
+});
+
+test('an answer that is lost changes no MAC', async () => {
+  const { made, server, until } = bound(work(DUAL, DUAL_FACTS));
+  await until('a patch', () => server.patches.length > 0);
+  const moved = DUAL_FACTS.underlay.map((own) =>
+    (own.family === 'IPv4' ? { ...own, address: '192.0.2.99' } : own));
+  server.lost = 1;
+  made.profile.facts({ ...DUAL_FACTS, underlay: moved });
+  await until('it has come in', () => server.patches.length === 2);
+  const after = mac(made.annotations, 'backend-v6-data');
+  await rest(60);
+  assert.is(mac(made.annotations, 'backend-v6-data'), after);
+  assert.is(server.patches.length, 2);
+  assert.equal(made.problems, []);
 });
 
 test('nothing is written before the Node has its pod networks', async () => {
