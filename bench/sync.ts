@@ -1,5 +1,5 @@
-// `bench sync`: what a large cluster costs a node. A test API server with the cluster, a sidecar and
-// a daemon, each a process of its own; the informers of @kubernetes/client-node beside them.
+// `bench sync`: what a large cluster costs a node. A test API server with the cluster, a sidecar
+// and a daemon, each a process of its own; the informers of @kubernetes/client-node beside them.
 //
 //   test API server ==TLS== culvert sync ---sync.sock--- culvert run (profile `standard`)
 //          |
@@ -22,7 +22,7 @@ import { Links } from '../ffi/netlink.ts';
 import { createNamespace, type Namespace } from '../ffi/netns.ts';
 import { CONTROL_SOCKET } from '../host/main.ts';
 import { describeMachine, type Machine } from './report.ts';
-import type { ClusterSize } from './sync/cluster.ts';
+import { tierOf, type ClusterSize } from './sync/cluster.ts';
 import { Watched } from './sync/process.ts';
 
 const PACKAGE_FOLDER = fileURLToPath(new URL('../..', import.meta.url));
@@ -156,7 +156,7 @@ async function timeChanges(
   for (let change = 0; change < count; change += 1) {
     const { sync: { revision: before } } = await status();
     const index = LOCAL + (size.namespaces * (change % mates));
-    const isWeb = (index % 3 === 0) !== (Math.floor(change / mates) % 2 === 1);
+    const isWeb = (tierOf(size, index) === 'web') !== (Math.floor(change / mates) % 2 === 1);
     server.tell(JSON.stringify({ relabel: index, tier: isWeb ? 'db' : 'web' }));
     const deadline = performance.now() + CHANGE_TIMEOUT_MS;
     while ((await status()).sync.revision === before) {

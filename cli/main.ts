@@ -91,8 +91,8 @@ function addRun(program: Command): void {
   });
 }
 
-/** Has the heap grow in small steps, for programs that live beside pods on a small board. Without it
- * twice as much is held as is used. */
+/** Has the heap grow in small steps, for programs that live beside pods on a small board. Without
+ * it twice as much is held as is used. */
 function saveMemory(): void {
   for (const flag of ['--optimize-for-size', '--semi-space-growth-factor=1']) {
     setFlagsFromString(flag);

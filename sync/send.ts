@@ -6,7 +6,7 @@
 //
 // There is one wanted state and one the host has confirmed. What lies between the two waits in the
 // outbox. A connection that ends leaves some doubt: the host may have taken what was sent last, or
-// may be another one. So the next connection asks it what it has of this session, and goes on from
+// may be another one. So the next connection asks it what it has of our session, and goes on from
 // there, or begins with a whole snapshot. So it does after the host refused something.
 //
 // A snapshot is read from the state while it is sent, part by part. Until then the state must not

@@ -27,6 +27,11 @@ export const nodeName = (index: number): string => `node-${index}`;
 const appOf = ({ namespaces }: ClusterSize, index: number): number =>
   Math.floor(index / namespaces) % APPS;
 
+/** The label that the policies go by: of all pods of a deployment. */
+export function tierOf(size: ClusterSize, index: number): 'web' | 'db' {
+  return appOf(size, index) % 3 === 0 ? 'web' : 'db';
+}
+
 export function podName(size: ClusterSize, index: number): string {
   const app = appOf(size, index);
   return `app-${app}-${templateHash(size, index)}-${index.toString(36).padStart(5, '0')}`;
@@ -58,7 +63,7 @@ export function pod(size: ClusterSize, index: number): object {
   const hash = templateHash(size, index);
   const ip = `10.${64 + (index >>> 16)}.${(index >>> 8) & 255}.${index & 255}`;
   const labels = {
-    app: `app-${app}`, 'pod-template-hash': hash, tier: index % 3 === 0 ? 'web' : 'db',
+    app: `app-${app}`, 'pod-template-hash': hash, tier: tierOf(size, index),
     'app.kubernetes.io/name': `app-${app}`,
   };
   return {
@@ -71,7 +76,8 @@ export function pod(size: ClusterSize, index: number): object {
       managedFields: managedFields('kube-controller-manager', Object.keys(labels)),
     },
     spec: {
-      nodeName: nodeName(index % size.nodes), serviceAccountName: 'default', restartPolicy: 'Always',
+      nodeName: nodeName(index % size.nodes), serviceAccountName: 'default',
+      restartPolicy: 'Always',
       containers: [{
         name: 'main', image: IMAGE + hex(app, 64), imagePullPolicy: 'IfNotPresent',
         ports: [{ name: 'http', containerPort: 8080, protocol: 'TCP' },
@@ -86,7 +92,8 @@ export function pod(size: ClusterSize, index: number): object {
       phase: 'Running', podIP: ip, podIPs: [{ ip }], hostIP: '172.20.0.1', qosClass: 'Burstable',
       conditions: ['Initialized', 'Ready', 'ContainersReady', 'PodScheduled'].map((type) =>
         ({ type, status: 'True', lastTransitionTime: CREATED })),
-      containerStatuses: [{ name: 'main', ready: true, restartCount: 0, image: IMAGE + hex(app, 64),
+      containerStatuses: [{ name: 'main', ready: true, restartCount: 0,
+        image: IMAGE + hex(app, 64),
         containerID: `containerd://${hex(index, 64)}`, state: { running: { startedAt: CREATED } } }],
     },
   };

@@ -37,5 +37,6 @@ for (const [path, api, method] of informers) {
   await informer.start();
   counts.push(informer.list()?.length ?? 0);
 }
-process.stdout.write(`${JSON.stringify({ objects: counts.reduce((sum, count) => sum + count) })}\n`);
+const objects = counts.reduce((sum, count) => sum + count);
+process.stdout.write(`${JSON.stringify({ objects })}\n`);
 process.stdin.resume().on('end', () => process.exit(0));

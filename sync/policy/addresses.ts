@@ -124,7 +124,7 @@ export class Addresses {
     this.touched.clear();
   }
 
-  /** Everything that the host was told, made as it is taken. Until then nothing may be committed. */
+  /** Everything that the host was told, made as it is taken. Until then nothing is committed. */
   * allTold(): Generator<[string, number]> {
     for (const all of [this.#hosts4, this.#hosts6, this.#blocks4, this.#blocks6]) {
       for (const record of all.values()) {

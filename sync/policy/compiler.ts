@@ -107,8 +107,8 @@ export class PolicyCompiler {
     for (const entry of entries) this.upsert(entry);
   }
 
-  /** Returns what has changed since the last commit, null for nothing. Where it is not wanted, since
-   * all will be sent, it may be incomplete. */
+  /** Returns what has changed since the last commit, null for nothing. Where it is not wanted,
+   * since all will be sent, it may be incomplete. */
   commit(isWanted = true): PolicyChange | null {
     const change = emptyChange();
     this.#ruleGroups();

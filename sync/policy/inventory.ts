@@ -115,8 +115,8 @@ export class Inventory {
     const text = groupText(labels, ports);
     return getOrMake(home.groups, text, () => {
       const group: Group = {
-        namespace: home, text, labels, ports: internValue(ports), pods: [], localCount: 0, traits: NO_TRAITS,
-        isIndexed: false, ingress: null, egress: null,
+        namespace: home, text, labels, ports: internValue(ports), pods: [], localCount: 0,
+        traits: NO_TRAITS, isIndexed: false, ingress: null, egress: null,
       };
       this.unmatched.add(group);
       return group;
@@ -215,5 +215,6 @@ function pairHandles(labels: Labels): string[] {
 /** A text that is the same for pods that nothing tells apart. */
 export function groupText(labels: Labels, ports: readonly NamedPort[]): string {
   const names = ports.map(({ name, protocol, port }) => `${name} ${protocol} ${port}`);
-  return `${labels.join('\0')}\n${names.join()}`;
+  // join() makes one piece; a template would refer to its parts.
+  return [...labels, '', ...names].join('\0');
 }

@@ -7,7 +7,9 @@ import { join } from 'node:path';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { Delta, PolicyChange, Snapshot } from '../../engine/model.ts';
-import { Journal, JournalError, deltaFrame, snapshotFrames, type Recalled } from '../../host/journal.ts';
+import {
+  Journal, JournalError, deltaFrame, snapshotFrames, type Recalled,
+} from '../../host/journal.ts';
 import { clusterNode } from '../netns/support/forge-cluster.ts';
 import { Random } from '../support/random.ts';
 

@@ -1,5 +1,5 @@
-// The state on disk: what is there after any crash is the old state or the new one, whole, or a file
-// that is set aside and told of.
+// The state on disk: what is there after any crash is the old state or the new one, whole, or a
+// file that is set aside and told of.
 
 import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
@@ -138,7 +138,8 @@ test('another node\'s state is not used, and the operator is told', () => {
   writeFileSync(join(folder, 'cluster'), Buffer.concat(frames));
   const state = stateIn(folder);
   assert.is(state.recall(), null);
-  assert.match(state.problems()[0] ?? '', /it is of node node-9\); it is set aside as .*corrupt-1$/);
+  const [problem = ''] = state.problems();
+  assert.match(problem, /it is of node node-9\); it is set aside as .*corrupt-1$/);
 });
 
 test('what cannot be written is told, and written later', async () => {

@@ -1,6 +1,6 @@
 // time limit: 180 s
-// A node that boots while nobody is there to ask: what it was last told, on disk, is in force before
-// the first pod comes back, and pods come back as those they were.
+// A node that boots while nobody is there to ask: what it was last told, on disk, is in force
+// before the first pod comes back, and pods come back as those they were.
 //
 //   namespace node-1                       hub            namespace node-2
 //   culvert run, --state-directory                        culvert run, culvert sync
@@ -80,7 +80,8 @@ class Scene {
       'ADD', { ...container, args: podArgs(name, uid) });
     assert.is(status, 0, JSON.stringify(result));
     await host.agent.ask({ verb: 'serve' });
-    return { host, addresses: (result.ips ?? []).map(({ address }) => address.split('/')[0] ?? '') };
+    const addresses = (result.ips ?? []).map(({ address }) => address.split('/')[0] ?? '');
+    return { host, addresses };
   }
 
   /** Ends everything that a boot ends, and starts the daemon alone. Returns how long it took. */
@@ -111,7 +112,7 @@ let scene: Scene | null = null;
 
 test.after(async () => scene?.bed.close());
 
-testNeeding('tun', test, 'peers, routes and policy are in force, pods are who they were', async () => {
+testNeeding('tun', test, 'all is in force, and pods are who they were', async () => {
   scene = await Scene.make();
   const { runtime: { culvert }, remote } = scene;
   const [web, db] = [await scene.attach('web'), await scene.attach('db')];
@@ -145,7 +146,7 @@ testNeeding('tun', test, 'a sidecar that comes back makes it fresh again', async
   assert.match(scene.statusText(), /^Sync: +Ok +revision \d+, 2 nodes, 2 pods here$/m);
 });
 
-testNeeding('tun', test, 'a damaged state is set aside, and the daemon starts without', async () => {
+testNeeding('tun', test, 'a damaged state is set aside', async () => {
   if (scene === null) return;
   const { stateDirectory, runtime: { culvert } } = scene;
   const file = join(stateDirectory, 'cluster');

@@ -1,5 +1,5 @@
-// The cluster object by object: whatever happens in whatever order, and however connections end, the
-// host has what a fresh reading of all objects gives, after every step.
+// The cluster object by object: whatever happens in whatever order, and however connections end,
+// the host has what a fresh reading of all objects gives, after every step.
 //
 //   random history --> ClusterState --> Sender ==== sync.sock ==== Intake --> model host
 //                                                     cut, restarted, asked for all
@@ -125,6 +125,10 @@ function served(object: KubeObject, random: Random): KubeObject {
   } as KubeObject;
 }
 
+function idOf({ kind, metadata: { namespace = 'default', name } }: KubeObject): string {
+  return `${kind} ${namespace}/${name}`;
+}
+
 function entryOf(object: KubeObject): Entry {
   const { entry, problems } = project(object, () => '');
   if (entry === null) throw new Error(problems.join());
@@ -197,7 +201,8 @@ class Play {
     await this.#disturb();
     if (step > 0) this.#deliver(this.#history.step(), delivery);
     if (this.#random.oneIn(3)) this.#attach();
-    this.#state.setHealth({ source: 'test', fresh: true, staleSinceMs: null, problems: [`${step}`] });
+    const problems = [`${step}`];
+    this.#state.setHealth({ source: 'test', fresh: true, staleSinceMs: null, problems });
     const want = fresh([...this.#objects.values()].map(entryOf), this.#host.endpoints);
     const where = `step ${step} (${delivery})`;
     await this.#until(where, () => this.#difference(want, step) === '');
@@ -235,7 +240,7 @@ class Play {
   #deliver(events: KubeEvent[], delivery: Delivery): void {
     const all = events.map(({ type, object }) => ({ type, object: served(object, this.#random) }));
     for (const { type, object } of all) {
-      const key = `${object.kind} ${object.metadata.namespace ?? 'default'}/${object.metadata.name}`;
+      const key = idOf(object);
       if (type === 'DELETED') this.#objects.delete(key);
       else this.#objects.set(key, object);
     }
@@ -259,8 +264,7 @@ class Play {
   #relist(): void {
     if (this.#objects.size === 0) {
       for (const object of this.#history.cluster.list()) {
-        const key = `${object.kind} ${object.metadata.namespace ?? 'default'}/${object.metadata.name}`;
-        this.#objects.set(key, served(object, this.#random));
+        this.#objects.set(idOf(object), served(object, this.#random));
       }
     }
     for (const object of this.#removals) {
