@@ -10,12 +10,16 @@ import { pathPlot } from './path/plot.ts';
 import { pathText } from './path/text.ts';
 import { policyPlot } from './plot.ts';
 import { reportText } from './report.ts';
+import { runSyncBench, syncText } from './sync.ts';
+import { LARGE } from './sync/cluster.ts';
 
 const EXIT_FAILED = 1;
 const EXIT_USAGE = 2;
 const EXIT_NO_PERMISSION = 77;
 const DEFAULT_SECONDS = 3;
 const ROUNDS_LIMIT = 1000;
+const SYNC_CHANGES = 500;
+const SYNC_REST_MS = 10_000;
 
 interface MicroArguments {
   output: 'table' | 'json';
@@ -37,6 +41,21 @@ interface PathArguments {
   contenders?: string[];
   plot?: string;
   congestion?: string;
+}
+
+interface SyncArguments {
+  output: 'table' | 'json';
+  pods: number;
+  nodes: number;
+  policies: number;
+  changes: number;
+  rival: boolean;
+}
+
+function parseCount(text: string): number {
+  const count = Number(text);
+  if (!Number.isInteger(count) || count < 1) throw new InvalidArgumentError('a number above 0');
+  return count;
 }
 
 function parseSeconds(text: string): number {
@@ -110,6 +129,13 @@ async function path(options: PathArguments): Promise<void> {
   writeFileSync(plot, drawn);
 }
 
+async function sync(options: SyncArguments): Promise<void> {
+  const { output, pods, nodes, policies, changes, rival } = options;
+  const size = { ...LARGE, pods, nodes, policies };
+  const report = await runSyncBench({ size, changes, rival, restMs: SYNC_REST_MS, say });
+  process.stdout.write(output === 'json' ? `${JSON.stringify(report)}\n` : syncText(report));
+}
+
 const outputOption = (): Option => new Option('-o, --output <format>', 'table or json')
   .choices(['table', 'json']).default('table');
 
@@ -147,6 +173,17 @@ async function main(): Promise<void> {
       + '  culvert bench cni -o json --rounds 51\n')
     .exitOverride()
     .action(cni);
+  program.command('sync').description('a large cluster: memory, and how long changes take')
+    .addOption(outputOption())
+    .option('--pods <number>', 'of the cluster', parseCount, LARGE.pods)
+    .option('--nodes <number>', 'of the cluster', parseCount, LARGE.nodes)
+    .option('--policies <number>', 'of the cluster', parseCount, LARGE.policies)
+    .option('--changes <number>', 'that are timed', parseCount, SYNC_CHANGES)
+    .option('--no-rival', 'leave out the informers of @kubernetes/client-node')
+    .addHelpText('after', '\nExamples:\n  culvert bench sync\n'
+      + '  culvert bench sync -o json --pods 10000 --no-rival\n')
+    .exitOverride()
+    .action(sync);
   await program.parseAsync();
 }
 

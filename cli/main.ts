@@ -2,6 +2,7 @@
 // The `culvert` command: verbs, options, help. Each verb's work is in a file of its own, loaded
 // when it is asked for: a daemon that starts again is not kept waiting by what it has no use for.
 
+import { setFlagsFromString } from 'node:v8';
 import { Command, Option } from 'commander';
 import { DEFAULTS, flagName, fromText, setAt, settingPaths } from '../host/config.ts';
 import type { Settings } from '../host/config.ts';
@@ -15,6 +16,19 @@ import { VERSION } from './version.ts';
 
 interface OutputOption {
   output: OutputFormat;
+}
+
+interface SyncVerbOptions {
+  source: string;
+  nodeName: string;
+  runtimeDirectory: string;
+  logLevel: string;
+  stopOnStdinEnd?: boolean;
+  kubeconfig?: string;
+  context?: string;
+  apiServer?: string;
+  profile: 'flannel' | 'none';
+  netConf: string;
 }
 
 const stop = new AbortController();
@@ -70,27 +84,46 @@ function addRun(program: Command): void {
       if (typeof given === 'string') setAt(flags, path, fromText(given, example));
     }
     if (options['stopOnStdinEnd'] === true) stopOnStdinEnd();
+    saveMemory();
     const file = typeof options['config'] === 'string' ? options['config'] : undefined;
     const { runDaemon } = await import('./run.ts');
     await runDaemon(file, process.env, flags, stopOnSignals());
   });
 }
 
+/** Has the heap grow in small steps, for programs that live beside pods on a small board. Without
+ * it twice as much is held as is used. */
+function saveMemory(): void {
+  for (const flag of ['--optimize-for-size', '--semi-space-growth-factor=1']) {
+    setFlagsFromString(flag);
+  }
+}
+
 function addSync(program: Command): void {
   program.command('sync').description('run the sidecar that tells the daemon of the cluster')
-    .requiredOption('--source <source>', 'file:PATH, a file or folder of Kubernetes objects')
+    .requiredOption('--source <source>',
+      'kubernetes, or file:PATH, a file or folder of Kubernetes objects')
     .addOption(new Option('--node-name <name>', 'the node to speak for').env('CULVERT_NODE_NAME')
       .makeOptionMandatory())
     .addOption(runtimeOption())
     .option('--log-level <level>', 'debug, info, warn or error', 'info')
     .option('--stop-on-stdin-end', 'stop when standard input ends: for a parent that may die')
     .addHelpText('after', '\nExample:\n'
-      + '  culvert sync --source file:/etc/culvert/cluster --node-name edge-1\n')
-    .action(async (options: {
-      source: string; nodeName: string; runtimeDirectory: string; logLevel: string;
-      stopOnStdinEnd?: boolean;
-    }) => {
+      + '  culvert sync --source file:/etc/culvert/cluster --node-name edge-1\n'
+      + '  culvert sync --source kubernetes --api-server https://192.0.2.1:6443 '
+      + '--node-name edge-1\n')
+    .option('--kubeconfig <file>', 'how to reach the API server; default: KUBECONFIG, or the '
+      + 'service account of the pod')
+    .option('--context <name>', 'of the kubeconfig, where it is not the current one')
+    .option('--api-server <url>', 'instead of the address found: that of the Service works only '
+      + 'once Services do')
+    .addOption(new Option('--profile <profile>', 'flannel: tell flannel\'s nodes of this one')
+      .choices(['flannel', 'none']).default('none'))
+    .option('--net-conf <place>', 'net-conf.json: FILE or configmap:NAMESPACE/NAME; default: '
+      + 'flannel\'s own ConfigMap', '')
+    .action(async (options: SyncVerbOptions) => {
       if (options.stopOnStdinEnd === true) stopOnStdinEnd();
+      saveMemory();
       const { runSync } = await import('../sync/main.ts');
       const { makeLog } = await import('./run.ts');
       await runSync({
@@ -99,6 +132,7 @@ function addSync(program: Command): void {
         nodeName: options.nodeName,
         version: VERSION,
         signal: stopOnSignals(),
+        cluster: { ...options, environment: process.env },
       }, makeLog('sync', options.logLevel));
     });
 }

@@ -84,8 +84,12 @@ function statusRows(status: StatusReport): string[][] {
       [device.name, `mtu ${device.mtu}`, ...device.addresses].join(', ')],
     ['Underlay:', 'Ok', [underlay.interface, ...underlay.addresses, `vxlan udp/${underlay.port}`,
       `mtu ${underlay.mtu}`].filter(Boolean).join(', ')],
-    ['Sync:', state(sync.connected && sync.problems.length === 0),
-      sync.connected ? cluster : `no sidecar connected; ${cluster}`],
+    ['Sync:', state(sync.connected && sync.staleSince === null && sync.problems.length === 0),
+      [
+        ...sync.staleSince === null ? [] : [`stale since ${sync.staleSince}`],
+        ...sync.connected ? [] : ['no sidecar connected'],
+        cluster,
+      ].join('; ')],
     ['Policy:', policy.known ? 'Ok' : 'Note', policy.known
       ? `known for ${policy.endpoints} pods, ${policy.ruleSets} rule sets`
       : 'not known yet'],

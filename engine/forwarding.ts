@@ -27,6 +27,7 @@ import { ClaimTable, type Claim } from './claims.ts';
 import type { Core } from './core.ts';
 import type { Limits } from './memory-map.ts';
 import type { ClusterNode, Delta, Route, Snapshot, Tunnel } from './model.ts';
+import { FLANNEL_VXLAN_PORT } from './net-conf.ts';
 import { DeviceTable } from './tables/device.ts';
 import { TableFullError } from './tables/limits.ts';
 import { NextHopTable } from './tables/next-hop.ts';
@@ -41,14 +42,19 @@ export interface ForwardingOptions {
   /** The node's own stack has pods too: what of our pod networks no endpoint has is the node's. */
   hasNodePods?: boolean;
   underlayMtu: number;
+  /** The port of tunnels that say none. */
+  tunnelPort?: number;
   defaultMac: Record<Family, string>;
 }
+
+/** A tunnel whose port is known. */
+export type PeerTunnel = Required<Tunnel>;
 
 /** A tunnel to a remote node, as published, and the pod packets that take it. */
 export interface Peer {
   node: string;
   families: Family[];
-  tunnel: Tunnel;
+  tunnel: PeerTunnel;
   nextHop: number;
   record: number;
   mtu: number;
@@ -251,7 +257,9 @@ export class Forwarding {
     const routes: Claim[] = [];
     const remotes: Claim[] = [];
     const kept = new Set<string>();
-    for (const [tunnel, families] of groupTunnels(node.tunnels)) {
+    const { tunnelPort = FLANNEL_VXLAN_PORT } = this.#options;
+    const tunnels = node.tunnels.map((tunnel) => ({ ...tunnel, port: tunnel.port ?? tunnelPort }));
+    for (const [tunnel, families] of groupTunnels(tunnels)) {
       const key = `${node.name}/${tunnel.family}`;
       kept.add(key);
       const peer = this.#upsertPeer(key, node.name, tunnel);
@@ -281,7 +289,7 @@ export class Forwarding {
     for (const key of peerKeys(name)) this.#leaving.add(key);
   }
 
-  #upsertPeer(key: string, node: string, tunnel: Tunnel): Peer {
+  #upsertPeer(key: string, node: string, tunnel: PeerTunnel): Peer {
     const known = this.peers.get(key);
     this.#leaving.delete(key);
     if (known !== undefined) {
@@ -332,7 +340,7 @@ export class Forwarding {
 }
 
 /** Tunnels that lead to one and the same VTEP are one peer, which carries both families. */
-function groupTunnels(tunnels: Tunnel[]): [Tunnel, Family[]][] {
+function groupTunnels(tunnels: PeerTunnel[]): [PeerTunnel, Family[]][] {
   const [first, second] = tunnels;
   if (first === undefined) return [];
   if (second === undefined) return [[first, [first.family]]];

@@ -12,12 +12,13 @@ const Name = v.pipe(v.string(), v.minLength(1), v.maxLength(253));
 const Port = v.pipe(v.number(), v.integer(), v.minValue(1), v.maxValue(65535));
 
 /** One way to reach a cluster node: an encapsulation and where its packets go (a dual-stack flannel
- * node has two, one per address family). Pod packets of `family` take it. */
+ * node has two, one per address family). Pod packets of `family` take it. Where no port is said, it
+ * is the cluster's, which the host's configuration has. */
 export const TunnelSchema = v.strictObject({
   family: v.picklist(['IPv4', 'IPv6']),
   kind: v.picklist(['vxlan']),
   remote: Address,
-  port: Port,
+  port: v.exactOptional(Port),
   vni: v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(0xffffff)),
   mac: Mac,
 });
@@ -141,17 +142,21 @@ export interface Route {
 // ---------------------------------------------------------------------------------------------
 // Messages between sidecar and host. A snapshot travels in parts, so that no frame is large:
 // `snapshot.begin`, any number of `snapshot.part`, `snapshot.commit`; afterwards `delta`. Each is a
-// request: it is answered before the next is sent.
+// request; they are heard in their order, and answered in it.
 
 /** Most nodes, and most pods, in one `snapshot.part`: the largest possible fits a frame. */
 export const PART_LIMIT = 200;
 
 const Count = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
 
+/** Names one run of a sidecar: revisions of one session count on over its connections. */
+const Session = v.pipe(v.string(), v.minLength(1), v.maxLength(64));
+
 export const SnapshotBeginSchema = v.strictObject({
   revision: RevisionSchema,
   local: Name,
   counts: v.strictObject({ nodes: Count, pods: Count }),
+  session: v.exactOptional(Session),
 });
 export type SnapshotBegin = v.InferOutput<typeof SnapshotBeginSchema>;
 
@@ -171,6 +176,40 @@ export const RevisionAnswerSchema = v.strictObject({
   revision: v.nullable(RevisionSchema),
 });
 export type RevisionAnswer = v.InferOutput<typeof RevisionAnswerSchema>;
+
+/** `resume`: does the host still have what a session told it? The answer is `applied` with the
+ * revision that it has, from which deltas go on, or `resync`. */
+export const ResumeSchema = v.strictObject({ session: Session });
+
+/** How many problems a source tells of at most, and how long each is. */
+export const PROBLEM_LIMIT = 50;
+export const PROBLEM_TEXT_LIMIT = 512;
+
+/** `source.health`: where the sidecar has its objects from, whether it hears of their changes now,
+ * since when (Unix time) it does not, and what is not in force for want of what. */
+export const SourceHealthSchema = v.strictObject({
+  source: v.pipe(v.string(), v.minLength(1), v.maxLength(64)),
+  fresh: v.boolean(),
+  staleSinceMs: v.nullable(Count),
+  problems: v.pipe(
+    v.array(v.pipe(v.string(), v.maxLength(PROBLEM_TEXT_LIMIT))), v.maxLength(PROBLEM_LIMIT)),
+});
+export type SourceHealth = v.InferOutput<typeof SourceHealthSchema>;
+
+/** What the cluster may be told of this node: the answer to `node.follow`, and the notification
+ * `node` to who has asked that. `mac` is what the node's tunnels have where the cluster says no
+ * other. */
+export const NodeFactsSchema = v.strictObject({
+  underlay: v.array(v.strictObject({
+    family: v.picklist(['IPv4', 'IPv6']), address: Address, mtu: Count,
+  })),
+  podNetworks: v.array(Prefix),
+  port: Port,
+  tier: v.string(),
+  mac: v.strictObject({ IPv4: Mac, IPv6: Mac }),
+  version: v.string(),
+});
+export type NodeFacts = v.InferOutput<typeof NodeFactsSchema>;
 
 /** The pods attached to this node, with the addresses they were given here: the answer to
  * `endpoint.follow`, and the notification `endpoints` to who has asked that. */
@@ -198,6 +237,7 @@ export const RouteQuerySchema = v.strictObject({ address: Address });
 /** A remote node's tunnel, with what went through it. */
 export const PeerReportSchema = v.strictObject({
   ...TunnelSchema.entries,
+  port: Port,
   node: Name,
   podCidrs: v.array(Prefix),
   mtu: Count,
@@ -229,8 +269,10 @@ export const EndpointReportSchema = v.strictObject({
 export const LOSS_REASONS = ['ended', 'workers', 'tier'] as const;
 export type LossReason = (typeof LOSS_REASONS)[number];
 
-/** `status`. Drops are packets by reason, for each direction. `handover` is what an earlier daemon
- * has left, `flows` being null where no table could be used, and who keeps things for the next. */
+/** `status`. `sync.staleSince` is the time from which on the state in force may not be that of the
+ * cluster any more, null while it is. Drops are packets by reason, for each direction. `handover`
+ * is what an earlier daemon has left, `flows` being null where no table could be used, and who
+ * keeps things for the next. */
 export const StatusReportSchema = v.strictObject({
   version: v.string(),
   nodeName: Name,
@@ -255,6 +297,7 @@ export const StatusReportSchema = v.strictObject({
   }),
   sync: v.strictObject({
     connected: v.boolean(), revision: v.nullable(RevisionSchema), problems: v.array(v.string()),
+    source: v.nullable(v.string()), staleSince: v.nullable(v.string()),
   }),
   policy: v.strictObject({ known: v.boolean(), endpoints: Count, ruleSets: Count }),
   nodes: Count,

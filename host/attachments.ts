@@ -16,13 +16,13 @@ import type { Log } from '../engine/log.ts';
 import {
   AttachmentKeySchema, CNI_FAILURES, CniAddSchema, CniGcSchema, CniStatusSchema, endedFileName,
   type Attachment, type AttachmentKey, type CniAdd, type CniAddAnswer, type CniGc, type Endpoint,
-  type InterfaceSetUp,
+  type InterfaceSetUp, type Pod, type PodName,
 } from '../engine/model.ts';
 import { podInterface } from '../engine/pod-interface.ts';
 import { parseShape } from '../engine/shape.ts';
 import { isUnfinished, removeFile, type Files } from './durable.ts';
 import type { Endpoints } from './endpoints.ts';
-import { AddressesExhaustedError, keyText, type Ipam } from './ipam.ts';
+import { AddressesExhaustedError, keyText, type Expectations, type Ipam } from './ipam.ts';
 import type { PolicyGate } from './policy-gate.ts';
 
 /** How long the plugin may take from `cni.add` to `cni.done`. */
@@ -43,6 +43,8 @@ export interface AttachmentsOptions {
   reason(hasOwnIpam: boolean): string | null;
   /** Whether somebody is there to tell the pods' rule sets. */
   hasSidecar(): boolean;
+  /** The pods of this node as the cluster was last known to be. */
+  knownPods(): Iterable<Pod>;
   /** Told when the pods that are attached have changed. */
   onChange(): void;
 }
@@ -173,10 +175,22 @@ export class Attachments {
   #claimAddresses(wanted: Omit<CniAdd, 'addresses' | 'mtu'> & { mtu: number },
     given: readonly string[] | null): Attachment {
     try {
-      return this.#options.ipam.claim(wanted, given);
+      return this.#options.ipam.claim(wanted, given, this.#expectations(wanted.pod));
     } catch (error) {
       throw failure(error);
     }
+  }
+
+  /** What the cluster says of addresses: a pod that is attached anew, as after a reboot, gets those
+   * that the cluster knows it by, since policy everywhere goes by them, and no other pod's. */
+  #expectations(pod: PodName): Expectations {
+    const expected: Expectations = { own: [], others: new Set() };
+    for (const known of this.#options.knownPods()) {
+      const isNamedSo = known.namespace === pod.namespace && known.name === pod.name;
+      if ((pod.uid !== '' && known.uid === pod.uid) || isNamedSo) expected.own = known.addresses;
+      else for (const address of known.addresses) expected.others.add(address);
+    }
+    return expected;
   }
 
   /** A pod has one sandbox at a time; what an earlier one has left gives way to the new one. */

@@ -10,12 +10,16 @@ import type { Document } from 'yaml';
 import { WORKER_LIMIT } from '../wasm/abi/layout.ts';
 import { isAddress, isPrefix } from '../engine/address.ts';
 import type { ProfileName } from '../engine/memory-map.ts';
+import { FLANNEL_VXLAN_PORT, NetConfError, parseNetConf } from '../engine/net-conf.ts';
 import { fieldPath, issuePath, issueReason } from '../engine/shape.ts';
 import type { FaultOptions } from './device/fault.ts';
 import { TIERS, type TierName } from './tier.ts';
 
 export interface HostConfig {
   nodeName: string;
+  /** flannel's net-conf.json, for `podNetworks`, `underlay.port` and `underlay.mtu` where these are
+   * not set themselves; empty for none. */
+  netConf: string;
   /** Networks of all pods of the cluster; the node routes them to its device. */
   podNetworks: string[];
   underlay: {
@@ -47,6 +51,9 @@ export interface HostConfig {
     awaySeconds: number;
   };
   runtimeDirectory: string;
+  /** Folder on a disk that keeps the cluster as it was last known over a reboot; empty for none.
+   * `auto` is /var/lib/culvert, and none where the runtime directory is not the usual one. */
+  stateDirectory: string;
   /** Group that may use sync.sock, and the sidecar's uid; -1 for the daemon's own. */
   syncGroup: number;
   syncUid: number;
@@ -75,16 +82,22 @@ export interface HostConfig {
   };
 }
 
+const RUNTIME_DIRECTORY = '/run/culvert';
+const STATE_DIRECTORY = '/var/lib/culvert';
+
 export const DEFAULTS: HostConfig = {
   nodeName: '',
+  netConf: '',
   podNetworks: ['10.244.0.0/16'],
   underlay: {
-    addresses: [], interface: '', port: 8472, mtu: 0, sendSockets: 16, takeUnfinished: false,
+    addresses: [], interface: '', port: FLANNEL_VXLAN_PORT, mtu: 0, sendSockets: 16,
+    takeUnfinished: false,
   },
   device: { name: 'culvert0', keep: false },
   dataPlane: { tier: 'auto', workers: 0, tunnelDevice: 'culvert-t3' },
   handover: { enabled: true, awaySeconds: 0 },
-  runtimeDirectory: '/run/culvert',
+  runtimeDirectory: RUNTIME_DIRECTORY,
+  stateDirectory: 'auto',
   syncGroup: -1,
   syncUid: -1,
   memory: 'standard',
@@ -111,6 +124,7 @@ const interfaceName = v.optional(
 /** What a source may say: any part of HostConfig. */
 const SourceSchema = v.strictObject({
   nodeName: v.optional(v.pipe(v.string(), v.minLength(1), v.maxLength(253))),
+  netConf: text,
   podNetworks: v.optional(prefixes),
   underlay: v.optional(v.strictObject({
     addresses: v.optional(addresses),
@@ -131,6 +145,7 @@ const SourceSchema = v.strictObject({
     awaySeconds: integer(0, 1_000_000),
   })),
   runtimeDirectory: text,
+  stateDirectory: text,
   syncGroup: integer(-1, 0x7fffffff),
   syncUid: integer(-1, 0x7fffffff),
   memory: v.optional(v.picklist(['small', 'standard', 'full'])),
@@ -182,8 +197,31 @@ export function loadConfig(
     check(fromEnvironment(environment), (path) => environmentName(path)),
     check(flags, (path) => flagName(path)),
   ];
-  const config = sources.reduce<Settings>(merge, DEFAULTS as unknown as Settings);
+  const defaults = DEFAULTS as unknown as Settings;
+  const { netConf } = sources.reduce<Settings>(merge, defaults);
+  const cluster = typeof netConf === 'string' && netConf !== '' ? readNetConf(netConf) : {};
+  const config = [cluster, ...sources].reduce<Settings>(merge, defaults);
   return complete(config as unknown as HostConfig);
+}
+
+/** What flannel's configuration of the cluster says of a node. */
+function readNetConf(file: string): Settings {
+  const text = readText(file);
+  try {
+    const { podNetworks, port, linkMtu } = parseNetConf(text, file);
+    return { podNetworks, underlay: { port, ...(linkMtu === 0 ? {} : { mtu: linkMtu }) } };
+  } catch (error) {
+    if (error instanceof NetConfError) throw new ConfigError(error.message);
+    throw error;
+  }
+}
+
+function readText(file: string): string {
+  try {
+    return readFileSync(file, 'utf8');
+  } catch (error) {
+    throw new ConfigError(`read ${file}: ${(error as NodeJS.ErrnoException).code ?? 'failed'}`);
+  }
 }
 
 function complete(config: HostConfig): HostConfig {
@@ -191,7 +229,13 @@ function complete(config: HostConfig): HostConfig {
   if (config.underlay.addresses.length === 0 && config.underlay.interface === '') {
     throw new ConfigError(missing(['underlay', 'interface']));
   }
-  return config;
+  return { ...config, stateDirectory: stateDirectory(config) };
+}
+
+/** Two daemons of one machine must not share a state. */
+function stateDirectory({ stateDirectory: given, runtimeDirectory }: HostConfig): string {
+  if (given !== 'auto') return given;
+  return runtimeDirectory === RUNTIME_DIRECTORY ? STATE_DIRECTORY : '';
 }
 
 function missing(path: string[]): string {
@@ -201,12 +245,7 @@ function missing(path: string[]): string {
 
 /** Reads and checks a YAML or JSON file. Errors are `FILE:LINE: FIELD: REASON`. */
 export function readConfigFile(file: string): Settings {
-  let source: string;
-  try {
-    source = readFileSync(file, 'utf8');
-  } catch (error) {
-    throw new ConfigError(`read ${file}: ${(error as NodeJS.ErrnoException).code ?? 'failed'}`);
-  }
+  const source = readText(file);
   const { LineCounter, parseDocument } = yaml();
   const lines = new LineCounter();
   const document = parseDocument(source, { lineCounter: lines, prettyErrors: false });

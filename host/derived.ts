@@ -43,6 +43,7 @@ export function forwardingOptions(config: HostConfig, underlayMtu: number): Forw
     podNetworks,
     hasNodePods: subnetEnv !== '',
     underlayMtu,
+    tunnelPort: config.underlay.port,
     defaultMac: { IPv4: defaultMac(nodeName, 'IPv4'), IPv6: defaultMac(nodeName, 'IPv6') },
   };
 }

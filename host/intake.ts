@@ -5,18 +5,21 @@
 //
 // States: idle, or assembling one snapshot. Nothing of a snapshot is used before its commit, and
 // the revision moves only once the host has taken what it was handed, so a failure anywhere leaves
-// the last state in place. Revisions count within one connection: a sidecar that connects again
-// must begin with a whole snapshot, and a delta that does not follow is answered with `resync`.
-// Only one sidecar is heard at a time.
+// the last state in place. Revisions count within one session, which is one run of a sidecar: one
+// that connects again may go on from the revision that its session left here (`resume`), any other
+// must begin with a whole snapshot; a delta that does not follow is answered with `resync`. Only
+// one sidecar is heard at a time.
 
 import * as v from 'valibot';
 import { RequestError, method } from '../engine/connection.ts';
 import type { Connection, Methods, Party } from '../engine/connection.ts';
 import {
-  DeltaSchema, SnapshotBeginSchema, SnapshotCommitSchema, SnapshotPartSchema,
+  DeltaSchema, ResumeSchema, SnapshotBeginSchema, SnapshotCommitSchema, SnapshotPartSchema,
+  SourceHealthSchema,
 } from '../engine/model.ts';
 import type {
-  ClusterNode, Delta, Pod, PolicyChange, RevisionAnswer, Snapshot, SnapshotBegin, SnapshotPart,
+  ClusterNode, Delta, NodeFacts, Pod, PolicyChange, RevisionAnswer, Snapshot, SnapshotBegin,
+  SnapshotPart, SourceHealth,
 } from '../engine/model.ts';
 
 /** Most nodes of a cluster, and most pods of this node, that a snapshot may announce. */
@@ -36,6 +39,11 @@ export interface IntakeOptions {
   wantsSnapshot?(): boolean;
   /** The pods attached to this node. */
   endpoints?(): Pod[];
+  /** What the host knows of its node. */
+  facts?(): NodeFacts;
+  /** Told that a sidecar has come or gone, that its source is in another state, or that its state
+   * is in force. */
+  onSource?(): void;
   nodeLimit?: number;
   podLimit?: number;
 }
@@ -53,8 +61,12 @@ export class Intake {
   readonly #options: IntakeOptions;
   #sidecar: Connection | null = null;
   #isFollowing = false;
+  #isFollowingNode = false;
   #assembly: Assembly | null = null;
   #revision: number | null = null;
+  /** Whose state is in force, and its revision there. */
+  #held: { session: string | null; revision: number } | null = null;
+  #health: SourceHealth | null = null;
   #queue: Promise<unknown> = Promise.resolve();
 
   constructor(options: IntakeOptions) {
@@ -70,6 +82,11 @@ export class Intake {
     return this.#sidecar !== null;
   }
 
+  /** How the source of the sidecar is, or was last; null where none has told. */
+  get health(): SourceHealth | null {
+    return this.#health;
+  }
+
   /** Why another sidecar is refused now, or null. For ControlServer's `accept`. */
   refusal(party: Party): string | null {
     if (party.role !== 'sync' || this.#sidecar === null) return null;
@@ -82,8 +99,10 @@ export class Intake {
     if (this.#sidecar !== null) return connection.close('another sidecar is connected');
     this.#sidecar = connection;
     this.#isFollowing = false;
+    this.#isFollowingNode = false;
     this.#assembly = null;
     this.#revision = null;
+    this.#options.onSource?.();
   }
 
   /** For ControlServer's `onClosed`. What was committed stays; what was not is forgotten. */
@@ -92,11 +111,23 @@ export class Intake {
     this.#sidecar = null;
     this.#assembly = null;
     this.#revision = null;
+    this.#options.onSource?.();
   }
 
   /** Tells the sidecar, if it wants to know, of the pods attached to this node. */
   tellEndpoints(): void {
     if (this.#isFollowing) this.#sidecar?.notify('endpoints', this.#localEndpoints());
+  }
+
+  /** Tells the sidecar, if it wants to know, what the host knows of its node. */
+  tellNode(): void {
+    if (this.#isFollowingNode) this.#sidecar?.notify('node', this.#facts());
+  }
+
+  #facts(): NodeFacts {
+    const facts = this.#options.facts?.();
+    if (facts === undefined) throw new RequestError('unknown', 'this host knows nothing of it');
+    return facts;
   }
 
   #localEndpoints(): { endpoints: Pod[] } {
@@ -110,6 +141,15 @@ export class Intake {
         this.#isFollowing = true;
         return this.#localEndpoints();
       })),
+      'node.follow': method(v.null(), (_, from) => this.#inOrder(from, () => {
+        const facts = this.#facts();
+        this.#isFollowingNode = true;
+        return facts;
+      })),
+      'source.health': method(SourceHealthSchema, (health, from) =>
+        this.#inOrder(from, () => this.#takeHealth(health))),
+      resume: method(ResumeSchema, ({ session }, from) =>
+        this.#inOrder(from, () => this.#resume(session))),
       'snapshot.begin': method(SnapshotBeginSchema, (begin, from) =>
         this.#inOrder(from, () => this.#begin(begin))),
       'snapshot.part': method(SnapshotPartSchema, (part, from) =>
@@ -129,6 +169,20 @@ export class Intake {
     });
     this.#queue = result.catch(() => {});
     return result;
+  }
+
+  #takeHealth(health: SourceHealth): null {
+    this.#health = health;
+    this.#options.onSource?.();
+    return null;
+  }
+
+  #resume(session: string): RevisionAnswer {
+    const held = this.#held;
+    if (held === null || held.session !== session) return { status: 'resync', revision: null };
+    this.#revision = held.revision;
+    this.#options.onSource?.();
+    return { status: 'applied', revision: held.revision };
   }
 
   #begin(begin: SnapshotBegin): null {
@@ -174,7 +228,9 @@ export class Intake {
     const content = {
       nodes: [...nodes.values()], pods: [...pods.values()], ...(policy === null ? {} : { policy }),
     };
+    this.#held = null;
     await this.#options.onSnapshot({ revision, local: begin.local, ...content });
+    this.#held = { session: begin.session ?? null, revision };
     return this.#advance(from, revision);
   }
 
@@ -187,12 +243,14 @@ export class Intake {
       throw new RequestError('invalid', `delta.to: ${delta.to} does not follow ${delta.from}`);
     }
     await this.#options.onDelta(delta);
+    if (this.#held !== null) this.#held.revision = delta.to;
     return this.#advance(from, delta.to);
   }
 
   /** The sidecar may have gone while the host was busy; its revision then counts no more. */
   #advance(from: Connection, revision: number): RevisionAnswer {
     if (this.#sidecar === from) this.#revision = revision;
+    this.#options.onSource?.();
     return { status: 'applied', revision };
   }
 }

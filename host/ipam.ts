@@ -48,6 +48,12 @@ export interface IpamOptions {
 /** What an attachment is to be, all but its addresses. */
 export type Claim = Omit<Attachment, 'addresses' | 'isDelegated' | 'state' | 'boot'>;
 
+/** What the cluster says of addresses: those of the pod at hand, and those of others. */
+export interface Expectations {
+  own: readonly string[];
+  others: Set<string>;
+}
+
 /** The text that an attachment is known by. */
 export function keyText({ containerId, interfaceName }: AttachmentKey): string {
   return `${containerId}/${interfaceName}`;
@@ -121,11 +127,15 @@ export class Ipam {
     return this.#ranges;
   }
 
-  /** Gives addresses, ours or the `given` ones of another IPAM plugin. Throws
+  /** Gives addresses, ours or the `given` ones of another IPAM plugin. Ours are those that are
+   * expected, where they are free, and those expected for others only where nothing else is. Throws
    * AddressesExhaustedError, and an Error where a given one is taken; then nothing has changed. */
-  claim(claim: Claim, given: readonly string[] | null): Attachment {
+  claim(
+    claim: Claim, given: readonly string[] | null,
+    { own, others }: Expectations = { own: [], others: new Set() },
+  ): Attachment {
     if (this.find(claim) !== undefined) throw new Error(`${keyText(claim)} has addresses already`);
-    const addresses = given === null ? this.#choose() : [...given];
+    const addresses = given !== null ? [...given] : this.#expected(own) ?? this.#choose(others);
     for (const address of addresses) {
       const holder = this.#holders.get(address);
       if (holder !== undefined) throw new Error(`${address} is held by ${holder}`);
@@ -246,16 +256,37 @@ export class Ipam {
     }
   }
 
-  #choose(): string[] {
+  /** The addresses of one number that are all expected, or null. */
+  #expected(own: readonly string[]): string[] | null {
+    const [range] = this.#ranges;
+    const first = own.find((address) => range !== undefined && prefixHolds(range, address));
+    if (range === undefined || first === undefined) return null;
+    const addresses = this.#addressesAt(numberOf(range, first));
+    const isOurs = this.#isOurs(addresses) && addresses.every((address) => own.includes(address));
+    return isOurs && this.#areFree(addresses) ? addresses : null;
+  }
+
+  #choose(others: ReadonlySet<string>): string[] {
     const last = lastNumber(this.#ranges);
-    for (; this.#fresh <= last; this.#fresh += 1) {
-      const addresses = this.#addressesAt(this.#fresh);
-      if (this.#areFree(addresses) && !this.#released.has(fileName(addresses))) return addresses;
+    const isOthers = (addresses: string[]): boolean =>
+      addresses.some((address) => others.has(address));
+    const leftOver: string[][] = [];
+    for (let number = this.#fresh; number <= last; number += 1) {
+      const addresses = this.#addressesAt(number);
+      const isFresh = this.#areFree(addresses) && !this.#released.has(fileName(addresses));
+      if (isFresh && !isOthers(addresses)) return addresses;
+      if (isFresh) leftOver.push(addresses);
+      // What is left out for others now may be had later.
+      if (leftOver.length === 0) this.#fresh = number + 1;
     }
     for (const name of this.#released.keys()) {
       const addresses = name.split(',');
-      if (this.#isOurs(addresses) && this.#areFree(addresses)) return addresses;
+      const isFree = this.#isOurs(addresses) && this.#areFree(addresses);
+      if (isFree && !isOthers(addresses)) return addresses;
+      if (isFree) leftOver.push(addresses);
     }
+    const [rest] = leftOver;
+    if (rest !== undefined) return rest;
     const ranges = this.#ranges.join(' and ') || 'no network at all';
     throw new AddressesExhaustedError(
       `no address is free in ${ranges}: all ${Math.max(last - FIRST_NUMBER + 1, 0)} are in use`);

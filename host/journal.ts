@@ -1,5 +1,7 @@
 // What the sidecar said, kept in a file, so that a daemon that starts again knows the cluster and
-// its policy before the sidecar has found it: what was known stays in force.
+// its policy before the sidecar has found it: what was known stays in force. This one is for the
+// next daemon of the same boot, and holds every change; last-state.ts keeps the same for the next
+// boot.
 //
 // The file is a row of frames (engine/frame.ts), each with its length and checksum: a snapshot in
 // pieces, its commit, then deltas as they were applied. A snapshot replaces the file by a rename; a
@@ -41,6 +43,8 @@ const NO_POLICY: PolicyChange = {
 export interface Recalled {
   snapshot: Snapshot;
   deltas: Delta[];
+  /** What was left out, and why; null where that is nothing. */
+  fault: string | null;
 }
 
 /** A file that is there and cannot be used. */
@@ -71,15 +75,11 @@ export class Journal {
    * JournalError where there is a file and no whole snapshot in it. */
   recall(local: string): Recalled | null {
     if (!this.#files.list().includes(JOURNAL)) return null;
-    const entries = readEntries(readFileSync(this.#path));
-    const recalled = assemble(entries);
-    if (recalled.snapshot.local === local) return recalled;
-    throw new JournalError(`it is of node ${recalled.snapshot.local}`);
+    return readRecalled(readFileSync(this.#path), local);
   }
 
   /** Makes this snapshot all there is. */
-  replace(snapshot: Snapshot): void {
-    const frames = [...snapshotEntries(snapshot)].flatMap((entry) => framesOf(entry));
+  replace(frames: readonly Uint8Array[]): void {
     this.close();
     replaceFile(this.#files, JOURNAL, Buffer.concat(frames));
     this.#bytes = 0;
@@ -87,10 +87,9 @@ export class Journal {
   }
 
   /** Adds a change that is in force. */
-  append(delta: Delta): void {
+  append(frame: Uint8Array): void {
     if (!this.#isBegun) return;
     if (this.#fd < 0) this.#fd = openSync(this.#path, 'a', 0o600);
-    const frame = encodeFrame({ kind: 'delta', delta } satisfies Entry);
     appendFileSync(this.#fd, frame);
     this.#bytes += frame.length;
   }
@@ -108,23 +107,42 @@ export class Journal {
   }
 }
 
+/** A snapshot as the frames of a file. */
+export function snapshotFrames(snapshot: Snapshot): Uint8Array[] {
+  return [...snapshotEntries(snapshot)].flatMap((entry) => framesOf(entry));
+}
 
-/** The entries that are whole. */
-function readEntries(bytes: Uint8Array): Entry[] {
+/** A change as a frame that may follow them. */
+export function deltaFrame(delta: Delta): Uint8Array {
+  return encodeFrame({ kind: 'delta', delta } satisfies Entry);
+}
+
+/** What a file says about node `local`. Throws JournalError where it has no whole snapshot. What is
+ * damaged or not whole behind one is left out, with all that follows; `fault` says so. */
+export function readRecalled(bytes: Uint8Array, local: string): Recalled {
+  const reader = new FrameReader();
   let values: unknown[];
+  let fault: string | null = null;
   try {
-    values = new FrameReader().push(bytes);
+    values = reader.push(bytes);
+    if (reader.pending > 0) fault = 'its last change is not whole';
   } catch (error) {
     if (!(error instanceof FrameError)) throw error;
     values = error.before;
+    fault = error.message;
   }
-  return values.map((value, index) => parseShape(EntrySchema, value, `entry ${index}`));
+  const entries = values.map((value, index) => parseShape(EntrySchema, value, `entry ${index}`));
+  const recalled = { ...assemble(entries, fault), fault };
+  if (recalled.snapshot.local === local) return recalled;
+  throw new JournalError(`it is of node ${recalled.snapshot.local}`);
 }
 
-function assemble(entries: Entry[]): Recalled {
+function assemble(entries: Entry[], fault: string | null): Omit<Recalled, 'fault'> {
   const [begin, ...rest] = entries;
   const end = rest.findIndex(({ kind }) => kind === 'commit');
-  if (begin?.kind !== 'begin' || end < 0) throw new JournalError('it has no whole snapshot');
+  if (begin?.kind !== 'begin' || end < 0) {
+    throw new JournalError(fault ?? 'it has no whole snapshot');
+  }
   const { revision, local, hasPolicy } = begin;
   const policy = hasPolicy ? structuredClone(NO_POLICY) : undefined;
   const snapshot: Snapshot = { revision, local, nodes: [], pods: [] };

@@ -3,17 +3,12 @@
 
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import {
-  DEVICE_NODE,
-  DEVICE_UNDERLAY_IPV4,
-  DEVICE_UNDERLAY_IPV6,
-  DIRECTORY_TAKE_UNFINISHED,
-} from '../wasm/abi/layout.ts';
+import { DEVICE_NODE, DIRECTORY_TAKE_UNFINISHED } from '../wasm/abi/layout.ts';
 import type { Core } from '../engine/core.ts';
 import { Forwarding } from '../engine/forwarding.ts';
 import type { Log } from '../engine/log.ts';
 import type { Limits } from '../engine/memory-map.ts';
-import { ENDED_FOLDER, type Delta, type Snapshot } from '../engine/model.ts';
+import { ENDED_FOLDER, type Delta, type Pod, type Snapshot } from '../engine/model.ts';
 import { PolicyTables } from '../engine/tables/policy.ts';
 import { errnoName } from '../ffi/errno.ts';
 import { closeFd, lockFile } from '../ffi/file.ts';
@@ -29,10 +24,11 @@ import {
 } from './derived.ts';
 import { diskFiles } from './durable.ts';
 import { Endpoints } from './endpoints.ts';
+import { Freshness } from './freshness.ts';
 import { Handover } from './handover.ts';
 import { Intake } from './intake.ts';
 import { Ipam } from './ipam.ts';
-import { controlMethods } from './methods.ts';
+import { controlMethods, nodeFacts } from './methods.ts';
 import { keptDevice, NodeDevice } from './node-device.ts';
 import { Observer } from './observe.ts';
 import { PolicyGate } from './policy-gate.ts';
@@ -40,13 +36,14 @@ import {
   LastKnown, makeCore, nothingRecovered, recoverPackets, restorePods,
   type Recovered,
 } from './recovery.ts';
+import { DeviceSpecs } from './specs.ts';
 import type { SystemdStore } from './systemd-store.ts';
-import { writeSubnetEnv } from './subnet-env.ts';
+import { tellSubnet } from './subnet-env.ts';
 import { chooseTier, probeKernel, type Tier, type TierName } from './tier.ts';
 import type { TunnelTap } from './tunnel-tap.ts';
 import { Underlay } from './underlay.ts';
+import { UnderlayWatch } from './underlay-watch.ts';
 import { warmUp } from './warm-up.ts';
-import type { DeviceEnds, DeviceSpec } from './worker.ts';
 
 /** First wait before a deleted device is made again, and the longest. */
 const REOPEN_FIRST_MS = 50;
@@ -104,16 +101,19 @@ export class Host {
   readonly control: ControlServer;
   readonly sync: ControlServer;
   readonly handover: Handover;
+  readonly freshness = new Freshness(Date.now);
+  readonly lastKnown: LastKnown;
   /** What an earlier daemon has left us. */
   readonly recovered: Recovered;
   isNodeDeviceLost = false;
   /** The tier in use: one less once the TAP of T3 is gone. */
   tierName: TierName;
-  readonly #lastKnown: LastKnown;
   readonly #links: Links;
+  readonly #specs: DeviceSpecs;
+  readonly #underlayWatch: UnderlayWatch;
   readonly #lock: number;
   /** The cluster's pods of this node, by namespace and name. */
-  readonly #pods = new Set<string>();
+  readonly #pods = new Map<string, Pod>();
   #isStopping = false;
   #warned = '';
 
@@ -124,13 +124,16 @@ export class Host {
     this.#lock = parts.lock;
     this.#links = links;
     this.underlay = underlay;
+    this.#specs = new DeviceSpecs(config, tier);
+    this.#underlayWatch = new UnderlayWatch(
+      { underlay, links, log, onMoved: () => this.#takeUnderlay() });
     this.tier = tier;
     this.tierName = tier.name;
     this.handover = handover;
     this.core = parts.core;
     this.dataPlane = parts.dataPlane;
     this.recovered = parts.recovered;
-    this.#lastKnown = new LastKnown(config, log);
+    this.lastKnown = new LastKnown(config, log);
     const { limits } = parts;
     const queues = limits.workers;
     const policyTables = new PolicyTables(this.core, limits.policy);
@@ -152,7 +155,7 @@ export class Host {
       tier,
       queues,
       handover,
-      spec: (device) => this.#spec(device),
+      spec: (device) => this.#specs.of(device),
     });
     this.ipam = makeIpam(config, log);
     this.attachments = this.#makeAttachments();
@@ -166,7 +169,9 @@ export class Host {
       onSnapshot: (snapshot) => this.#take(snapshot),
       onDelta: (delta) => this.#takeDelta(delta),
       endpoints: () => this.endpoints.pods(),
-      wantsSnapshot: () => this.#lastKnown.isLong,
+      facts: () => nodeFacts(this),
+      onSource: () => this.freshness.update(this.intake),
+      wantsSnapshot: () => this.lastKnown.isLong,
     });
     this.control = new ControlServer({
       path: join(config.runtimeDirectory, CONTROL_SOCKET),
@@ -247,6 +252,7 @@ export class Host {
   async stop(isLeft = this.options.config.device.keep): Promise<void> {
     if (this.#isStopping) return;
     this.#isStopping = true;
+    this.#underlayWatch.close();
     const isKept = isLeft && this.handover.keeper !== 'none';
     this.attachments.close();
     await Promise.allSettled([this.control.close(), this.sync.close()]);
@@ -258,9 +264,9 @@ export class Host {
       this.nodeDevice.leave();
     } else {
       await this.nodeDevice.close();
-      this.#lastKnown.clear();
+      this.lastKnown.clear();
     }
-    this.#lastKnown.close();
+    await this.lastKnown.close();
     this.handover.end(isKept);
     this.underlay.close();
     this.#links.close();
@@ -274,13 +280,17 @@ export class Host {
     log.info({ tier: this.tier.name, limits, workers }, 'data plane tier');
     await this.nodeDevice.open();
     this.attachments.open();
-    this.recovered.isClusterKnown = await this.#lastKnown.recall(
+    const savedMs = await this.lastKnown.recall(
       (snapshot) => this.#applySnapshot(snapshot), (delta) => this.#applyDelta(delta));
-    if (!this.recovered.isClusterKnown) await this.#takeConfigured();
+    this.recovered.isClusterKnown = savedMs !== null;
+    if (savedMs === null) await this.#takeConfigured();
+    else this.freshness.recalled(savedMs);
     const pods = await restorePods(
       this.handover, this.endpoints, this.attachments.ready, this.recovered, log);
     recoverPackets(this.core, this.nodeDevice.isLeft, pods, this.recovered);
-    await this.dataPlane.begin([...this.#underlaySpecs(), this.#nodeSpec(), ...pods.specs]);
+    await this.dataPlane.begin(
+      [...this.#specs.underlay(this.underlay), this.#specs.node(this.nodeDevice), ...pods.specs]);
+    this.#underlayWatch.begin();
     log.info({ ...this.recovered, keeper: this.handover.keeper }, 'left by an earlier daemon');
     await this.control.listen();
     this.attachments.takeNotes();
@@ -299,6 +309,7 @@ export class Host {
       ended: diskFiles(join(config.runtimeDirectory, ENDED_FOLDER)),
       reason: (hasOwnIpam) => this.#closedReason(hasOwnIpam),
       hasSidecar: () => this.intake.isConnected,
+      knownPods: () => this.#pods.values(),
       onChange: () => this.intake.tellEndpoints(),
     });
   }
@@ -328,12 +339,23 @@ export class Host {
     devices.setOffloads(this.tier);
     const { takeUnfinished } = this.options.config.underlay;
     this.core.setDirectory(DIRECTORY_TAKE_UNFINISHED, takeUnfinished ? 1 : 0);
-    for (const { family, address, senders } of this.underlay.sockets) {
-      devices.setSenders(family, address, senders.map(localPort));
-    }
+    this.#setSenders();
     const { tap } = this.underlay;
     for (const family of tap?.families ?? []) devices.setTunnelTap(family, tap?.mac ?? '');
     if (tap?.families.includes('IPv6') === true) this.#watchPaths(tap);
+  }
+
+  #setSenders(): void {
+    for (const { family, address, senders } of this.underlay.sockets) {
+      this.forwarding.devices.setSenders(family, address, senders.map(localPort));
+    }
+  }
+
+  /** Goes on with the underlay's sockets as they are now, and tells who wants to know. */
+  async #takeUnderlay(): Promise<void> {
+    this.#setSenders();
+    await this.dataPlane.attach(...this.#specs.underlay(this.underlay));
+    this.intake.tellNode();
   }
 
   /** Cuts what goes over IPv6 here, while a path takes less than the link. */
@@ -365,51 +387,16 @@ export class Host {
     });
   }
 
-  #underlaySpecs(): DeviceSpec[] {
-    const { sockets, tap } = this.underlay;
-    return sockets.map(({ family, receivers, senders }) => {
-      const index = family === 'IPv4' ? DEVICE_UNDERLAY_IPV4 : DEVICE_UNDERLAY_IPV6;
-      const name = `underlay-${family.toLowerCase()}`;
-      const spec = this.#spec({ index, name, kind: 'udp', receivers, senders });
-      return { ...spec, tunnelTap: tap?.families.includes(family) === true ? tap.fd : -1 };
-    });
-  }
-
-  #nodeSpec(): DeviceSpec {
-    return this.#spec({
-      index: DEVICE_NODE,
-      name: this.options.config.device.name,
-      kind: 'tun',
-      receivers: this.nodeDevice.descriptors,
-      senders: [],
-    });
-  }
-
-  /** Adds what the configuration says of offloads, recording and faults; those are the
-   * underlay's. */
-  #spec(device: DeviceEnds): DeviceSpec {
-    const { pcap, fault } = this.options.config.debug;
-    const isFaulty = device.kind === 'udp'
-      && (fault.drop + fault.corrupt + fault.duplicate + fault.reorder + fault.crashAfter) > 0;
-    return {
-      ...device,
-      vnetSize: device.kind === 'udp' ? 0 : this.tier.vnetSize,
-      tunnelTap: -1,
-      pcap: pcap === '' ? null : join(pcap, `${device.name.replaceAll('/', '_')}.pcap`),
-      fault: isFaulty ? fault : null,
-    };
-  }
-
   async #take(snapshot: Snapshot): Promise<void> {
     await this.#applySnapshot(snapshot);
-    this.#lastKnown.replace(snapshot);
+    this.lastKnown.replace(snapshot);
     this.options.log.info(
       { revision: snapshot.revision, nodes: snapshot.nodes.length }, 'snapshot in force');
   }
 
   async #takeDelta(delta: Delta): Promise<void> {
     await this.#applyDelta(delta);
-    this.#lastKnown.append(delta);
+    this.lastKnown.append(delta);
   }
 
   async #applySnapshot(snapshot: Snapshot): Promise<void> {
@@ -419,14 +406,14 @@ export class Host {
     }
     this.forwarding.applySnapshot(snapshot);
     this.#pods.clear();
-    for (const pod of snapshot.pods) this.#pods.add(podKey(pod));
+    for (const pod of snapshot.pods) this.#pods.set(podKey(pod), pod);
     await this.#applied();
   }
 
   async #applyDelta(delta: Delta): Promise<void> {
     if (delta.policy !== undefined) this.policy.apply(delta.policy);
     this.forwarding.applyDelta(delta);
-    for (const pod of delta.pods) this.#pods.add(podKey(pod));
+    for (const pod of delta.pods) this.#pods.set(podKey(pod), pod);
     for (const pod of delta.removedPods) this.#pods.delete(podKey(pod));
     await this.#applied();
   }
@@ -442,18 +429,7 @@ export class Host {
     const isKnown = podCidrs.join() === this.nodeDevice.podCidrs.join();
     if (isKnown) return;
     await this.nodeDevice.configure(podCidrs);
-    this.#writeSubnetEnv();
-  }
-
-  #writeSubnetEnv(): void {
-    const { config: { subnetEnv, podNetworks }, log } = this.options;
-    const { podCidrs, options: { mtu } } = this.nodeDevice;
-    if (subnetEnv === '' || podCidrs.length === 0) return;
-    try {
-      writeSubnetEnv(subnetEnv, { podNetworks, podCidrs, mtu });
-    } catch (error) {
-      log.error({ file: subnetEnv, error: (error as Error).message }, 'cannot write subnet.env');
-    }
+    tellSubnet(this.options.config, this.nodeDevice, this.options.log);
   }
 
   #lost(index: number, errno: number): void {
@@ -482,7 +458,7 @@ export class Host {
     if (this.#isStopping) return;
     try {
       await this.nodeDevice.reopen();
-      await this.dataPlane.attach(this.#nodeSpec());
+      await this.dataPlane.attach(this.#specs.node(this.nodeDevice));
       this.isNodeDeviceLost = false;
       this.options.log.info({ device: this.options.config.device.name }, 'device is back');
     } catch (error) {

@@ -11,10 +11,12 @@ import {
   PAGE_LIMIT,
   PageQuerySchema,
   RouteQuerySchema,
+  type NodeFacts,
   type PeerReport,
   type StatusReport,
 } from '../engine/model.ts';
 import type { ControlCounters } from './control.ts';
+import { defaultMac } from './derived.ts';
 import type { Host } from './main.ts';
 
 const Nothing = v.nullable(v.strictObject({}));
@@ -71,6 +73,20 @@ function peers(host: Host): PeerReport[] {
   }));
 }
 
+/** What the cluster may be told of this node. */
+export function nodeFacts({ options, underlay, tierName }: Host): NodeFacts {
+  const { config: { nodeName, podNetworks, underlay: { port } }, version } = options;
+  const { mtu } = underlay;
+  return {
+    underlay: underlay.sockets.map(({ family, address }) => ({ family, address, mtu })),
+    podNetworks,
+    port,
+    tier: tierName,
+    mac: { IPv4: defaultMac(nodeName, 'IPv4'), IPv6: defaultMac(nodeName, 'IPv6') },
+    version,
+  };
+}
+
 function status(host: Host): StatusReport {
   const { config, version } = host.options;
   return {
@@ -103,7 +119,12 @@ function status(host: Host): StatusReport {
     sync: {
       connected: host.intake.isConnected,
       revision: host.intake.revision,
-      problems: [...host.forwarding.problems(), ...host.ipam.problems()],
+      problems: [
+        ...host.intake.health?.problems ?? [], ...host.forwarding.problems(),
+        ...host.ipam.problems(), ...host.lastKnown.problems(),
+      ],
+      source: host.intake.health?.source ?? null,
+      staleSince: host.freshness.staleSince,
     },
     policy: {
       known: host.policy.isKnown,

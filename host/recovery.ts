@@ -22,8 +22,9 @@ import type { HostConfig } from './config.ts';
 import type { Endpoints } from './endpoints.ts';
 import { enterGiven } from './given.ts';
 import { KEPT_FOLDER, type Handover } from './handover.ts';
-import { Journal } from './journal.ts';
+import { Journal, deltaFrame, snapshotFrames, type Recalled } from './journal.ts';
 import { keepFlows } from './kept-flows.ts';
+import { LastState } from './last-state.ts';
 import { Slots } from './slots.ts';
 import type { DeviceSpec } from './worker.ts';
 
@@ -70,66 +71,99 @@ export function makeCore(
   return core;
 }
 
-/** The cluster as it was last told, in a file; nothing where nothing is left to a next daemon. What
- * goes wrong with it is logged, and costs no more than what a next daemon would have known. */
+/** The cluster as it was last told, in files: for the next daemon of this boot, where anything is
+ * left to one, and for the next boot. What goes wrong with them is told, and costs no more than
+ * what a next daemon would have known. */
 export class LastKnown {
   readonly #journal: Journal | null;
+  readonly #disk: LastState | null;
   readonly #local: string;
   readonly #log: Log;
 
-  constructor({ handover, runtimeDirectory, nodeName }: HostConfig, log: Log) {
+  constructor({ handover, runtimeDirectory, stateDirectory, nodeName }: HostConfig, log: Log) {
     this.#journal = handover.enabled ? new Journal(join(runtimeDirectory, KEPT_FOLDER)) : null;
+    this.#disk = stateDirectory === '' ? null
+      : new LastState({ folder: stateDirectory, local: nodeName, log });
     this.#local = nodeName;
     this.#log = log;
   }
 
   /** True once a snapshot should take the place of what was written. */
   get isLong(): boolean {
-    return this.#journal?.isLong === true;
+    return this.#journal?.isLong === true || this.#disk?.isLong === true;
   }
 
-  /** Puts into force what an earlier daemon was last told. False where that is nothing. */
+  /** What the operator should know of the files, one line each. */
+  problems(): string[] {
+    return this.#disk?.problems() ?? [];
+  }
+
+  /** Puts into force what an earlier daemon was last told. Gives the time until which that was
+   * told (Unix time), null where it was nothing. */
   async recall(
     applySnapshot: (snapshot: Snapshot) => Promise<void>,
     applyDelta: (delta: Delta) => Promise<void>,
-  ): Promise<boolean> {
+  ): Promise<number | null> {
+    const apply = async ({ snapshot, deltas }: Recalled): Promise<void> => {
+      await applySnapshot(snapshot);
+      for (const delta of deltas) await applyDelta(delta);
+    };
     try {
       const recalled = this.#journal?.recall(this.#local) ?? null;
-      if (recalled === null) return false;
-      await applySnapshot(recalled.snapshot);
-      for (const delta of recalled.deltas) await applyDelta(delta);
-      return true;
+      if (recalled !== null) {
+        await apply(recalled);
+        return Date.now();
+      }
     } catch (error) {
       const { message } = error as Error;
       this.#log.error({ error: message }, 'the last known state of the cluster is not in force');
-      this.clear();
-      return false;
+      this.#journal?.clear();
+    }
+    const kept = this.#disk?.recall() ?? null;
+    if (kept === null) return null;
+    try {
+      await apply(kept.recalled);
+      return kept.savedMs;
+    } catch (error) {
+      this.#disk?.setAside((error as Error).message);
+      return null;
     }
   }
 
   /** Makes a snapshot that is in force all there is. */
   replace(snapshot: Snapshot): void {
-    this.#write((journal) => journal.replace(snapshot));
+    this.#write(() => {
+      if (this.#journal === null && this.#disk === null) return;
+      const frames = snapshotFrames(snapshot);
+      this.#disk?.replace(frames);
+      this.#journal?.replace(frames);
+    });
   }
 
   /** Adds a change that is in force. */
   append(delta: Delta): void {
-    this.#write((journal) => journal.append(delta));
+    this.#write(() => {
+      if (this.#journal === null && this.#disk === null) return;
+      const frame = deltaFrame(delta);
+      this.#disk?.append(frame);
+      this.#journal?.append(frame);
+    });
   }
 
+  /** Leaves nothing to a next daemon of this boot. */
   clear(): void {
     this.#journal?.clear();
   }
 
-  close(): void {
+  async close(): Promise<void> {
     this.#journal?.close();
+    await this.#disk?.close();
   }
 
   /** What cannot be written must not come back in part. */
-  #write(work: (journal: Journal) => void): void {
-    if (this.#journal === null) return;
+  #write(work: () => void): void {
     try {
-      work(this.#journal);
+      work();
     } catch (error) {
       this.#log.error({ error: (error as Error).message }, 'cannot keep the cluster\'s state');
       this.clear();

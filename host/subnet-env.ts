@@ -2,9 +2,13 @@
 // that plugin, or bridge and host-local, attach pods to the node's own stack, which our node device
 // connects with the others. Such pods are under no policy of ours.
 
+import { readFileSync } from 'node:fs';
 import { basename, dirname } from 'node:path';
 import { prefixHolds, prefixBase, type Family, addressFamily } from '../engine/address.ts';
+import type { Log } from '../engine/log.ts';
+import type { HostConfig } from './config.ts';
 import { diskFiles, replaceFile } from './durable.ts';
+import type { NodeDevice } from './node-device.ts';
 
 export interface SubnetEnv {
   /** Networks of all pods of the cluster, and of this node. */
@@ -26,6 +30,33 @@ export function subnetEnvText({ podNetworks, podCidrs, mtu }: SubnetEnv): string
     lines.push(`FLANNEL_${infix}SUBNET=${gateway(subnet)}/${subnet.split('/')[1] ?? ''}`);
   }
   return [...lines, `FLANNEL_MTU=${mtu}`, 'FLANNEL_IPMASQ=false', ''].join('\n');
+}
+
+/** Tells flannel's plugin of the node's networks, where the configuration wants that. */
+export function tellSubnet(
+  { subnetEnv, podNetworks }: HostConfig,
+  { podCidrs, options: { mtu } }: Pick<NodeDevice, 'podCidrs' | 'options'>, log: Log,
+): void {
+  if (subnetEnv === '' || podCidrs.length === 0) return;
+  if (isForeign(subnetEnv)) {
+    log.warn({ file: subnetEnv },
+      'subnet.env is a flanneld\'s: one runs on this node, or did since the node started');
+  }
+  try {
+    writeSubnetEnv(subnetEnv, { podNetworks, podCidrs, mtu });
+  } catch (error) {
+    log.error({ file: subnetEnv, error: (error as Error).message }, 'cannot write subnet.env');
+  }
+}
+
+/** Whether a flanneld has written the file: as its manifests start it, it masquerades, which we
+ * never say. */
+export function isForeign(path: string): boolean {
+  try {
+    return readFileSync(path, 'utf8').includes('FLANNEL_IPMASQ=true');
+  } catch {
+    return false;
+  }
 }
 
 /** Writes the file in one step. Throws what the file system refuses. */

@@ -1,6 +1,7 @@
 // The underlay: which local addresses, which MTU, and the descriptors for the worker.
 
 import { addressFamily, type Family } from '../engine/address.ts';
+import { SystemError } from '../ffi/errno.ts';
 import { closeFd } from '../ffi/file.ts';
 import type { Links } from '../ffi/netlink.ts';
 import { joinDatagrams, openUdpSocket, receiveTos, shareAddress } from '../ffi/socket.ts';
@@ -40,11 +41,13 @@ export class Underlay {
   readonly addresses: Partial<Record<Family, string>>;
   readonly sockets: UnderlaySockets[] = [];
   tap: TunnelTap | null = null;
+  readonly #options: SocketOptions;
 
-  private constructor(place: UnderlayPlace) {
+  private constructor(place: UnderlayPlace, options: SocketOptions) {
     this.interface = place.interface;
     this.mtu = place.mtu;
     this.addresses = place.addresses;
+    this.#options = options;
   }
 
   /** Opens what the configuration and the tier ask for, or nothing. Sockets that an earlier daemon
@@ -52,23 +55,18 @@ export class Underlay {
   static async open(
     links: Links, config: HostConfig, tier: Tier, workers: number, handover: Handover,
   ): Promise<Underlay> {
-    const underlay = new Underlay(await findPlace(links, config.underlay));
+    const options = { ...config.underlay, workers, joins: tier.joins, handover };
+    const underlay = new Underlay(await findPlace(links, config.underlay), options);
     try {
-      const keptAs = (address: string): string =>
-        keptPrefix(address, config.underlay.port, tier.joins);
-      const known = Object.values(underlay.addresses).map(keptAs);
+      const known = Object.values(underlay.addresses)
+        .map((address) => `${keptName(address, options)}.`);
       // What is bound elsewhere, or has other options, would be in the way.
       for (const name of handover.offered(KEPT_PREFIX)) {
         if (!known.some((prefix) => name.startsWith(prefix))) handover.refuse(name);
       }
       for (const family of ['IPv4', 'IPv6'] as const) {
         const address = underlay.addresses[family];
-        if (address === undefined) continue;
-        const sockets: UnderlaySockets = { family, address, receivers: [], senders: [] };
-        underlay.sockets.push(sockets);
-        const opener = { sockets, handover, prefix: keptAs(address) };
-        openReceivers(opener, config.underlay.port, tier, workers);
-        openSenders(opener, config.underlay.sendSockets);
+        if (address !== undefined) underlay.sockets.push(openSockets(family, address, options));
       }
       if (tier.name === 'T3') {
         const families = underlay.sockets.map(({ family }) => family);
@@ -77,32 +75,86 @@ export class Underlay {
       return underlay;
     } catch (error) {
       underlay.close();
-      throw error;
+      throw await explained(error, links);
     }
+  }
+
+  /** Opens sockets of another address where the interface has lost one that is in use, for one
+   * family at a time. What was in use until now is returned, to be closed with release() once
+   * nothing uses it; null for nothing. An address that the operator has named stays, and so does
+   * one that has no successor. */
+  async follow(links: Links): Promise<UnderlaySockets | null> {
+    if (this.#options.addresses.length > 0) return null;
+    const present = usable(await links.addresses(this.interface));
+    for (const [at, old] of this.sockets.entries()) {
+      const next = present.find((address) => addressFamily(address) === old.family);
+      if (next === undefined || present.includes(old.address)) continue;
+      this.sockets[at] = this.#openNext(old.family, next);
+      this.addresses[old.family] = next;
+      return old;
+    }
+    return null;
+  }
+
+  /** Closes what follow() has left. */
+  release(left: UnderlaySockets): void {
+    this.#options.handover.forgetAll(keptName(left.address, this.#options));
+    closeSockets(left);
   }
 
   close(): void {
-    for (const { receivers, senders } of this.sockets) {
-      for (const fd of [...receivers, ...senders]) closeFd(fd);
-    }
+    for (const sockets of this.sockets) closeSockets(sockets);
     this.tap?.close();
+  }
+
+  /** Opens sockets of an address; where that fails nothing of them is kept, or they would be in the
+   * way of the next attempt. */
+  #openNext(family: Family, address: string): UnderlaySockets {
+    try {
+      return openSockets(family, address, this.#options);
+    } catch (error) {
+      this.#options.handover.forgetAll(keptName(address, this.#options));
+      throw error;
+    }
   }
 }
 
-/** Where the sockets of an address are opened, and what their names begin with at the keeper. */
-interface Opener {
-  sockets: UnderlaySockets;
+/** What sockets of the underlay are like. */
+interface SocketOptions {
+  addresses: readonly string[];
+  port: number;
+  sendSockets: number;
+  /** Receiving sockets of each address. */
+  workers: number;
+  /** They get datagrams of a flow joined. */
+  joins: boolean;
   handover: Handover;
-  prefix: string;
+}
+
+/** Opens an address's sockets, or takes those that were left. */
+function openSockets(family: Family, address: string, options: SocketOptions): UnderlaySockets {
+  const sockets: UnderlaySockets = { family, address, receivers: [], senders: [] };
+  try {
+    openReceivers(sockets, options);
+    openSenders(sockets, options);
+    return sockets;
+  } catch (error) {
+    closeSockets(sockets);
+    throw error;
+  }
+}
+
+function closeSockets({ receivers, senders }: UnderlaySockets): void {
+  for (const fd of [...receivers, ...senders]) closeFd(fd);
 }
 
 /** Opens a socket for each worker, or takes those that were left. The first is alone until it is
  * bound, so that a port that is in use is noticed. */
 function openReceivers(
-  { sockets: { family, address, receivers }, handover, prefix }: Opener,
-  port: number, tier: Tier, workers: number,
+  { family, address, receivers }: UnderlaySockets, options: SocketOptions,
 ): void {
-  const keptAs = `${prefix}receiver`;
+  const { port, workers, joins, handover } = options;
+  const keptAs = `${keptName(address, options)}.receiver`;
   receivers.push(...handover.takeAll(keptAs, workers));
   if (receivers.length > 0) return;
   while (receivers.length < workers) {
@@ -114,17 +166,16 @@ function openReceivers(
     receivers.push(receiver);
     if (workers > 1) shareAddress(receiver);
     receiveTos(receiver, family);
-    if (tier.joins) joinDatagrams(receiver);
+    if (joins) joinDatagrams(receiver);
   }
   handover.keepAll(keptAs, receivers);
 }
 
 /** Opens the sockets that all workers send by, or takes those that were left. */
-function openSenders(
-  { sockets: { family, address, senders }, handover, prefix }: Opener, count: number,
-): void {
-  while (senders.length < count) {
-    const keptAs = `${prefix}sender-${senders.length}`;
+function openSenders({ family, address, senders }: UnderlaySockets, options: SocketOptions): void {
+  const { sendSockets, handover } = options;
+  while (senders.length < sendSockets) {
+    const keptAs = `${keptName(address, options)}.sender-${senders.length}`;
     const left = handover.take(keptAs);
     const sender = left >= 0 ? left : openUdpSocket({
       family, address, port: 0,
@@ -135,9 +186,21 @@ function openSenders(
   }
 }
 
-/** What the names of an address's sockets begin with; a keeper's names have no colon. */
-function keptPrefix(address: string, port: number, joins: boolean): string {
-  return `${KEPT_PREFIX}${address.replaceAll(':', '_')}.${port}.${joins ? 'joined' : 'single'}.`;
+/** What an address's sockets are kept under, each with a name after a dot; a keeper's names have
+ * no colon. */
+function keptName(address: string, { port, joins }: SocketOptions): string {
+  return `${KEPT_PREFIX}${address.replaceAll(':', '_')}.${port}.${joins ? 'joined' : 'single'}`;
+}
+
+/** Names the kernel device that has the port, where it is one of flannel's. */
+async function explained(error: unknown, links: Links): Promise<unknown> {
+  if (!(error instanceof SystemError) || error.code !== 'EADDRINUSE') return error;
+  const device = (await links.list()).find(({ name }) => name.startsWith('flannel'));
+  if (device === undefined) return error;
+  const { name } = device;
+  return new Error(`${error.message}: ${name} has it. flanneld runs on this node, or has left it: `
+    + `keep flanneld off this node, then remove the device (ip link delete ${name})`,
+  { cause: error });
 }
 
 /** Finds the addresses and the MTU that the configuration means. */

@@ -5,6 +5,7 @@ import * as v from 'valibot';
 import {
   addressBytes, addressText, isAddress, isPrefix, prefixKey, prefixText,
 } from '../engine/address.ts';
+import { intern } from './intern.ts';
 
 export type Path = readonly (string | number)[];
 
@@ -81,7 +82,7 @@ export const LabelsSchema = v.pipe(
           path: [{ type: 'object', origin: 'value', input: { ...input }, key, value }],
         });
       }
-      return [key, String(value)];
+      return [intern(key), intern(String(value))];
     });
   }),
 );

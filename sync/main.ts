@@ -1,18 +1,27 @@
 // The sidecar: follows a source of Kubernetes objects and keeps the host told.
 
 import type { Log } from '../engine/log.ts';
-import type { Pod } from '../engine/model.ts';
-import { withLocalEndpoints } from './local-endpoints.ts';
-import type { Entry } from './objects.ts';
-import { PolicyCompiler } from './policy/compiler.ts';
+import type { NodeFacts } from '../engine/model.ts';
+import type { KubernetesOptions } from './kubernetes/source.ts';
 import { Sender } from './send.ts';
 import type { SenderOptions } from './send.ts';
-import { translate } from './translate.ts';
-import { watchFiles } from './watch.ts';
-import type { FileSourceOptions, Sink } from './watch.ts';
+import { ClusterState } from './state.ts';
+import type { FileSourceOptions } from './watch.ts';
+
+/** How to reach the API server, and what to tell it. */
+export interface ClusterOptions {
+  kubeconfig?: string | undefined;
+  context?: string | undefined;
+  apiServer?: string | undefined;
+  environment: Readonly<Record<string, string | undefined>>;
+  /** Whether our Node is to say what flannel's nodes must know of it. */
+  profile: 'flannel' | 'none';
+  /** Where net-conf.json is: a file, `configmap:NAMESPACE/NAME`, or empty for flannel's own. */
+  netConf: string;
+}
 
 export interface SyncOptions {
-  /** `file:PATH`, a file or a folder of objects. */
+  /** `file:PATH`, a file or a folder of objects, or `kubernetes`. */
   source: string;
   /** The host's sync.sock. */
   socket: string;
@@ -22,91 +31,79 @@ export interface SyncOptions {
   signal: AbortSignal;
   /** Isolates namespaces by the annotation that was NetworkPolicy before Kubernetes 1.7. */
   legacyAnnotation?: boolean;
+  /** For the source `kubernetes`. */
+  cluster?: ClusterOptions;
   /** Times, where the usual ones do not fit. */
   file?: Omit<FileSourceOptions, 'path'>;
+  kubernetes?: Pick<KubernetesOptions, 'timing' | 'staleAfterMs' | 'random'>;
   sender?: Omit<SenderOptions, 'socket' | 'version' | 'log'>;
+}
+
+/** What follows the cluster, and who wants to know of our node. */
+interface Source {
+  run(): Promise<unknown>;
+  onNode?(facts: NodeFacts): void;
 }
 
 /** Runs until the signal aborts. Rejects at once for a source that does not exist. */
 export async function runSync(options: SyncOptions, log: Log): Promise<void> {
-  const path = filePath(options.source);
-  const { socket, version, nodeName, signal } = options;
-  const compiler = new PolicyCompiler({
-    local: nodeName, legacyAnnotation: options.legacyAnnotation ?? false,
-  });
-  const translator = new Translator(compiler, options, log);
+  const { source: name, socket, version, nodeName, signal, legacyAnnotation = false } = options;
+  const state = new ClusterState({ local: nodeName, legacyAnnotation, log });
+  const source = name === 'kubernetes' ? await kubernetesSource(options, state, log)
+    : await fileSource(filePath(name), options, state, log);
+  const { onNode } = source;
   const sender = new Sender({
     ...options.sender, socket, version, log,
-    onEndpoints: (endpoints) => translator.takeEndpoints(endpoints),
+    onEndpoints: (endpoints) => state.takeEndpoints(endpoints),
+    onRead: () => state.onRead(),
+    ...onNode === undefined ? {} : { onNode },
   });
-  translator.sender = sender;
-  log.info({ source: options.source, node: nodeName, socket }, 'sync starts');
-  await Promise.all([
-    watchFiles({ ...options.file, path }, translator, signal),
-    sender.run(signal),
-  ]);
+  state.connect(sender);
+  log.info({ source: name, node: nodeName, socket }, 'sync starts');
+  await Promise.all([source.run(), sender.run(signal)]);
   log.info({}, 'sync stopped');
 }
 
-/** Hands good states on and tells the operator about the others. */
-class Translator implements Sink {
-  sender: Sender | null = null;
-  readonly #compiler: PolicyCompiler;
-  readonly #nodeName: string;
-  readonly #log: Log;
-  /** As the source has them; null before it has spoken. */
-  #entries: readonly Entry[] | null = null;
-  #endpoints: readonly Pod[] = [];
-  #warned = '';
-
-  constructor(compiler: PolicyCompiler, { nodeName }: SyncOptions, log: Log) {
-    this.#compiler = compiler;
-    this.#nodeName = nodeName;
-    this.#log = log;
-  }
-
-  state(entries: readonly Entry[]): void {
-    this.#entries = entries;
-    this.#bring();
-  }
-
-  problem(problems: readonly string[]): void {
-    for (const problem of problems) this.#log.error({}, problem);
-    this.#log.error(
-      { problems: problems.length }, 'the objects are not used; the last state stays');
-  }
-
-  /** Told of the pods attached to our node. */
-  takeEndpoints(endpoints: readonly Pod[]): void {
-    this.#endpoints = endpoints;
-    if (this.#entries !== null) this.#bring();
-  }
-
-  #bring(): void {
-    const entries = withLocalEndpoints(this.#entries ?? [], this.#nodeName, this.#endpoints);
-    const { content, problems, warnings } = translate(entries, this.#nodeName);
-    if (problems.length > 0) return this.problem(problems);
-    this.#compiler.replace(entries);
-    const change = this.#compiler.commit();
-    this.#warn([...warnings, ...this.#compiler.problems]);
-    const policy = { change, whole: () => this.#compiler.snapshot() };
-    if (this.sender?.update(content, policy) !== true) return;
-    const counts = { nodes: content.nodes.length, pods: content.pods.length };
-    this.#log.info(counts, 'the cluster has changed');
-  }
-
-  /** Says the same once. */
-  #warn(warnings: readonly string[]): void {
-    if (warnings.join('\n') !== this.#warned) {
-      for (const warning of warnings) this.#log.warn({}, warning);
-    }
-    this.#warned = warnings.join('\n');
-  }
+/** What one source needs is not loaded for the other: it takes memory. */
+async function fileSource(
+  path: string, { file, signal }: SyncOptions, state: ClusterState, log: Log,
+): Promise<Source> {
+  const { FileState } = await import('./file-state.ts');
+  const { watchFiles } = await import('./watch.ts');
+  return { run: () => watchFiles({ ...file, path }, new FileState(state, log), signal) };
 }
+
+/** The client of an API server, and, where it is wanted, the profile that writes our Node. */
+async function kubernetesSource(
+  { cluster, version, nodeName, signal, kubernetes }: SyncOptions, state: ClusterState, log: Log,
+): Promise<Source> {
+  const { loadAccess } = await import('./kubernetes/access.ts');
+  const { ApiClient } = await import('./kubernetes/client.ts');
+  const { runKubernetes } = await import('./kubernetes/source.ts');
+  const { profile: kind, netConf, ...given } = cluster ?? NO_CLUSTER;
+  const client = new ApiClient(loadAccess(given), { version });
+  const options = { ...kubernetes, client, nodeName, log };
+  if (kind === 'none') return { run: () => runKubernetes(options, state, signal) };
+  const { netConfSource } = await import('./flannel/net-conf.ts');
+  const { FlannelProfile } = await import('./flannel/profile.ts');
+  const profile = new FlannelProfile({
+    client, nodeName, log, netConf: netConfSource(netConf, client),
+    onProblems: (problems) => state.setProblems(problems),
+  });
+  const onOwnNode = (object: object | null): void => profile.node(object);
+  return {
+    run: () => Promise.all([
+      runKubernetes({ ...options, onOwnNode }, state, signal), profile.run(signal),
+    ]),
+    onNode: (facts) => profile.facts(facts),
+  };
+}
+
+const NO_CLUSTER: ClusterOptions = { environment: {}, profile: 'none', netConf: '' };
 
 function filePath(source: string): string {
   const [, kind, rest] = /^([a-z]+):?(.*)$/.exec(source) ?? [];
   if (kind === 'file' && rest) return rest;
   if (kind === 'file') throw new Error('source file: a path is missing, as in file:/etc/culvert');
-  throw new Error(`source ${source}: not known; there is file:PATH`);
+  throw new Error(`source ${source}: not known; there are kubernetes and file:PATH`);
 }

@@ -22,9 +22,6 @@ import { ClusterPolicySchema, readClusterPolicy } from './policy/cluster-policy.
 import { NetworkPolicySchema, readNetworkPolicy } from './policy/network-policy.ts';
 import type { Policy } from './policy/rules.ts';
 
-/** flannel's VXLAN port: what the kernel takes when none is given. */
-export const FLANNEL_VXLAN_PORT = 8472;
-
 const PREFIX = 'flannel.alpha.coreos.com/';
 const MANAGED = `${PREFIX}kube-subnet-manager`;
 const BACKEND_TYPE = `${PREFIX}backend-type`;
@@ -35,6 +32,7 @@ export type Locate = (path: Path) => string;
 interface NodeEntry {
   kind: 'Node';
   key: string;
+  uid: string;
   place: string;
   created: string;
   node: ClusterNode;
@@ -71,6 +69,7 @@ interface PodEntry {
 interface NamespaceEntry {
   kind: 'Namespace';
   key: string;
+  uid: string;
   place: string;
   labels: Labels;
   /** The annotation that was NetworkPolicy before Kubernetes 1.7 isolates its pods. */
@@ -80,6 +79,7 @@ interface NamespaceEntry {
 interface PolicyEntry {
   kind: 'NetworkPolicy' | 'ClusterNetworkPolicy';
   key: string;
+  uid: string;
   place: string;
   policy: Policy;
 }
@@ -235,7 +235,7 @@ function nodeEntry(object: v.InferOutput<typeof NodeSchema>, place: string, refu
   const created = metadata.creationTimestamp ?? '';
   const all = (status?.addresses ?? []).map(({ address }) => address).filter(isAddress);
   return {
-    kind: 'Node', key: metadata.name, place, created, node, warnings,
+    kind: 'Node', key: metadata.name, uid: metadata.uid ?? '', place, created, node, warnings,
     labels: metadata.labels ?? [],
     addresses: unique(all.map((address) => addressText(addressBytes(address)))),
   };
@@ -280,7 +280,6 @@ function vxlanTunnel(
     family,
     kind: 'vxlan',
     remote: addressText(addressBytes(remote)),
-    port: FLANNEL_VXLAN_PORT,
     vni: data.VNI,
     mac: data.VtepMAC,
   };
@@ -313,7 +312,8 @@ function podEntry(object: v.InferOutput<typeof PodObjectSchema>, place: string):
   const isFinished = phase === 'Succeeded' || phase === 'Failed';
   return {
     kind: 'Pod',
-    key: `${namespace}/${name}`,
+    // A text put together by join() is one piece; a template's refers to its parts.
+    key: [namespace, name].join('/'),
     place,
     nodeName: spec?.nodeName ?? '',
     hasNetwork: !isFinished && spec?.hostNetwork !== true,
@@ -346,9 +346,9 @@ function namedPorts({ containers = [], initContainers = [] }: Containers): Named
 function namespaceEntry(
   { metadata }: v.InferOutput<typeof NamespaceSchema>, place: string,
 ): Entry {
-  const { name, labels = [], annotations } = metadata;
+  const { name, uid = '', labels = [], annotations } = metadata;
   const isIsolated = isIsolation(annotations?.[ISOLATION]);
-  return { kind: 'Namespace', key: name, place, labels, isIsolated };
+  return { kind: 'Namespace', key: name, uid, place, labels, isIsolated };
 }
 
 /** `{"ingress": {"isolation": "DefaultDeny"}}`; what cannot be read isolates too. */
@@ -366,16 +366,17 @@ function isIsolation(text: string | undefined): boolean {
 function networkPolicyEntry(
   object: v.InferOutput<typeof NetworkPolicySchema>, place: string, refuse: Refuse,
 ): Entry {
-  const { namespace = 'default', name } = object.metadata;
+  const { namespace = 'default', name, uid = '' } = object.metadata;
   const policy = readNetworkPolicy(object, refuse);
-  return { kind: 'NetworkPolicy', key: `${namespace}/${name}`, place, policy };
+  return { kind: 'NetworkPolicy', key: [namespace, name].join('/'), uid, place, policy };
 }
 
 function clusterPolicyEntry(
   object: v.InferOutput<typeof ClusterPolicySchema>, place: string, refuse: Refuse,
 ): Entry {
+  const { name, uid = '' } = object.metadata;
   const policy = readClusterPolicy(object, refuse);
-  return { kind: 'ClusterNetworkPolicy', key: object.metadata.name, place, policy };
+  return { kind: 'ClusterNetworkPolicy', key: name, uid, place, policy };
 }
 
 function unique(values: readonly string[]): string[] {

@@ -1,31 +1,37 @@
 // The client of sync.sock: brings the host to the state we know, and keeps it there.
 //
-//   connect --> hello --> whole snapshot --> delta, delta, ... --> (anything wrong) --> back off
+//   connect --> hello --> resume? --> whole snapshot --> delta, delta, ... --> (anything wrong)
+//                            |                             ^                        |
+//                            +-- the host has it still ----+      back off <--------+
 //
-// There is one wanted state and one the host has confirmed on this connection. Changes that come
-// while the host is busy merge into the next delta, but for those of policy, which go one by one
-// while they are few. Whatever goes wrong ends the connection: a new one begins with a whole
-// snapshot, so that no doubt about the host's state outlives it.
+// There is one wanted state and one the host has confirmed. What lies between the two waits in the
+// outbox. A connection that ends leaves some doubt: the host may have taken what was sent last, or
+// may be another one. So the next connection asks it what it has of our session, and goes on from
+// there, or begins with a whole snapshot. So it does after the host refused something.
+//
+// A snapshot is read from the state while it is sent, part by part. Until then the state must not
+// move on: `isReading` says so, and `onRead` that it may again.
 
+import { randomUUID } from 'node:crypto';
 import { connect } from 'node:net';
 import * as v from 'valibot';
-import { connectionOver, method } from '../engine/connection.ts';
+import { RequestError, connectionOver, method } from '../engine/connection.ts';
 import type { Connection } from '../engine/connection.ts';
 import type { Log } from '../engine/log.ts';
-import { LocalEndpointsSchema, PART_LIMIT, RevisionAnswerSchema } from '../engine/model.ts';
-import type { Pod, PolicyChange, RevisionAnswer } from '../engine/model.ts';
+import {
+  LocalEndpointsSchema, NodeFactsSchema, PART_LIMIT, RevisionAnswerSchema,
+} from '../engine/model.ts';
+import type {
+  ClusterNode, NodeFacts, Pod, PolicyChange, RevisionAnswer, SourceHealth,
+} from '../engine/model.ts';
 import { Bell, pause } from './bell.ts';
-import { emptyChange, isSmallChange, joinChanges, partsOf } from './policy/change.ts';
-import { difference } from './translate.ts';
-import type { Change, Content } from './translate.ts';
+import { Outbox, isSmall } from './outbox.ts';
+import type { Change, Step } from './outbox.ts';
+import { emptyChange } from './policy/change.ts';
 
 export const BACKOFF_FIRST_MS = 200;
 export const BACKOFF_CAP_MS = 10_000;
 export const REQUEST_TIMEOUT_MS = 30_000;
-/** So many changes of policy may wait to be sent one by one; of more all go in one. */
-const SINGLE_CHANGES = 16;
-/** So many may wait at all; then the host gets everything anew. */
-const WAITING_CHANGES = 1000;
 
 export interface SenderOptions {
   socket: string;
@@ -36,40 +42,39 @@ export interface SenderOptions {
   requestTimeoutMs?: number;
   /** Told of the pods attached to the node: at every new connection, and when they change. */
   onEndpoints?(endpoints: Pod[]): void;
+  /** Told what the host knows of its node, likewise. */
+  onNode?(facts: NodeFacts): void;
+  /** Told that a snapshot has been read, or given up. */
+  onRead?(): void;
   /** 0 to 1, for the jitter. */
   random?(): number;
 }
 
-/** Policy beside the content: what has changed since the update before, and all of it. */
-export interface PolicyState {
-  change: PolicyChange | null;
-  whole(): PolicyChange;
-}
-
-/** A state and its number. `change` is what its policy changed in the one before, null for nothing;
- * `whole` gives the policy as it is now, and is only called for the newest state. */
-interface Numbered {
-  revision: number;
-  content: Content;
-  change: PolicyChange | null;
-  whole: (() => PolicyChange) | null;
-}
-
-/** A change of policy on the way; the state that it leads to where it may travel alone. */
-interface PolicyStep {
-  revision: number;
-  change: PolicyChange;
-  state: Numbered | null;
+/** All that the host must know. `policy` comes in parts that each fit a frame, made while they are
+ * sent; null where there is none. */
+export interface Whole {
+  local: string;
+  nodes: readonly ClusterNode[];
+  pods: readonly Pod[];
+  policy: Iterable<PolicyChange> | null;
 }
 
 export class Sender {
   readonly #options: SenderOptions;
   readonly #bell = new Bell();
-  #wanted: Numbered | null = null;
-  /** Changes of policy since the last snapshot that the host has not confirmed, oldest first; null
-   * where nothing but a snapshot will do. */
-  #changes: PolicyStep[] | null = null;
-  #confirmed: Numbered | null = null;
+  readonly #outbox = new Outbox();
+  readonly #session = randomUUID();
+  /** Gives the state as it is now; null while there is none. */
+  #whole: (() => Whole) | null = null;
+  #revision = 0;
+  #confirmed: number | null = null;
+  /** What the host may have, after a connection ended: nothing else is gone on from. */
+  #left: number[] = [];
+  /** The revision that a delta on the way leads to. */
+  #sent: number | null = null;
+  #isReading = false;
+  #health: SourceHealth | null = null;
+  #toldHealth: SourceHealth | null = null;
   #failures = 0;
   #reported = '';
 
@@ -79,32 +84,40 @@ export class Sender {
 
   /** The revision the host has confirmed on the connection at hand; null for none. */
   get confirmed(): number | null {
-    return this.#confirmed?.revision ?? null;
+    return this.#confirmed;
   }
 
-  /** Sets the state the host shall have. False where that is what was wanted already. */
-  update(content: Content, policy?: PolicyState): boolean {
-    const previous = this.#wanted;
-    const change = policy?.change ?? null;
-    if (change === null && previous?.content.local === content.local
-      && difference(previous.content, content) === null) return false;
-    const revision = (previous?.revision ?? 0) + 1;
-    this.#wanted = { revision, content, change, whole: policy?.whole ?? null };
-    if (change !== null && this.#changes !== null) {
-      const state = this.#changes.length < SINGLE_CHANGES ? this.#wanted : null;
-      this.#changes.push({ revision, change, state });
-      if (this.#changes.length > WAITING_CHANGES) this.#changes = null;
-    }
+  /** True while a snapshot is read from the state. */
+  get isReading(): boolean {
+    return this.#isReading;
+  }
+
+  /** False while nothing but everything will do for the host. */
+  get wantsChanges(): boolean {
+    return !this.#outbox.isLost;
+  }
+
+  /** The state has changed: how, and where all of it can be had. */
+  tell(change: Change, whole: () => Whole): void {
+    this.#revision += 1;
+    this.#whole = whole;
+    this.#outbox.add(this.#revision, change);
     this.#bell.ring();
-    return true;
+  }
+
+  /** Tells the host how the source is. */
+  health(health: SourceHealth): void {
+    this.#health = health;
+    this.#bell.ring();
   }
 
   /** Serves the host until the signal aborts. */
   async run(signal: AbortSignal): Promise<void> {
     while (!signal.aborted) {
       try {
-        await this.#session(signal);
+        await this.#converse(signal);
       } catch (error) {
+        if (error instanceof RequestError) this.#left = [];
         if (!signal.aborted) this.#report(error instanceof Error ? error.message : String(error));
       }
       if (!signal.aborted) await pause(this.#backoffMs(), signal);
@@ -112,8 +125,8 @@ export class Sender {
   }
 
   /** One connection, from its beginning to its end. Always throws, but for an abort. */
-  async #session(signal: AbortSignal): Promise<void> {
-    const { socket: path, version, onEndpoints } = this.#options;
+  async #converse(signal: AbortSignal): Promise<void> {
+    const { socket: path, version, onEndpoints, onNode } = this.#options;
     const socket = connect(path);
     const connection = connectionOver(socket, {
       version,
@@ -121,99 +134,153 @@ export class Sender {
       methods: {
         resync: method(v.unknown(), () => this.#forget()),
         endpoints: method(LocalEndpointsSchema, ({ endpoints }) => onEndpoints?.(endpoints)),
+        node: method(NodeFactsSchema, (facts) => onNode?.(facts)),
       },
     });
     const over = connectionSignal(connection, signal);
     try {
       await this.#within('the handshake', connection.opened);
-      if (onEndpoints !== undefined) await this.#follow(connection, onEndpoints);
-      this.#confirmed = null;
+      await this.#follow(connection);
+      await this.#resume(connection);
       this.#bell.ring();
       while (!over.aborted) {
         await this.#bell.wait(over);
         while (!over.aborted && !this.#isDone()) await this.#bring(connection);
+        if (!over.aborted) await this.#sendHealth(connection);
       }
       const reason = await connection.closed;
       if (reason !== null) throw reason;
     } finally {
       connection.close();
       socket.destroySoon();
+      this.#left = [this.#confirmed, this.#sent].filter((revision) => revision !== null);
       this.#confirmed = null;
-      this.#changes = null;
+      this.#sent = null;
+      this.#toldHealth = null;
     }
   }
 
-  async #follow(connection: Connection, tell: (endpoints: Pod[]) => void): Promise<void> {
-    const { endpoints } = await this.#ask(
-      connection, 'endpoint.follow', null, LocalEndpointsSchema);
-    tell(endpoints);
+  async #follow(connection: Connection): Promise<void> {
+    const { onEndpoints, onNode } = this.#options;
+    if (onEndpoints !== undefined) {
+      const { endpoints } = await this.#ask(
+        connection, 'endpoint.follow', null, LocalEndpointsSchema);
+      onEndpoints(endpoints);
+    }
+    if (onNode !== undefined) {
+      onNode(await this.#ask(connection, 'node.follow', null, NodeFactsSchema));
+    }
+  }
+
+  /** Goes on from what the host has, if it has what we told it before. */
+  async #resume(connection: Connection): Promise<void> {
+    const left = this.#left;
+    this.#left = [];
+    if (left.length === 0 || this.#outbox.isLost) return;
+    const session = { session: this.#session };
+    const { status, revision } = await this.#ask(
+      connection, 'resume', session, RevisionAnswerSchema);
+    if (status !== 'applied' || revision === null || !left.includes(revision)) return;
+    this.#options.log.info({ revision }, 'host still has what it was told');
+    this.#confirm(revision);
   }
 
   #isDone(): boolean {
-    return this.#wanted === null || this.#wanted.revision === this.#confirmed?.revision;
+    return this.#whole === null || this.#revision === this.#confirmed;
   }
 
   #forget(): void {
     this.#confirmed = null;
+    this.#outbox.lose();
     this.#bell.ring();
   }
 
-  /** Takes the host from what it has confirmed to what is wanted now. */
+  /** Takes the host a step on, or to everything. */
   async #bring(connection: Connection): Promise<void> {
-    const wanted = this.#wanted;
-    if (wanted === null) return;
     const from = this.#confirmed;
-    const changes = this.#changes?.filter((item) => item.revision > (from?.revision ?? 0)) ?? null;
-    if (from === null || changes === null) return this.#sendSnapshot(connection, wanted);
-    this.#changes = changes;
-    const next = nextState(changes, wanted);
-    const { revision, change: policy } = next;
-    const change = difference(from.content, next.content) ?? NOTHING;
-    if (!isSmall(change) || (policy !== null && !isSmallChange(policy))) {
-      return this.#sendSnapshot(connection, wanted);
+    const step = from === null ? null : this.#outbox.next();
+    if (from === null || step === null || !isSmall(step.change)) {
+      return this.#sendSnapshot(connection);
     }
-    const delta = {
-      from: from.revision, to: revision, ...change, ...(policy === null ? {} : { policy }),
-    };
-    const answer = await this.#ask(connection, 'delta', delta, RevisionAnswerSchema);
-    if (answer.status === 'resync') {
-      this.#options.log.info({ host: answer.revision, from: from.revision }, 'host asks for all');
-      this.#confirmed = null;
-      return;
-    }
-    this.#confirm(next, answer);
+    await this.#sendDelta(connection, from, step);
   }
 
-  async #sendSnapshot(connection: Connection, wanted: Numbered): Promise<void> {
-    const { revision, content: { local, nodes, pods } } = wanted;
-    const policy = wanted.whole?.() ?? null;
-    this.#changes = [];
-    const counts = { nodes: nodes.length, pods: pods.length };
-    await this.#ask(connection, 'snapshot.begin', { revision, local, counts }, v.null());
-    for (const part of pieces(nodes)) {
-      await this.#ask(connection, 'snapshot.part', { nodes: part }, v.null());
+  async #sendDelta(connection: Connection, from: number, step: Step): Promise<void> {
+    const { revision: to, change } = step;
+    this.#sent = to;
+    const answer = await this.#ask(
+      connection, 'delta', { from, to, ...change }, RevisionAnswerSchema);
+    this.#sent = null;
+    if (answer.status === 'resync') {
+      this.#options.log.info({ host: answer.revision, from }, 'host asks for all');
+      this.#forget();
+      return;
     }
-    for (const part of pieces(pods)) {
-      await this.#ask(connection, 'snapshot.part', { pods: part }, v.null());
-    }
-    for (const part of policy === null ? [] : [...partsOf(policy), emptyChange()]) {
-      await this.#ask(connection, 'snapshot.part', { policy: part }, v.null());
+    // A host that asked for all meanwhile is not to be taken at its word about less.
+    if (this.#confirmed === from) this.#taken(to, answer);
+  }
+
+  async #sendSnapshot(connection: Connection): Promise<void> {
+    if (this.#whole === null) return;
+    const revision = this.#revision;
+    this.#confirmed = null;
+    const startMs = performance.now();
+    this.#isReading = true;
+    this.#outbox.begin();
+    try {
+      await this.#sendParts(connection, revision, this.#whole());
+      this.#sent = revision;
+    } finally {
+      if (this.#sent === null) this.#outbox.lose();
+      this.#isReading = false;
+      this.#options.onRead?.();
     }
     const commit = { revision };
     const answer = await this.#ask(connection, 'snapshot.commit', commit, RevisionAnswerSchema);
-    this.#confirm(wanted, answer);
+    this.#sent = null;
+    if (this.#outbox.isLost) return;
+    this.#taken(revision, answer);
+    const ms = Math.round(performance.now() - startMs);
+    this.#options.log.info({ revision, ms }, 'host has everything');
   }
 
-  #confirm(sent: Numbered, { status, revision }: RevisionAnswer): void {
-    if (status !== 'applied' || revision !== sent.revision) {
-      throw new Error(`the host has revision ${revision} after it was sent ${sent.revision}`);
+  async #sendParts(connection: Connection, revision: number, whole: Whole): Promise<void> {
+    const { local, nodes, pods, policy } = whole;
+    const counts = { nodes: nodes.length, pods: pods.length };
+    const begin = { revision, local, counts, session: this.#session };
+    await this.#ask(connection, 'snapshot.begin', begin, v.null());
+    // The next part is made while the host reads this one.
+    let answered: Promise<unknown> = Promise.resolve();
+    for (const part of partsOf(nodes, pods, policy)) {
+      const answer = this.#ask(connection, 'snapshot.part', part, v.null());
+      answer.catch(() => {});
+      await answered;
+      answered = answer;
     }
-    this.#confirmed = sent;
+    await answered;
+  }
+
+  /** Takes the host's word for having a revision. */
+  #taken(sent: number, { status, revision }: RevisionAnswer): void {
+    if (status !== 'applied' || revision !== sent) {
+      throw new Error(`the host has revision ${revision} after it was sent ${sent}`);
+    }
+    this.#confirm(sent);
+    this.#options.log.debug({ revision }, 'host is up to date');
+  }
+
+  #confirm(revision: number): void {
+    this.#confirmed = revision;
+    this.#outbox.confirm(revision);
     this.#failures = 0;
     this.#reported = '';
-    const { nodes, pods } = sent.content;
-    const counts = { nodes: nodes.length, pods: pods.length };
-    this.#options.log.info({ revision, ...counts }, 'host is up to date');
+  }
+
+  async #sendHealth(connection: Connection): Promise<void> {
+    const health = this.#health;
+    if (health === null || health === this.#toldHealth) return;
+    await this.#ask(connection, 'source.health', health, v.null());
+    this.#toldHealth = health;
   }
 
   #ask<S extends v.GenericSchema>(
@@ -266,24 +333,14 @@ function connectionSignal(connection: Connection, outer: AbortSignal): AbortSign
   return inner.signal;
 }
 
-/** The state to bring the host to next, with the change of policy that leads to it. While changes
- * of policy are few each goes alone: one object's change is safe at every moment of its
- * application, several in one only at its end. */
-function nextState(changes: readonly PolicyStep[], wanted: Numbered): Numbered {
-  const [first, ...later] = changes;
-  if (first === undefined) return { ...wanted, change: null };
-  if (first.state !== null && later.length < SINGLE_CHANGES) return first.state;
-  const change = later.reduce((sum, item) => joinChanges(sum, item.change), first.change);
-  return { ...wanted, change };
-}
-
-/** A change of policy alone. */
-const NOTHING: Change = { nodes: [], removedNodes: [], pods: [], removedPods: [] };
-
-/** Whether a change fits one frame whatever its names and addresses are. */
-function isSmall({ nodes, pods, removedNodes, removedPods }: Change): boolean {
-  const changes = [nodes, pods, removedNodes, removedPods];
-  return changes.reduce((sum, { length }) => sum + length, 0) <= PART_LIMIT;
+function* partsOf(
+  nodes: Whole['nodes'], pods: Whole['pods'], policy: Whole['policy'],
+): Generator<object> {
+  for (const some of pieces(nodes)) yield { nodes: some };
+  for (const some of pieces(pods)) yield { pods: some };
+  for (const some of policy ?? []) yield { policy: some };
+  // A state of policy that says nothing is a state too.
+  if (policy !== null) yield { policy: emptyChange() };
 }
 
 function* pieces<T>(items: readonly T[]): Generator<readonly T[]> {

@@ -3,6 +3,7 @@
 
 import { addressFamily, hostPrefix, prefixBase, type Family } from '../../engine/address.ts';
 import type { ClusterNode, Tunnel } from '../../engine/model.ts';
+import { FLANNEL_VXLAN_PORT } from '../../engine/net-conf.ts';
 import type { Bed, Host, LabNode } from './bed.ts';
 
 /** Devices and their MTUs by the family that carries them. */
@@ -34,7 +35,7 @@ async function addDevice({ host }: LabNode, tunnel: Tunnel): Promise<void> {
   await host.links.addVxlan({
     name,
     vni: tunnel.vni,
-    port: tunnel.port,
+    port: tunnel.port ?? FLANNEL_VXLAN_PORT,
     local: tunnel.remote,
     device: 'eth0',
     mtu: MTU[carrier],

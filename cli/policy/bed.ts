@@ -24,7 +24,8 @@ import { Core } from '../../engine/core.ts';
 import { REASON_NAMES } from '../../engine/counters.ts';
 import { Forwarding, type AttachedEndpoint } from '../../engine/forwarding.ts';
 import type { Limits } from '../../engine/memory-map.ts';
-import type { ClusterNode, Tunnel } from '../../engine/model.ts';
+import type { PeerTunnel } from '../../engine/forwarding.ts';
+import type { ClusterNode } from '../../engine/model.ts';
 import { writeRemote } from '../../engine/tables/peer.ts';
 import type { BedPlan, ClusterPod, NodeAddresses, Place, PlacedFlow } from './ends.ts';
 import { FRAME_SIZE, emitFrame, emitPacket } from './packet.ts';
@@ -59,7 +60,7 @@ export class NodeBed {
   readonly forwarding: Forwarding;
   readonly endpoints = new Map<string, AttachedEndpoint>();
   #identities = new Map<string, string>();
-  #peers = new Map<string, Tunnel>();
+  #peers = new Map<string, PeerTunnel>();
   #ownMac = macBytes(OWN_MAC);
 
   constructor(module: WebAssembly.Module, nodeName: string, limits: Limits) {
@@ -169,7 +170,7 @@ export class NodeBed {
   }
 
   /** The peer that a packet of this source comes from; null for one of this node's devices. */
-  #enters({ node }: Place): Tunnel | null {
+  #enters({ node }: Place): PeerTunnel | null {
     return node === null || node === this.nodeName ? null : this.#peers.get(node) ?? null;
   }
 
@@ -216,7 +217,7 @@ export class NodeBed {
 export const RING_RECORDS = BATCH * 2;
 
 /** A tunnel that nobody else has. */
-function makeTunnel(index: number): Tunnel {
+function makeTunnel(index: number): PeerTunnel {
   const [high, low] = [index >>> 8, index & 255];
   return {
     family: 'IPv4', kind: 'vxlan', remote: `100.64.${high}.${low}`, port: TUNNEL_PORT, vni: VNI,

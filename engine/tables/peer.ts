@@ -38,7 +38,7 @@ import { TableFullError } from './limits.ts';
 
 /** What a peer's record is made of. `ownMac` is our VTEP's, `mtu` the largest inner packet. */
 export interface PeerRecord {
-  tunnel: Tunnel;
+  tunnel: Required<Tunnel>;
   nextHop: number;
   ownMac: string;
   mtu: number;

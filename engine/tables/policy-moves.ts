@@ -59,11 +59,15 @@ export function findMoves(
   changes: { key: PrefixKey; identity: number }[],
 ): { moves: Move[]; nested: boolean } {
   const changed = new ChangedPrefixes(changes);
+  const isEmpty = { IPv4: tables.IPv4.count === 0, IPv6: tables.IPv6.count === 0 };
   let nested = false;
   const moves = changed.list.map(({ key, identity }): Move => {
     const table = tables[key.family];
     const covered = changed.covers(key);
     nested ||= covered;
+    if (isEmpty[key.family] && identity !== 0) {
+      return { key, had: 0, value: identity, from: 0, to: identity };
+    }
     const had = table.get(key);
     const to = identity || (covered ? changed.above(key, table) : table.above(key));
     return { key, had, value: identity, from: had || table.above(key), to };
@@ -136,41 +140,60 @@ function inOrder(steps: Step[]): Step[] {
   ];
 }
 
-/** The prefixes of a change, by key. */
-class ChangedPrefixes {
-  #identities = new Map<string, number>();
-  #lengths: Record<Family, number[]> = { IPv4: [], IPv6: [] };
-  readonly list: { key: PrefixKey; identity: number }[];
+interface Change {
+  key: PrefixKey;
+  identity: number;
+}
 
-  constructor(changes: { key: PrefixKey; identity: number }[]) {
-    const byName = new Map(changes.map((change) => [nameOf(change.key), change]));
-    this.list = [...byName.values()];
-    for (const { key, identity } of this.list) {
-      this.#identities.set(nameOf(key), identity);
-      const lengths = this.#lengths[key.family];
-      if (!lengths.includes(key.length)) lengths.push(key.length);
+/** The prefixes of a change, each once. */
+class ChangedPrefixes {
+  readonly list: Change[] = [];
+  /** Where each stands in the list, by family, length and bits. */
+  readonly #places: Record<Family, Map<number, Map<number | string, number>>> =
+    { IPv4: new Map(), IPv6: new Map() };
+
+  constructor(changes: Change[]) {
+    for (const change of changes) {
+      const { key: { family, length } } = change;
+      const places = this.#places[family].get(length) ?? new Map<number | string, number>();
+      this.#places[family].set(length, places);
+      const bits = bitsOf(change.key, length);
+      const place = places.get(bits);
+      if (place !== undefined) this.list[place] = change;
+      else places.set(bits, this.list.push(change) - 1);
     }
   }
 
   /** True where another prefix of the change holds this one. */
   covers(key: PrefixKey): boolean {
-    return this.#lengths[key.family].some((length) =>
-      length < key.length && this.#identities.has(nameOf(cut(key, length))));
+    for (const length of this.#places[key.family].keys()) {
+      if (length < key.length && this.#identity(key, length) !== undefined) return true;
+    }
+    return false;
   }
 
   /** What the prefix's addresses find without it, once the change is done. */
   above(key: PrefixKey, table: PrefixTable): number {
     for (let length = key.length - 1; length >= 0; length -= 1) {
-      const shorter = cut(key, length);
-      const found = this.#identities.get(nameOf(shorter)) ?? table.get(shorter);
+      const found = this.#identity(key, length) ?? table.get(cut(key, length));
       if (found !== 0) return found;
     }
     return 0;
   }
+
+  /** What the change gives the prefix of `length` bits that holds this one. */
+  #identity(key: PrefixKey, length: number): number | undefined {
+    const place = this.#places[key.family].get(length)?.get(bitsOf(key, length));
+    return place === undefined ? undefined : this.list[place]?.identity;
+  }
 }
 
-function nameOf(key: PrefixKey): string {
-  return `${key.family}${String.fromCharCode(...key.bytes)}${key.length}`;
+/** The first bits of a prefix, the others being 0: of IPv4 as a number, which takes no memory. */
+function bitsOf(key: PrefixKey, length: number): number | string {
+  if (key.family === 'IPv6') return String.fromCharCode(...cut(key, length).bytes);
+  const [a = 0, b = 0, c = 0, d = 0] = key.bytes;
+  const value = (a << 24) | (b << 16) | (c << 8) | d;
+  return length === 0 ? 0 : value & (-1 << (32 - length));
 }
 
 /** The prefix of `length` bits that holds this one. */

@@ -112,12 +112,13 @@ export class PolicyTables {
   attach(device: number, namespace: string, name: string, uid: string): boolean {
     this.#attached.set(device, { namespace, name, uid });
     const endpoint = this.#endpoints.get(`${namespace}/${name}`);
-    if (endpoint?.uid === uid) {
+    const isKnown = endpoint !== undefined && isSamePod(endpoint.uid, uid);
+    if (isKnown) {
       endpoint.device = device;
       this.#open(endpoint, (number) => this.ruleSet(number));
     } else this.#close(device);
     this.#raiseEpoch();
-    return endpoint?.uid === uid;
+    return isKnown;
   }
 
   /** Closes a device that its pod is losing. */
@@ -138,9 +139,10 @@ export class PolicyTables {
   /** Makes `whole`, a change from nothing, all there is: after a sidecar has started anew its
    * numbers may mean something else than before. Fails as apply() does. */
   replace(whole: PolicyChange): void {
-    const prefixes = new Set(whole.identities.map(([prefix]) => prefixText(prefixKey(prefix))));
-    const gone = [...this.identities.IPv4.prefixes(), ...this.identities.IPv6.prefixes()]
-      .filter((prefix) => !prefixes.has(prefix));
+    const there = [...this.identities.IPv4.prefixes(), ...this.identities.IPv6.prefixes()];
+    const prefixes = new Set(there.length === 0 ? []
+      : whole.identities.map(([prefix]) => prefixText(prefixKey(prefix))));
+    const gone = there.filter((prefix) => !prefixes.has(prefix));
     const ruleSets = new Set(whole.ruleSets.map(({ number }) => number));
     const pods = new Set(whole.endpoints.map(({ namespace, name }) => `${namespace}/${name}`));
     const rules = new Set(whole.rules.map(({ number }) => number));
@@ -310,7 +312,8 @@ export class PolicyTables {
 
   #attachedDevice(namespace: string, name: string, uid: string): number | null {
     for (const [device, pod] of this.#attached) {
-      if (pod.name === name && pod.namespace === namespace && pod.uid === uid) return device;
+      const isNamedSo = pod.name === name && pod.namespace === namespace;
+      if (isNamedSo && isSamePod(pod.uid, uid)) return device;
     }
     return null;
   }
@@ -480,4 +483,9 @@ function checkRuleSet({ number, programs, fallback, entries }: RuleSet): void {
     if (seen.has(identity)) refuse(`identity ${identity} has two programs`);
     seen.add(identity);
   }
+}
+
+/** Of two pods of one name: where only one side knows a uid, the name decides. */
+function isSamePod(first: string, second: string): boolean {
+  return first === second || first === '' || second === '';
 }

@@ -7,6 +7,9 @@ import { addressBytes, addressText } from '../../engine/address.ts';
 import type { PolicyChange } from '../../engine/model.ts';
 import { compareText } from '../fields.ts';
 import { NOBODY } from './identities.ts';
+import { countOf, each, withOne, withoutOne } from './few.ts';
+import type { Few } from './few.ts';
+import { HostTable } from './host-table.ts';
 import type { Identity, Plan } from './identities.ts';
 import type { NodeFacts, PodFacts } from './inventory.ts';
 import { PrefixTree, maskPrefix } from './prefix-tree.ts';
@@ -17,7 +20,7 @@ export interface AddressRecord {
   readonly bytes: string;
   readonly length: number;
   /** The pods and nodes that have this address. */
-  pods: readonly PodFacts[];
+  pods: Few<PodFacts>;
   nodes: readonly NodeFacts[];
   /** The blocks that are this prefix, and those that leave it out. */
   starts: readonly Trait[];
@@ -34,8 +37,11 @@ export class Addresses {
   /** Records whose traits, or whose surroundings, may have changed. */
   readonly touched = new Set<AddressRecord>();
   readonly #sets: TraitSets;
-  readonly #ipv4 = new PrefixTree<AddressRecord>();
-  readonly #ipv6 = new PrefixTree<AddressRecord>();
+  /** Single addresses, and the prefixes that blocks begin or end with. */
+  readonly #hosts4 = new HostTable<AddressRecord>();
+  readonly #hosts6 = new HostTable<AddressRecord>();
+  readonly #blocks4 = new PrefixTree<AddressRecord>();
+  readonly #blocks6 = new PrefixTree<AddressRecord>();
   #blocks = 0;
 
   constructor(sets: TraitSets) {
@@ -44,13 +50,13 @@ export class Addresses {
 
   claim(address: string, pod: PodFacts): AddressRecord {
     const record = this.#at(hostKey(address));
-    record.pods = [...record.pods, pod];
+    record.pods = withOne(record.pods, pod);
     this.touched.add(record);
     return record;
   }
 
   giveUp(record: AddressRecord, pod: PodFacts): void {
-    record.pods = record.pods.length === 1 ? NONE : record.pods.filter((other) => other !== pod);
+    record.pods = withoutOne(record.pods, pod);
     this.touched.add(record);
   }
 
@@ -102,49 +108,62 @@ export class Addresses {
     return plans;
   }
 
-  /** Writes what the host must be told about the touched records, and forgets empty ones. */
-  tell(change: PolicyChange): void {
+  /** Writes what the host must be told about the touched records, and forgets empty ones. Where it
+   * is not wanted, no more is written than shows that there is something. */
+  tell(change: PolicyChange, isWanted: boolean): void {
     for (const record of this.touched) {
       const number = this.#numberToTell(record);
-      if (number !== record.told) change.identities.push([recordPrefix(record), number]);
+      if (number !== record.told && (isWanted || change.identities.length === 0)) {
+        change.identities.push([recordPrefix(record), number]);
+      }
       record.told = number;
-      if (isEmpty(record)) this.#treeOf(record.bytes).delete(record.bytes, record.length);
+      if (!isEmpty(record)) continue;
+      if (isHost(record)) this.#hostsOf(record.bytes).delete(record);
+      else this.#blocksOf(record.bytes).delete(record.bytes, record.length);
     }
     this.touched.clear();
   }
 
-  /** Everything that the host was told. */
-  tellAll(change: PolicyChange): void {
-    for (const tree of [this.#ipv4, this.#ipv6]) {
-      tree.forEach((record) => {
-        if (record.told !== 0) change.identities.push([recordPrefix(record), record.told]);
-      });
+  /** Everything that the host was told, made as it is taken. Until then nothing is committed. */
+  * allTold(): Generator<[string, number]> {
+    for (const all of [this.#hosts4, this.#hosts6, this.#blocks4, this.#blocks6]) {
+      for (const record of all.values()) {
+        if (record.told !== 0) yield [recordPrefix(record), record.told];
+      }
     }
   }
 
   #at({ bytes, length }: { bytes: string; length: number }): AddressRecord {
-    const tree = this.#treeOf(bytes);
-    const known = tree.get(bytes, length);
+    const hosts = length === bytes.length * 8 ? this.#hostsOf(bytes) : null;
+    const blocks = this.#blocksOf(bytes);
+    const known = hosts === null ? blocks.get(bytes, length) : hosts.get(bytes);
     if (known !== null) return known;
     const record: AddressRecord = {
-      bytes, length, pods: NONE, nodes: NONE, starts: NONE, ends: NONE, identity: null, told: 0,
+      bytes, length, pods: null, nodes: NONE, starts: NONE, ends: NONE, identity: null, told: 0,
     };
-    tree.set(bytes, length, record);
+    if (hosts === null) blocks.set(bytes, length, record);
+    else hosts.add(record);
     return record;
   }
 
-  #treeOf(bytes: string): PrefixTree<AddressRecord> {
-    return bytes.length === IPV4_SIZE ? this.#ipv4 : this.#ipv6;
+  #hostsOf(bytes: string): HostTable<AddressRecord> {
+    return bytes.length === IPV4_SIZE ? this.#hosts4 : this.#hosts6;
+  }
+
+  #blocksOf(bytes: string): PrefixTree<AddressRecord> {
+    return bytes.length === IPV4_SIZE ? this.#blocks4 : this.#blocks6;
   }
 
   #touchInside({ bytes, length }: AddressRecord): void {
-    this.#treeOf(bytes).forEachInside(bytes, length, (record) => this.touched.add(record));
+    this.#blocksOf(bytes).forEachInside(bytes, length, (record) => this.touched.add(record));
+    for (const record of this.#hostsOf(bytes).inside(bytes, length)) this.touched.add(record);
   }
 
   #around(record: AddressRecord): AddressRecord[] {
     const around: AddressRecord[] = [];
     if (this.#blocks === 0) return around;
-    this.#treeOf(record.bytes).collectAround(record.bytes, record.length, around);
+    this.#blocksOf(record.bytes).collectAround(record.bytes, record.length, around);
+    if (isHost(record)) around.push(record);
     return around;
   }
 
@@ -180,17 +199,33 @@ function isBlock({ starts, ends }: AddressRecord): boolean {
 }
 
 function isEmpty(record: AddressRecord): boolean {
-  return record.pods.length === 0 && record.nodes.length === 0 && !isBlock(record);
+  return record.pods === null && record.nodes.length === 0 && !isBlock(record);
+}
+
+/** A single address. */
+function isHost({ bytes, length }: AddressRecord): boolean {
+  return length === bytes.length * 8;
+}
+
+/** Whether these are the addresses of the records, in their order. */
+export function areAt(records: Few<AddressRecord>, addresses: readonly string[]): boolean {
+  if (countOf(records) !== addresses.length) return false;
+  let at = 0;
+  for (const { bytes } of each(records)) {
+    if (hostKey(addresses[at] ?? '').bytes !== bytes) return false;
+    at += 1;
+  }
+  return true;
 }
 
 /** Of several pods that claim an address: one that runs, then the newest. */
-function ownerOf({ pods }: AddressRecord): PodFacts | undefined {
-  return pods.length < 2 ? pods[0] : [...pods].sort(compareClaims)[0];
+function ownerOf({ pods }: AddressRecord): PodFacts | null {
+  return pods instanceof Set ? [...pods].sort(compareClaims)[0] ?? null : pods;
 }
 
 function compareClaims(a: PodFacts, b: PodFacts): number {
   return Number(b.isRunning) - Number(a.isRunning)
-    || compareText(b.created, a.created)
+    || b.created - a.created
     || compareText(b.uid, a.uid)
     || compareText(a.key, b.key);
 }

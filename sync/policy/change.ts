@@ -34,7 +34,7 @@ export function joinChanges(first: PolicyChange, second: PolicyChange): PolicyCh
 }
 
 /** Both lists, less what `dropped` names of the first; of equal keys the second list's counts. */
-function kept<T, K>(
+export function kept<T, K>(
   first: readonly T[], second: readonly T[], key: (item: T) => K, dropped: readonly K[],
 ): T[] {
   const gone = new Set(dropped);
@@ -48,21 +48,29 @@ function later<T, K>(first: readonly T[], second: readonly T[], key: (item: T) =
 /** Numbers in a part at most: far below what a frame holds. */
 const PART_NUMBERS = 40_000;
 
-/** A change in parts that each fit a frame. A rule set is never split. */
+/** A change in parts that each fit a frame. */
 export function* partsOf(change: PolicyChange): Generator<PolicyChange> {
   for (const [kind, list] of Object.entries(change) as [keyof PolicyChange, unknown[]][]) {
-    let part: unknown[] = [];
-    let numbers = 0;
-    for (const item of list) {
-      part.push(item);
-      numbers += numbersIn(item);
-      if (numbers < PART_NUMBERS) continue;
-      yield { ...emptyChange(), [kind]: part };
-      part = [];
-      numbers = 0;
-    }
-    if (part.length > 0) yield { ...emptyChange(), [kind]: part };
+    yield* inParts(kind, list);
   }
+}
+
+/** Items of one kind in parts that each fit a frame, made as they are taken. An item, as a rule
+ * set, is never split. */
+export function* inParts(
+  kind: keyof PolicyChange, items: Iterable<unknown>,
+): Generator<PolicyChange> {
+  let part: unknown[] = [];
+  let numbers = 0;
+  for (const item of items) {
+    part.push(item);
+    numbers += numbersIn(item);
+    if (numbers < PART_NUMBERS) continue;
+    yield { ...emptyChange(), [kind]: part };
+    part = [];
+    numbers = 0;
+  }
+  if (part.length > 0) yield { ...emptyChange(), [kind]: part };
 }
 
 /** True where a change fits a frame together with what else is in a delta. */

@@ -11,10 +11,11 @@
 //
 // A pod's traffic with itself and with its own node is not looked at here: the core lets it pass.
 
-import type { PolicyChange } from '../../engine/model.ts';
+import type { EndpointPolicy, PolicyChange } from '../../engine/model.ts';
 import type { Entry } from '../objects.ts';
-import { Addresses } from './addresses.ts';
-import { emptyChange, isEmptyChange } from './change.ts';
+import { Addresses, areAt } from './addresses.ts';
+import { emptyChange, inParts, isEmptyChange } from './change.ts';
+import { each, withOne } from './few.ts';
 import { Identities } from './identities.ts';
 import { Inventory, groupText } from './inventory.ts';
 import type { Group, NodeFacts, PodFacts } from './inventory.ts';
@@ -54,6 +55,8 @@ export class PolicyCompiler {
   readonly #unmatchedNodes = new Set<NodeFacts>();
   readonly #endpoints = new Set<PodFacts>();
   readonly #goneEndpoints = new Set<string>();
+  /** What the host was told of local pods. */
+  readonly #told = new Map<string, EndpointPolicy>();
 
   constructor(options: CompilerOptions) {
     this.#options = options;
@@ -104,15 +107,16 @@ export class PolicyCompiler {
     for (const entry of entries) this.upsert(entry);
   }
 
-  /** Returns what has changed since the last commit, null for nothing. */
-  commit(): PolicyChange | null {
+  /** Returns what has changed since the last commit, null for nothing. Where it is not wanted,
+   * since all will be sent, it may be incomplete. */
+  commit(isWanted = true): PolicyChange | null {
     const change = emptyChange();
     this.#ruleGroups();
     this.#matchPods();
     this.#matchNodes();
     for (const record of this.#identities.takeGuests()) this.#addresses.touched.add(record);
     const created = this.#identities.apply(this.#addresses.plan(), this.#ruleSets.going());
-    this.#addresses.tell(change);
+    this.#addresses.tell(change, isWanted);
     this.#ruleSets.tell(created, this.#identities, change);
     this.#tellEndpoints(change);
     this.#ruleSets.settle(change);
@@ -125,27 +129,48 @@ export class PolicyCompiler {
 
   /** Everything, as the change from nothing. Precondition: all is committed. */
   snapshot(): PolicyChange {
-    const change = emptyChange();
-    this.#addresses.tellAll(change);
-    this.#ruleSets.tellAll(this.#identities, change);
-    this.#names.tellAll(change);
-    for (const { namespace, name, told } of this.#inventory.pods.values()) {
-      if (told !== null) change.endpoints.push({ namespace, name, ...told });
-    }
-    return change;
+    return {
+      ...emptyChange(),
+      identities: [...this.#addresses.allTold()],
+      ruleSets: [...this.#ruleSets.messages(this.#identities)],
+      rules: [...this.#names.allTold()],
+      endpoints: this.#endpointsTold(),
+    };
+  }
+
+  /** The same in parts that each fit a frame, made as they are taken. Objects may change meanwhile,
+   * but nothing may be committed. */
+  parts(): Iterable<PolicyChange> {
+    const endpoints = this.#endpointsTold();
+    return this.#makeParts(endpoints);
+  }
+
+  * #makeParts(endpoints: PolicyChange['endpoints']): Generator<PolicyChange> {
+    yield* inParts('endpoints', endpoints);
+    yield* inParts('identities', this.#addresses.allTold());
+    yield* inParts('ruleSets', this.#ruleSets.messages(this.#identities));
+    yield* inParts('rules', this.#names.allTold());
+  }
+
+  /** The uid of a pod that is known; undefined for none. */
+  uidOfPod(key: string): string | undefined {
+    return this.#inventory.pods.get(key)?.uid;
+  }
+
+  #endpointsTold(): PolicyChange['endpoints'] {
+    return [...this.#told.values()];
   }
 
   #setPod(entry: PodEntry): void {
-    const { key, labels, ports, created, isRunning } = entry;
-    const { namespace, name, uid, addresses } = entry.pod;
+    const { key, labels, ports, isRunning } = entry;
+    const { namespace, uid, addresses } = entry.pod;
     const isLocal = this.#options.local === null || this.#options.local === entry.nodeName;
+    const createdMs = Date.parse(entry.created);
+    const created = Number.isNaN(createdMs) ? 0 : Math.floor(createdMs / 1000);
     let pod = this.#inventory.pods.get(key);
     if (pod === undefined) {
       const group = this.#inventory.group(namespace, labels, ports);
-      pod = {
-        key, namespace, name, uid, created, isRunning, isLocal, group, addresses: [], records: [],
-        told: null,
-      };
+      pod = { key, uid, created, isRunning, isLocal, group, records: null };
       this.#inventory.pods.set(key, pod);
       this.#inventory.join(group, pod);
       this.#endpoints.add(pod);
@@ -155,7 +180,7 @@ export class PolicyCompiler {
       pod.group = this.#inventory.group(namespace, labels, ports);
       this.#inventory.join(pod.group, pod);
       this.#endpoints.add(pod);
-      for (const record of pod.records) this.#addresses.touched.add(record);
+      for (const record of each(pod.records)) this.#addresses.touched.add(record);
     }
     this.#setClaims(pod, addresses, { uid, created, isRunning });
   }
@@ -166,22 +191,24 @@ export class PolicyCompiler {
   ): void {
     if (facts.uid !== pod.uid) this.#endpoints.add(pod);
     const isSame = facts.uid === pod.uid && facts.created === pod.created
-      && facts.isRunning === pod.isRunning && addresses.join() === pod.addresses.join();
+      && facts.isRunning === pod.isRunning && areAt(pod.records, addresses);
     if (isSame) return;
-    for (const record of pod.records) this.#addresses.giveUp(record, pod);
+    for (const record of each(pod.records)) this.#addresses.giveUp(record, pod);
     Object.assign(pod, facts);
-    pod.addresses = addresses;
-    pod.records = addresses.map((address) => this.#addresses.claim(address, pod));
+    pod.records = null;
+    for (const address of addresses) {
+      pod.records = withOne(pod.records, this.#addresses.claim(address, pod));
+    }
   }
 
   #removePod(key: string): void {
     const pod = this.#inventory.pods.get(key);
     if (pod === undefined) return;
-    for (const record of pod.records) this.#addresses.giveUp(record, pod);
+    for (const record of each(pod.records)) this.#addresses.giveUp(record, pod);
     this.#inventory.leave(pod);
     this.#inventory.pods.delete(key);
     this.#endpoints.delete(pod);
-    if (pod.told !== null) this.#goneEndpoints.add(key);
+    if (this.#told.has(key)) this.#goneEndpoints.add(key);
   }
 
   #setNode({ key, labels, addresses }: NodeEntry): void {
@@ -308,7 +335,7 @@ export class PolicyCompiler {
     if (set.key === group.traits.key) return;
     group.traits = set;
     for (const { records } of group.pods) {
-      for (const record of records) this.#addresses.touched.add(record);
+      for (const record of each(records)) this.#addresses.touched.add(record);
     }
   }
 
@@ -326,23 +353,30 @@ export class PolicyCompiler {
 
   #tellEndpoints(change: PolicyChange): void {
     for (const pod of this.#endpoints) {
-      const { key, namespace, name, uid, isLocal, group } = pod;
+      const { key, uid, isLocal, group } = pod;
       if (!isLocal) {
-        if (pod.told !== null) this.#goneEndpoints.add(key);
-        pod.told = null;
+        if (this.#told.has(key)) this.#goneEndpoints.add(key);
         continue;
       }
       this.#goneEndpoints.delete(key);
-      const next = { uid, ingress: group.ingress?.number ?? 0, egress: group.egress?.number ?? 0 };
-      if (JSON.stringify(next) === JSON.stringify(pod.told)) continue;
-      pod.told = next;
-      change.endpoints.push({ namespace, name, ...next });
+      const next = {
+        ...podName(key), uid, ingress: group.ingress?.number ?? 0,
+        egress: group.egress?.number ?? 0,
+      };
+      if (JSON.stringify(next) === JSON.stringify(this.#told.get(key))) continue;
+      this.#told.set(key, next);
+      change.endpoints.push(next);
     }
     for (const key of this.#goneEndpoints) {
-      const [namespace = '', name = ''] = key.split('/');
-      change.removedEndpoints.push({ namespace, name });
+      this.#told.delete(key);
+      change.removedEndpoints.push(podName(key));
     }
     this.#endpoints.clear();
     this.#goneEndpoints.clear();
   }
+}
+
+function podName(key: string): { namespace: string; name: string } {
+  const [namespace = '', name = ''] = key.split('/');
+  return { namespace, name };
 }

@@ -5,10 +5,13 @@ import { getOrMake } from './selector-index.ts';
 import type { PodSelector } from './selector-index.ts';
 import { NAMESPACE_NAME, labelHandles, matches, selectorHandles } from './selector.ts';
 import type { AddressRecord } from './addresses.ts';
+import { addTo, each, takeFrom } from './few.ts';
+import type { Few } from './few.ts';
 import type { RuleSet } from './rule-set.ts';
 import { NO_TRAITS } from './traits.ts';
 import type { Labelled, TraitSet } from './traits.ts';
 import { withLabel } from '../fields.ts';
+import { internValue } from '../intern.ts';
 import type { Labels } from '../fields.ts';
 import type { NamedPort } from '../objects.ts';
 
@@ -21,7 +24,7 @@ export interface NamespaceFacts extends Labelled {
   /** There is such an object; else there are only pods that say so. */
   isKnown: boolean;
   readonly groups: Map<string, Group>;
-  readonly byHandle: Map<string, Set<Group>>;
+  readonly byHandle: Map<string, Few<Group>>;
 }
 
 export interface Group {
@@ -38,19 +41,17 @@ export interface Group {
   egress: RuleSet | null;
 }
 
+/** There are 100,000 of these: nothing is kept twice. */
 export interface PodFacts {
+  /** `namespace/name`. */
   readonly key: string;
-  readonly namespace: string;
-  readonly name: string;
   uid: string;
-  created: string;
+  /** Unix time in seconds, 0 where it is not known. */
+  created: number;
   isRunning: boolean;
   isLocal: boolean;
   group: Group;
-  addresses: readonly string[];
-  records: readonly AddressRecord[];
-  /** What the host was told of it as an endpoint. */
-  told: { uid: string; ingress: number; egress: number } | null;
+  records: Few<AddressRecord>;
 }
 
 export interface NodeFacts {
@@ -75,7 +76,7 @@ export class Inventory {
   /** A namespace got other labels. */
   relabelled = false;
   readonly #local = new Set<Group>();
-  readonly #byPortName = new Map<string, Set<Group>>();
+  readonly #byPortName = new Map<string, Few<Group>>();
 
   /** The namespace, made up from its name where there is no such object. */
   namespace(name: string): NamespaceFacts {
@@ -114,8 +115,8 @@ export class Inventory {
     const text = groupText(labels, ports);
     return getOrMake(home.groups, text, () => {
       const group: Group = {
-        namespace: home, text, labels, ports, pods: [], localCount: 0, traits: NO_TRAITS,
-        isIndexed: false, ingress: null, egress: null,
+        namespace: home, text, labels, ports: internValue(ports), pods: [], localCount: 0,
+        traits: NO_TRAITS, isIndexed: false, ingress: null, egress: null,
       };
       this.unmatched.add(group);
       return group;
@@ -147,10 +148,10 @@ export class Inventory {
     if (group.isIndexed) return;
     group.isIndexed = true;
     for (const handle of pairHandles(group.labels)) {
-      getOrMake(group.namespace.byHandle, handle, () => new Set<Group>()).add(group);
+      addTo(group.namespace.byHandle, handle, group);
     }
     for (const { name } of group.ports) {
-      getOrMake(this.#byPortName, name, () => new Set<Group>()).add(group);
+      addTo(this.#byPortName, name, group);
     }
   }
 
@@ -159,9 +160,9 @@ export class Inventory {
     const { namespace } = group;
     namespace.groups.delete(group.text);
     for (const handle of pairHandles(group.labels)) {
-      removeFrom(namespace.byHandle, handle, group);
+      takeFrom(namespace.byHandle, handle, group);
     }
-    for (const { name } of group.ports) removeFrom(this.#byPortName, name, group);
+    for (const { name } of group.ports) takeFrom(this.#byPortName, name, group);
     this.#forgetNamespace(namespace);
   }
 
@@ -171,7 +172,7 @@ export class Inventory {
     const handles = selectorHandles(pods).filter((handle) => handle.includes('\0'));
     for (const namespace of this.#selectedNamespaces(namespaces)) {
       const candidates = handles.length === 0 ? [namespace.groups.values()]
-        : handles.map((handle) => namespace.byHandle.get(handle) ?? []);
+        : handles.map((handle) => each(namespace.byHandle.get(handle) ?? null));
       for (const groups of candidates) {
         for (const group of groups) if (matches(pods, group.labels)) found.push(group);
       }
@@ -190,7 +191,7 @@ export class Inventory {
 
   /** Groups that have a port of this name. */
   withPort(name: string): Iterable<Group> {
-    return this.#byPortName.get(name) ?? [];
+    return each(this.#byPortName.get(name) ?? null);
   }
 
   #selectedNamespaces(selector: PodSelector['namespaces']): NamespaceFacts[] {
@@ -214,11 +215,6 @@ function pairHandles(labels: Labels): string[] {
 /** A text that is the same for pods that nothing tells apart. */
 export function groupText(labels: Labels, ports: readonly NamedPort[]): string {
   const names = ports.map(({ name, protocol, port }) => `${name} ${protocol} ${port}`);
-  return `${labels.join('\0')}\n${names.join()}`;
-}
-
-function removeFrom<T>(map: Map<string, Set<T>>, key: string, item: T): void {
-  const items = map.get(key);
-  items?.delete(item);
-  if (items?.size === 0) map.delete(key);
+  // join() makes one piece; a template would refer to its parts.
+  return [...labels, '', ...names].join('\0');
 }

@@ -64,7 +64,7 @@ export function readNetworkPolicy(
   const ingress = readPart(spec?.ingress ?? [], 'ingress', namespace, refuse);
   const egress = readPart(spec?.egress ?? [], 'egress', namespace, refuse);
   return {
-    title: `NetworkPolicy ${namespace}/${name}`,
+    title: ['NetworkPolicy ', namespace, '/', name].join(''),
     tier: TIER_NETWORK_POLICY,
     priority: 0,
     namespaces: namespaceNamed(namespace),

@@ -1,7 +1,9 @@
 // The policies, each in parts of one direction. A part that is the same after an update keeps its
-// version, and with it the rule sets it is in.
+// version, and with it the rule sets it is in. Of 10,000 policies few are about a pod of ours, so
+// parts are kept as text, which takes a tenth, and read again when a pod asks for them.
 
 import { compareText } from '../fields.ts';
+import { internValue } from '../intern.ts';
 import type { Group } from './inventory.ts';
 import type { VersionedPart } from './rule-set.ts';
 import { TIER_NETWORK_POLICY } from './rules.ts';
@@ -10,9 +12,15 @@ import { SelectorIndex } from './selector-index.ts';
 import type { PodSelector } from './selector-index.ts';
 import { labelHandles } from './selector.ts';
 
-interface Known extends PodSelector {
-  ingress: VersionedPart | null;
-  egress: VersionedPart | null;
+/** A part's text, as JSON.stringify() makes it, and its version. */
+interface KnownPart {
+  text: string;
+  version: number;
+}
+
+interface Known extends PodSelector, Pick<Policy, 'title' | 'tier' | 'priority'> {
+  ingress: KnownPart | null;
+  egress: KnownPart | null;
 }
 
 export class Policies {
@@ -30,10 +38,13 @@ export class Policies {
     const before = this.#byTitle.get(title);
     if (before === undefined && policy === null) return [];
     const next = policy === null ? null : {
-      namespaces: policy.namespaces,
-      pods: policy.pods,
-      ingress: this.#version(policy, policy.ingress, before?.ingress),
-      egress: this.#version(policy, policy.egress, before?.egress),
+      title,
+      tier: policy.tier,
+      priority: policy.priority,
+      namespaces: internValue(policy.namespaces),
+      pods: internValue(policy.pods),
+      ingress: this.#version(policy, policy.ingress, before, before?.ingress),
+      egress: this.#version(policy, policy.egress, before, before?.egress),
     };
     if (before !== undefined && next !== null && isSame(before, next)) return [];
     if (before !== undefined) this.#index.delete(before);
@@ -48,8 +59,8 @@ export class Policies {
   /** The parts that are about a group of pods, in the order in which they count. */
   about({ namespace, labels }: Group, isLegacy: boolean): Record<Direction, VersionedPart[]> {
     const found = this.#index.find(namespace, { labels, handles: labelHandles(labels) });
-    const ingress = found.flatMap((policy) => policy.ingress ?? []).sort(compareParts);
-    const egress = found.flatMap((policy) => policy.egress ?? []).sort(compareParts);
+    const ingress = found.flatMap((policy) => read(policy, policy.ingress)).sort(compareParts);
+    const egress = found.flatMap((policy) => read(policy, policy.egress)).sort(compareParts);
     if (isLegacy && namespace.isIsolated) {
       const at = ingress.findIndex(({ tier }) => tier > TIER_NETWORK_POLICY);
       ingress.splice(at < 0 ? ingress.length : at, 0, this.#isolation(namespace.name));
@@ -58,14 +69,15 @@ export class Policies {
   }
 
   #version(
-    { title, tier, priority }: Policy, part: Part | null, before: VersionedPart | null | undefined,
-  ): VersionedPart | null {
+    { tier, priority }: Policy, part: Part | null, before: Known | undefined,
+    known: KnownPart | null | undefined,
+  ): KnownPart | null {
     if (part === null) return null;
-    const { isolates, rules } = part;
-    const next = { isolates, rules, title, tier, priority, version: before?.version ?? 0 };
-    if (before && JSON.stringify(before) === JSON.stringify(next)) return before;
+    const text = JSON.stringify(part);
+    const isSame = before?.tier === tier && before.priority === priority && known?.text === text;
+    if (isSame) return known;
     this.#versions += 1;
-    return { ...next, version: this.#versions };
+    return { text, version: this.#versions };
   }
 
   /** What the annotation of old says about the pods of a namespace. */
@@ -86,6 +98,13 @@ export class Policies {
 function isSame(a: Known, b: Known): boolean {
   return a.ingress === b.ingress && a.egress === b.egress
     && JSON.stringify([a.namespaces, a.pods]) === JSON.stringify([b.namespaces, b.pods]);
+}
+
+/** The part in full, or nothing. */
+function read({ title, tier, priority }: Known, part: KnownPart | null): VersionedPart[] {
+  if (part === null) return [];
+  const { isolates, rules } = JSON.parse(part.text) as Part;
+  return [{ isolates, rules, title, tier, priority, version: part.version }];
 }
 
 /** Tiers in their order, then by priority, then by name. */

@@ -78,8 +78,14 @@ export class PrefixTree<T> {
     }
   }
 
-  forEach(visit: (value: T) => void): void {
-    if (this.#root !== null) this.forEachInside(this.#root.bytes, 0, visit);
+  /** All values. Prefixes that are added meanwhile may be left out; none may be taken out. */
+  * values(): Generator<T> {
+    const stack = this.#root === null ? [] : [this.#root];
+    for (let at = stack.pop(); at !== undefined; at = stack.pop()) {
+      if (at.value !== null) yield at.value;
+      if (at.one !== null) stack.push(at.one);
+      if (at.zero !== null) stack.push(at.zero);
+    }
   }
 
   #link(parent: PrefixNode<T> | null, node: PrefixNode<T>): void {

@@ -48,9 +48,10 @@ export class RuleNames {
     this.#touched.clear();
   }
 
-  tellAll(change: PolicyChange): void {
+  /** All that the host was told. */
+  * allTold(): Generator<PolicyChange['rules'][number]> {
     for (const { number, policy, rule, isTold } of this.#byName.values()) {
-      if (isTold) change.rules.push({ number, policy, rule });
+      if (isTold) yield { number, policy, rule };
     }
   }
 }

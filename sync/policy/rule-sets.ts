@@ -1,6 +1,6 @@
 // The rule sets in use. Groups of pods that the same policies are about share them.
 
-import type { PolicyChange } from '../../engine/model.ts';
+import type { PolicyChange, RuleSet as RuleSetMessage } from '../../engine/model.ts';
 import type { Identities, Identity } from './identities.ts';
 import type { Group } from './inventory.ts';
 import { NumberPool } from './numbers.ts';
@@ -111,10 +111,9 @@ export class RuleSets {
     this.#left.clear();
   }
 
-  tellAll(identities: Identities, change: PolicyChange): void {
-    for (const ruleSet of this.#all) {
-      change.ruleSets.push(ruleSet.message((number) => identities.isLive(number)));
-    }
+  /** All of them, made as they are taken. */
+  * messages(identities: Identities): Generator<RuleSetMessage> {
+    for (const ruleSet of this.#all) yield ruleSet.message((number) => identities.isLive(number));
   }
 
   /** What could not be done as the policies say. */

@@ -1,6 +1,8 @@
 // Finds what selects a pod without trying every selector: an item stands under one handle of its
 // namespace selector and one of its pod selector, so that few are left to be tried.
 
+import { addTo, each, takeFrom } from './few.ts';
+import type { Few } from './few.ts';
 import { matches, selectorHandles } from './selector.ts';
 import type { Selector } from './selector.ts';
 import type { Labels } from '../fields.ts';
@@ -12,26 +14,21 @@ export interface PodSelector {
 }
 
 export class SelectorIndex<T extends PodSelector> {
-  readonly #byHandle = new Map<string, Map<string, Set<T>>>();
+  readonly #byHandle = new Map<string, Map<string, Few<T>>>();
 
   add(item: T): void {
     for (const outer of selectorHandles(item.namespaces)) {
-      const inner = getOrMake(this.#byHandle, outer, () => new Map<string, Set<T>>());
-      for (const handle of selectorHandles(item.pods)) {
-        getOrMake(inner, handle, () => new Set<T>()).add(item);
-      }
+      const inner = getOrMake(this.#byHandle, outer, () => new Map<string, Few<T>>());
+      for (const handle of selectorHandles(item.pods)) addTo(inner, handle, item);
     }
   }
 
   delete(item: T): void {
     for (const outer of selectorHandles(item.namespaces)) {
       const inner = this.#byHandle.get(outer);
-      for (const handle of selectorHandles(item.pods)) {
-        const items = inner?.get(handle);
-        items?.delete(item);
-        if (items?.size === 0) inner?.delete(handle);
-      }
-      if (inner?.size === 0) this.#byHandle.delete(outer);
+      if (inner === undefined) continue;
+      for (const handle of selectorHandles(item.pods)) takeFrom(inner, handle, item);
+      if (inner.size === 0) this.#byHandle.delete(outer);
     }
   }
 
@@ -46,7 +43,7 @@ export class SelectorIndex<T extends PodSelector> {
       const inner = this.#byHandle.get(outer);
       if (inner === undefined) continue;
       for (const handle of pod.handles) {
-        for (const item of inner.get(handle) ?? []) {
+        for (const item of each(inner.get(handle) ?? null)) {
           if (!matches(item.pods, pod.labels)) continue;
           if (matches(item.namespaces, namespace.labels)) found.push(item);
         }

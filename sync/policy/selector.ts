@@ -5,6 +5,7 @@ import {
   LabelsSchema, compareText, isLabelKey, isLabelValue, labelValue, maybe, unknownFields,
 } from '../fields.ts';
 import type { Labels, Path, Refuse } from '../fields.ts';
+import { intern } from '../intern.ts';
 
 type Operator = 'In' | 'NotIn' | 'Exists' | 'DoesNotExist';
 
@@ -120,7 +121,7 @@ export function selectorHandles(selector: Selector): string[] {
 export function labelHandles(labels: Labels): string[] {
   const handles = [ANY];
   for (let at = 0; at < labels.length; at += 2) {
-    handles.push(labels[at] ?? '', `${labels[at]}\0${labels[at + 1]}`);
+    handles.push(labels[at] ?? '', intern([labels[at], labels[at + 1]].join('\0')));
   }
   return handles;
 }

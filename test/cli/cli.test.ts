@@ -339,7 +339,8 @@ testNeeding('tun', daemon, 'status without its sidecar, then no daemon', async (
   node.sidecar?.process.stdin?.end();
   await node.waitFor(({ sync }) => !sync.connected);
   const { stdout } = await show(context, 'status');
-  assert.match(stdout, /^Sync: +Degraded +no sidecar connected; no snapshot yet, 3 nodes, /m);
+  assert.match(stdout,
+    /^Sync: +Degraded +stale since \S+Z; no sidecar connected; no snapshot yet, 3 nodes, /m);
   assert.match(stdout, /^Engine: +Ok/m);
 
   node.daemon?.process.stdin?.end();

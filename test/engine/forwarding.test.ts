@@ -243,4 +243,14 @@ test('what was decided before a change is sent where it was decided for', () => 
   assert.is(describe(core, readVerdict(core, 0)), '192.0.2.1:8472 01 1');
 });
 
+test('a tunnel that says no port has the cluster\'s', () => {
+  const { port: _, ...tunnel } = makeTunnel('IPv4', 1);
+  const [flannel, other] = [setUp(), setUp({}, { tunnelPort: 4789 })].map((bed) => {
+    apply(bed.forwarding, [LOCAL, makeNode(1, { tunnels: [tunnel] })]);
+    const { device } = bed.forwarding.attachEndpoint('a/b', [POD], null);
+    return send(bed.core, device, '10.1.1.9');
+  });
+  assert.equal([flannel, other], ['192.0.2.1:8472 01 1', '192.0.2.1:4789 01 1']);
+});
+
 test.run();

@@ -17,6 +17,11 @@ const FILE = join(folder, 'config.yaml');
 /** The least that a configuration must say. */
 const LEAST = { nodeName: 'edge-1', underlay: { interface: 'eth0' } };
 const NO_VARIABLES = {};
+const NET_CONF = join(folder, 'net-conf.json');
+writeFileSync(NET_CONF, JSON.stringify({
+  Network: '10.42.0.0/16', EnableIPv6: true, IPv6Network: 'fd00:42::/56',
+  Backend: { Type: 'vxlan', Port: 4789, MTU: 1400 },
+}));
 
 test.after(() => rmSync(folder, { recursive: true }));
 
@@ -46,6 +51,7 @@ function fileComplaint(content: string): string {
 function otherValue({ path, example }: SettingPath): { value: unknown; text: string } {
   const special: Record<string, unknown> = {
     nodeName: 'edge-7',
+    netConf: NET_CONF,
     podNetworks: ['10.9.0.0/16', 'fd00:9::/48'],
     'underlay.addresses': ['192.0.2.9', '2001:db8::9'],
     'underlay.interface': 'eth9',
@@ -74,7 +80,10 @@ function valueAt(config: HostConfig, path: string[]): unknown {
 test('what no source says has its default', () => {
   const config = loadConfig(fileOf(LEAST), NO_VARIABLES, {});
   assert.equal(config, {
-    ...DEFAULTS, nodeName: 'edge-1', underlay: { ...DEFAULTS.underlay, interface: 'eth0' },
+    ...DEFAULTS,
+    stateDirectory: '/var/lib/culvert',
+    nodeName: 'edge-1',
+    underlay: { ...DEFAULTS.underlay, interface: 'eth0' },
   });
 });
 
@@ -119,6 +128,24 @@ test('every setting is reachable by file, variable and flag', () => {
     setAt(flags, path, fromText(text, example));
     assert.equal(valueAt(loadConfig(file, NO_VARIABLES, flags), path), value, flagName(path));
   }
+});
+
+test('net-conf.json of the cluster stands below every source, and above the defaults', () => {
+  const least = { ...LEAST, netConf: NET_CONF };
+  const config = loadConfig(fileOf(least), NO_VARIABLES, {});
+  assert.equal(config.podNetworks, ['10.42.0.0/16', 'fd00:42::/56']);
+  assert.equal([config.underlay.port, config.underlay.mtu], [4789, 1400]);
+  const own = loadConfig(fileOf({ ...least, podNetworks: ['10.1.0.0/16'] }), NO_VARIABLES, {
+    underlay: { port: 8472 },
+  });
+  assert.equal([own.podNetworks, own.underlay.port], [['10.1.0.0/16'], 8472]);
+});
+
+test('a net-conf.json that cannot be used names file and field', () => {
+  const path = join(folder, 'bad.json');
+  assert.match(complaint(fileOf(LEAST), { CULVERT_NET_CONF: path }), /^read .*bad\.json: ENOENT$/);
+  writeFileSync(path, '{"Network": "10.42.0.0/16"}');
+  assert.match(complaint(fileOf({ ...LEAST, netConf: path })), /bad\.json: Backend: absent/);
 });
 
 test('variables and flags are named after the field', () => {

@@ -5,7 +5,9 @@ import * as v from 'valibot';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { Connection, RequestError } from '../../engine/connection.ts';
-import { PART_LIMIT, RevisionAnswerSchema } from '../../engine/model.ts';
+import {
+  NodeFactsSchema, PART_LIMIT, PROBLEM_LIMIT, RevisionAnswerSchema,
+} from '../../engine/model.ts';
 import type { ClusterNode, Delta, Pod, RevisionAnswer, Snapshot } from '../../engine/model.ts';
 import { Intake } from '../../host/intake.ts';
 import type { IntakeOptions } from '../../host/intake.ts';
@@ -212,6 +214,67 @@ function gate(): { passed: Promise<void>; open(): void } {
   const passed = new Promise<void>((resolve) => { open = resolve; });
   return { passed, open: () => open() };
 }
+
+test('a session goes on over connections, another one does not', async () => {
+  const made = host();
+  const first = sidecar(made);
+  await first.opened;
+  const resume = (to: Connection, session: string): Promise<RevisionAnswer> =>
+    to.request('resume', { session }, RevisionAnswerSchema);
+  assert.equal(await resume(first, 'one'), { status: 'resync', revision: null });
+  const counts = { nodes: 0, pods: 0 };
+  const start = { revision: 7, local: 'edge-1', counts, session: 'one' };
+  await first.request('snapshot.begin', start, v.null());
+  await commit(first, 7);
+  await delta(first, 7, 8);
+  first.close();
+  while (made.intake.isConnected) await new Promise((resolve) => setImmediate(resolve));
+  const second = sidecar(made);
+  await second.opened;
+  assert.equal(await delta(second, 8, 9), { status: 'resync', revision: null });
+  assert.equal(await resume(second, 'two'), { status: 'resync', revision: null });
+  assert.equal(await resume(second, 'one'), { status: 'applied', revision: 8 });
+  assert.equal(await delta(second, 8, 9), { status: 'applied', revision: 9 });
+  assert.is(made.snapshots.length, 1);
+});
+
+test('keeps how the source is, tells of the node, and holds both to their shapes', async () => {
+  const facts = {
+    underlay: [{ family: 'IPv4' as const, address: '192.0.2.1', mtu: 1500 }], port: 8472,
+    podNetworks: ['10.244.0.0/16'], tier: 'T1', version: '1',
+    mac: { IPv4: '02:00:00:00:00:04', IPv6: '02:00:00:00:00:06' },
+  };
+  let changes = 0;
+  const made = host({ facts: () => facts, onSource: () => { changes += 1; } });
+  const client = sidecar(made);
+  await client.opened;
+  assert.equal(await client.request('node.follow', null, NodeFactsSchema), facts);
+  const health = { source: 'kubernetes', fresh: true, staleSinceMs: null, problems: [] };
+  assert.is(await client.request('source.health', health, v.null()), null);
+  assert.equal(made.intake.health, health);
+  assert.is(changes, 2);
+  const many = { ...health, problems: Array.from({ length: PROBLEM_LIMIT + 1 }, () => 'x') };
+  assert.match(await failure(client.request('source.health', many, v.null())),
+    /^invalid: source\.health: problems: /);
+  assert.equal(made.intake.health, health);
+});
+
+test('a flood of words from a sidecar is answered in order, and the last one counts', async () => {
+  const made = host();
+  const client = sidecar(made);
+  await client.opened;
+  await bring(client, 1);
+  const answers: Promise<unknown>[] = [];
+  for (let round = 0; round < 20; round += 1) {
+    for (let count = 0; count < 500; count += 1) {
+      const health = { source: `s${round}`, fresh: true, staleSinceMs: count, problems: [] };
+      answers.push(client.request('source.health', health, v.null()));
+    }
+    await Promise.all(answers.splice(0));
+  }
+  assert.is(made.intake.health?.staleSinceMs, 499);
+  assert.equal(await delta(client, 1, 2), { status: 'applied', revision: 2 });
+});
 
 test('hears one sidecar at a time, and starts over with the next', async () => {
   const made = host();

@@ -7,7 +7,9 @@ import { join } from 'node:path';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { Delta, PolicyChange, Snapshot } from '../../engine/model.ts';
-import { Journal, JournalError, type Recalled } from '../../host/journal.ts';
+import {
+  Journal, JournalError, deltaFrame, snapshotFrames, type Recalled,
+} from '../../host/journal.ts';
 import { clusterNode } from '../netns/support/forge-cluster.ts';
 import { Random } from '../support/random.ts';
 
@@ -57,17 +59,17 @@ function recalled(path: string): Recalled | null {
 withJournal('a snapshot and its changes come back', (journal, path) => {
   assert.is(journal.recall(LOCAL), null);
   const snapshot = snapshotOf(3, { ...NOTHING, identities: [['10.0.0.1/32', 5]] });
-  journal.replace(snapshot);
-  assert.equal(recalled(path), { snapshot, deltas: [] });
-  journal.append(deltaTo(2));
-  journal.append(deltaTo(3));
-  assert.equal(recalled(path), { snapshot, deltas: [deltaTo(2), deltaTo(3)] });
+  journal.replace(snapshotFrames(snapshot));
+  assert.equal(recalled(path), { snapshot, deltas: [], fault: null });
+  journal.append(deltaFrame(deltaTo(2)));
+  journal.append(deltaFrame(deltaTo(3)));
+  assert.equal(recalled(path), { snapshot, deltas: [deltaTo(2), deltaTo(3)], fault: null });
   const next = snapshotOf(1);
-  journal.replace(next);
-  journal.append(deltaTo(2));
-  assert.equal(recalled(path), { snapshot: next, deltas: [deltaTo(2)] });
+  journal.replace(snapshotFrames(next));
+  journal.append(deltaFrame(deltaTo(2)));
+  assert.equal(recalled(path), { snapshot: next, deltas: [deltaTo(2)], fault: null });
   journal.clear();
-  journal.append(deltaTo(3));
+  journal.append(deltaFrame(deltaTo(3)));
   assert.is(recalled(path), null);
 });
 
@@ -78,15 +80,15 @@ withJournal('what is larger than a frame is cut into pieces', (journal, path) =>
   const ruleSets = Array.from({ length: 12 }, (_, at) =>
     ({ number: at + 1, programs: [[[0, 0]] as [number, number][]], fallback: 0, entries }));
   const snapshot = snapshotOf(200, { ...NOTHING, identities, ruleSets });
-  journal.replace(snapshot);
-  assert.equal(recalled(path), { snapshot, deltas: [] });
+  journal.replace(snapshotFrames(snapshot));
+  assert.equal(recalled(path), { snapshot, deltas: [], fault: null });
 });
 
 withJournal('a file that ends anywhere has the changes that are whole', (journal, path) => {
-  journal.replace(snapshotOf(2));
+  journal.replace(snapshotFrames(snapshotOf(2)));
   const first = readFileSync(path).length;
   const ends = [2, 3, 4].map((to) => {
-    journal.append(deltaTo(to));
+    journal.append(deltaFrame(deltaTo(to)));
     return readFileSync(path).length;
   });
   const whole = readFileSync(path);
@@ -100,8 +102,8 @@ withJournal('a file that ends anywhere has the changes that are whole', (journal
 
 withJournal('a damaged file never gives a state that was not', (journal, path) => {
   const random = new Random(3);
-  journal.replace(snapshotOf(2));
-  for (const to of [2, 3, 4]) journal.append(deltaTo(to));
+  journal.replace(snapshotFrames(snapshotOf(2)));
+  for (const to of [2, 3, 4]) journal.append(deltaFrame(deltaTo(to)));
   const whole = readFileSync(path);
   const states = [0, 1, 2, 3].map((count) =>
     ({ snapshot: snapshotOf(2), deltas: [2, 3, 4].slice(0, count).map(deltaTo) }));
@@ -111,12 +113,14 @@ withJournal('a damaged file never gives a state that was not', (journal, path) =
     damaged[at] = (damaged[at] ?? 0) ^ (1 << random.below(8));
     writeFileSync(path, damaged);
     const found = recalled(path);
-    if (found !== null) assert.equal(found, states[found.deltas.length]);
+    if (found === null) continue;
+    const { snapshot, deltas } = found;
+    assert.equal({ snapshot, deltas }, states[deltas.length]);
   }
 });
 
 withJournal('another node\'s state is refused', (journal, path) => {
-  journal.replace({ ...snapshotOf(1), local: 'node-9' });
+  journal.replace(snapshotFrames({ ...snapshotOf(1), local: 'node-9' }));
   assert.throws(() => new Journal(join(path, '..')).recall(LOCAL), /it is of node node-9/);
 });
 

@@ -2,10 +2,10 @@
 
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
-import { mkdtempSync, readFileSync, readdirSync, rmSync } from 'node:fs';
+import { mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { subnetEnvText, writeSubnetEnv } from '../../host/subnet-env.ts';
+import { isForeign, subnetEnvText, writeSubnetEnv } from '../../host/subnet-env.ts';
 
 const test = suite('host/subnet-env');
 const BOTH = {
@@ -37,6 +37,19 @@ test('the file is written in one step, in a folder that may be missing', () => {
     writeSubnetEnv(path, BOTH);
     assert.is(readFileSync(path, 'utf8'), subnetEnvText(BOTH));
     assert.equal(readdirSync(join(folder, 'flannel')), ['subnet.env']);
+    assert.not.ok(isForeign(path));
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+});
+
+test('a flanneld\'s file is known by what it says', () => {
+  const folder = mkdtempSync(join(tmpdir(), `culvert-subnet-env-${process.pid}-`));
+  try {
+    const path = join(folder, 'subnet.env');
+    assert.not.ok(isForeign(path));
+    writeFileSync(path, subnetEnvText(BOTH).replace('IPMASQ=false', 'IPMASQ=true'));
+    assert.ok(isForeign(path));
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }

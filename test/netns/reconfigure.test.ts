@@ -23,6 +23,7 @@ import { VERSION } from '../../cli/version.ts';
 import { RouteReportSchema, type ClusterNode, type Pod as ClusterPod } from '../../engine/model.ts';
 import { SYNC_SOCKET } from '../../host/main.ts';
 import { Sender } from '../../sync/send.ts';
+import { ContentFeed } from '../support/content-feed.ts';
 import type { Content } from '../../sync/translate.ts';
 import { testNeeding } from '../support/needs.ts';
 import { Random } from '../support/random.ts';
@@ -53,6 +54,7 @@ const test = suite('netns/reconfigure');
 class Sidecar {
   readonly #socket: string;
   #sender!: Sender;
+  #feed!: ContentFeed;
   #stop = new AbortController();
   #running: Promise<void> = Promise.resolve();
   #revision = 0;
@@ -64,7 +66,7 @@ class Sidecar {
 
   /** Brings the daemon to a state. */
   async bring(content: Content): Promise<void> {
-    if (this.#sender.update(content)) this.#revision += 1;
+    if (this.#feed.update(content)) this.#revision += 1;
     const wanted = this.#revision;
     await until(`revision ${wanted}`, () => this.#sender.confirmed === wanted);
   }
@@ -85,6 +87,7 @@ class Sidecar {
     this.#sender = new Sender({
       socket: this.#socket, version: VERSION, log: SILENT, backoffFirstMs: 10,
     });
+    this.#feed = new ContentFeed(this.#sender);
     this.#running = this.#sender.run(this.#stop.signal);
   }
 }

@@ -6,7 +6,7 @@ import { PREFIX_USAGE_LEAVES, PREFIX_USAGE_NODES, PREFIX_USAGE_RETIRED } from
   '../../wasm/abi/prefix-table.ts';
 import { REASON_NAMES } from '../../engine/counters.ts';
 import type { Core } from '../../engine/core.ts';
-import { Forwarding } from '../../engine/forwarding.ts';
+import { Forwarding, type ForwardingOptions } from '../../engine/forwarding.ts';
 import type { Limits } from '../../engine/memory-map.ts';
 import type { ClusterNode, Delta, Tunnel } from '../../engine/model.ts';
 import { createCore, processOne, TEST_LIMITS, type Verdict } from './core.ts';
@@ -40,12 +40,15 @@ export const LOCAL = makeNode(0, {
 });
 
 /** A core and an empty cluster around node-0. */
-export function setUp(limits: Partial<Limits> = {}): { core: Core; forwarding: Forwarding } {
+export function setUp(
+  limits: Partial<Limits> = {}, options: Partial<ForwardingOptions> = {},
+): { core: Core; forwarding: Forwarding } {
   const all = { ...TEST_LIMITS, ...limits };
   const core = createCore(all);
   const forwarding = new Forwarding(core, all, {
     nodeName: 'node-0', podNetworks: ['10.1.0.0/16', 'fd00:1::/32'], underlayMtu: 1500,
     defaultMac: { IPv4: '02:00:00:00:00:04', IPv6: '02:00:00:00:00:06' },
+    ...options,
   });
   return { core, forwarding };
 }

@@ -7,6 +7,7 @@ import { addressBytes, addressFamily, hostPrefix, prefixBase, prefixKey } from
 import type { Core } from '../../engine/core.ts';
 import { Forwarding, type AttachedEndpoint } from '../../engine/forwarding.ts';
 import type { ClusterNode, Tunnel } from '../../engine/model.ts';
+import { FLANNEL_VXLAN_PORT } from '../../engine/net-conf.ts';
 import { GATEWAY_MAC, type Offloads } from '../../engine/tables/device.ts';
 import { PrefixTable } from '../../engine/tables/prefix.ts';
 import { ForwardTwin, type Target, type TwinPeer, type TwinTables } from
@@ -154,7 +155,7 @@ function twinPeer(settings: SceneSettings, tunnel: Tunnel): TwinPeer {
   const outerIpv4 = addressFamily(tunnel.remote) === 'IPv4';
   const own = settings.local.tunnels.find(({ family }) => family === tunnel.family);
   return {
-    remote: { address: tunnel.remote, port: tunnel.port },
+    remote: { address: tunnel.remote, port: tunnel.port ?? FLANNEL_VXLAN_PORT },
     device: outerIpv4 ? layout.DEVICE_UNDERLAY_IPV4 : layout.DEVICE_UNDERLAY_IPV6,
     vni: tunnel.vni,
     mac: tunnel.mac,

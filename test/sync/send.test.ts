@@ -14,6 +14,7 @@ import { runSync } from '../../sync/main.ts';
 import { Sender } from '../../sync/send.ts';
 import type { SenderOptions } from '../../sync/send.ts';
 import type { Content } from '../../sync/translate.ts';
+import { ContentFeed } from '../support/content-feed.ts';
 
 const root = mkdtempSync(join(tmpdir(), `culvert-send-${process.pid}-`));
 let sockets = 0;
@@ -33,6 +34,7 @@ class Host {
   readonly server: ControlServer;
   refuse = '';
   pause = Promise.resolve();
+  isBusy = false;
   #wake = (): void => {};
 
   constructor(path: string) {
@@ -42,7 +44,12 @@ class Host {
         await this.pause;
         this.#take(describeSnapshot(snapshot));
       },
-      onDelta: (delta) => this.#take(describeDelta(delta)),
+      onDelta: async (delta) => {
+        this.isBusy = true;
+        await this.pause;
+        this.isBusy = false;
+        this.#take(describeDelta(delta));
+      },
     });
     this.server = new ControlServer({
       path, mode: 0o660, roles: ['sync'], methods: this.intake.methods(), version: '1', log: log(),
@@ -102,12 +109,26 @@ const FAST = { backoffFirstMs: 2, backoffCapMs: 10 };
 
 function sender(
   path: string, lines: string[] = [], change: Partial<SenderOptions> = {},
-): Sender {
+): Fed {
   const made = new Sender({ socket: path, version: '1', log: log(lines), ...FAST, ...change });
   const stop = new AbortController();
   const done = made.run(stop.signal);
   cleanups.push(async () => { stop.abort(); await done; });
-  return made;
+  return new Fed(made);
+}
+
+/** A sender that is told whole contents. */
+class Fed extends ContentFeed {
+  readonly #sender: Sender;
+
+  constructor(sender: Sender) {
+    super(sender);
+    this.#sender = sender;
+  }
+
+  get confirmed(): number | null {
+    return this.#sender.confirmed;
+  }
 }
 
 function content(nodes: string[], pods: string[] = []): Content {
@@ -189,6 +210,61 @@ test('sends everything when the host asks', async () => {
   assert.is(daemon.told.length, 3);
 });
 
+test('goes on from what the host still has after a cut, with what came meanwhile', async () => {
+  const path = socketPath();
+  const daemon = await host(path);
+  const sidecar = sender(path);
+  sidecar.update(content(['a']));
+  await until(() => sidecar.confirmed === 1);
+  for (const revision of [2, 3, 4]) {
+    for (const connection of daemon.server.connections) connection.close('cut');
+    await until(() => sidecar.confirmed === null);
+    sidecar.update(content(['a', `b${revision}`]));
+    await until(() => sidecar.confirmed === revision);
+  }
+  assert.equal(daemon.told, [
+    'snapshot 1 a', 'delta 1-2 +b2', 'delta 2-3 +b3 -b2', 'delta 3-4 +b4 -b3',
+  ]);
+  // Another run of a sidecar has nothing to go on from.
+  const [first] = daemon.server.connections;
+  first?.close('cut');
+  const other = sender(path, [], { backoffFirstMs: 1, backoffCapMs: 1 });
+  other.update(content(['z']));
+  await daemon.heard('snapshot 1 z');
+});
+
+test('goes on with a change whose answer was lost', async () => {
+  const path = socketPath();
+  const daemon = await host(path);
+  const sidecar = sender(path);
+  sidecar.update(content(['a']));
+  await until(() => sidecar.confirmed === 1);
+  let open = (): void => {};
+  daemon.pause = new Promise((resolve) => { open = resolve; });
+  sidecar.update(content(['a', 'b']));
+  await until(() => daemon.isBusy);
+  for (const connection of daemon.server.connections) connection.close('cut');
+  await until(() => sidecar.confirmed === null);
+  open();
+  await until(() => sidecar.confirmed === 2);
+  assert.equal(daemon.told, ['snapshot 1 a', 'delta 1-2 +b']);
+});
+
+test('tells how its source is, on each connection', async () => {
+  const path = socketPath();
+  const daemon = await host(path);
+  const sidecar = new Sender({ socket: path, version: '1', log: log(), ...FAST });
+  const stop = new AbortController();
+  const done = sidecar.run(stop.signal);
+  cleanups.push(async () => { stop.abort(); await done; });
+  const health = { source: 'test', fresh: false, staleSinceMs: 5, problems: ['no'] };
+  sidecar.health(health);
+  await until(() => daemon.intake.health !== null);
+  assert.equal(daemon.intake.health, health);
+  sidecar.health({ ...health, fresh: true });
+  await until(() => daemon.intake.health?.fresh === true);
+});
+
 test('tries again when the host refuses, and says so once', async () => {
   const path = socketPath();
   const lines: string[] = [];
@@ -209,7 +285,7 @@ test('waits for its turn beside another sidecar', async () => {
   const first = new Sender({ socket: path, version: '1', log: log(), ...FAST });
   const stop = new AbortController();
   const done = first.run(stop.signal);
-  first.update(content(['a']));
+  new ContentFeed(first).update(content(['a']));
   await until(() => first.confirmed === 1);
   const lines: string[] = [];
   sender(path, lines).update(content(['a', 'z']));
@@ -266,7 +342,7 @@ test('runs from file to host, and stops cleanly', async () => {
   assert.is(daemon.told.length, 2);
 });
 
-for (const source of ['kubernetes', 'file:', 'nonsense']) {
+for (const source of ['file:', 'nonsense']) {
   test(`refuses the source ${source}`, async () => {
     const signal = AbortSignal.abort();
     const options = { source, socket: '/x', nodeName: 'a', version: '1', signal };

@@ -19,6 +19,7 @@ import type { Family } from '../../../engine/address.ts';
 import type { ClusterNode, StatusReport } from '../../../engine/model.ts';
 import { SYNC_SOCKET } from '../../../host/main.ts';
 import { Sender } from '../../../sync/send.ts';
+import { ContentFeed } from '../../support/content-feed.ts';
 
 export const FAMILIES = ['IPv4', 'IPv6'] as const;
 export const POD_NETWORKS = ['10.244.0.0/16', 'fd00:10:244::/48'];
@@ -173,7 +174,7 @@ export class Lab {
     const sender = new Sender({
       socket: join(culvert.runtimeDirectory, SYNC_SOCKET), version: VERSION, log: SILENT,
     });
-    sender.update({ local: self.name, nodes, pods: [] });
+    new ContentFeed(sender).update({ local: self.name, nodes, pods: [] });
     this.#senders.push(sender.run(this.#stop.signal));
     const status = await culvert.waitFor(({ sync }) => sync.revision !== null);
     if (status.sync.problems.length > 0) throw new Error(status.sync.problems.join('; '));

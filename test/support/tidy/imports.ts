@@ -17,7 +17,7 @@ interface Neighbours {
 }
 
 /** What the sidecar and the CNI plugin share with the host: the model, and how it travels. */
-const MODEL = ['model', 'frame', 'shape', 'address', 'connection', 'log']
+const MODEL = ['model', 'frame', 'shape', 'address', 'connection', 'log', 'net-conf']
   .map((name) => `engine/${name}.ts`);
 
 const MAY_IMPORT: Record<string, Neighbours> = {
