@@ -16,6 +16,8 @@ export interface HostConfig {
   nodeName: string;
   /** Networks of all pods of the cluster; the node routes them to its device. */
   podNetworks: string[];
+  /** Where Services have their addresses: the node reaches them through its device. */
+  serviceNetworks: string[];
   underlay: {
     /** Local addresses to tunnel from, one per family; or the interface that has them. */
     addresses: string[];
@@ -61,6 +63,7 @@ export interface HostConfig {
 export const DEFAULTS: HostConfig = {
   nodeName: '',
   podNetworks: ['10.244.0.0/16'],
+  serviceNetworks: [],
   underlay: {
     addresses: [], interface: '', port: 8472, mtu: 0, sendSockets: 16, takeUnfinished: false,
   },
@@ -92,6 +95,7 @@ const interfaceName = v.optional(
 const SourceSchema = v.strictObject({
   nodeName: v.optional(v.pipe(v.string(), v.minLength(1), v.maxLength(253))),
   podNetworks: v.optional(prefixes),
+  serviceNetworks: v.optional(prefixes),
   underlay: v.optional(v.strictObject({
     addresses: v.optional(addresses),
     interface: interfaceName,

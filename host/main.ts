@@ -20,6 +20,7 @@ import type { Log } from '../engine/log.ts';
 import { PROFILES, type Limits } from '../engine/memory-map.ts';
 import type { Delta, Snapshot } from '../engine/model.ts';
 import { PolicyTables } from '../engine/tables/policy.ts';
+import { ServiceTables } from '../engine/tables/services.ts';
 import { errnoName, SystemError } from '../ffi/errno.ts';
 import { closeFd, lockFile } from '../ffi/file.ts';
 import { Links } from '../ffi/netlink.ts';
@@ -76,6 +77,7 @@ export class Host {
   readonly startedMs = performance.now();
   readonly core: Core;
   readonly forwarding: Forwarding;
+  readonly services: ServiceTables;
   readonly dataPlane: DataPlane;
   readonly nodeDevice: NodeDevice;
   readonly endpoints: Endpoints;
@@ -121,16 +123,18 @@ export class Host {
     this.policy = new PolicyGate(policyTables, config.policy.unknownPods, log);
     this.forwarding = new Forwarding(this.core, limits, {
       nodeName: config.nodeName,
-      podNetworks: config.podNetworks,
+      podNetworks: overlayNetworks(config),
       underlayMtu: underlay.mtu,
       defaultMac: {
         IPv4: defaultMac(config.nodeName, 'IPv4'), IPv6: defaultMac(config.nodeName, 'IPv6'),
       },
     });
+    this.services = new ServiceTables(this.core, limits.services, (name, addresses) =>
+      this.forwarding.claimService(name, addresses));
     this.forwarding.devices.closedAtStart = config.policy.unknownPods === 'closed';
     this.#setOffloads();
     this.dataPlane = this.#makeDataPlane(module);
-    const { podNetworks } = config;
+    const podNetworks = overlayNetworks(config);
     this.nodeDevice = new NodeDevice(links, {
       ...config.device, mtu: overlayMtu(underlay), podNetworks, tier, queues,
     });
@@ -200,6 +204,11 @@ export class Host {
   /** How many pods the cluster has on this node. */
   get pods(): number {
     return this.#pods.size;
+  }
+
+  /** What is not as the cluster says. */
+  problems(): string[] {
+    return [...this.forwarding.problems(), ...this.services.problems()];
   }
 
   /** Ends the daemon: no more requests, no more packets, then no more devices. */
@@ -317,6 +326,7 @@ export class Host {
       this.forwarding.devices.closedAtStart = true;
     }
     this.forwarding.applySnapshot(snapshot);
+    if (snapshot.services !== undefined) this.services.replace(snapshot.services);
     this.#pods.clear();
     for (const pod of snapshot.pods) this.#pods.add(podKey(pod));
     await this.#applied();
@@ -327,13 +337,15 @@ export class Host {
   async #takeDelta(delta: Delta): Promise<void> {
     if (delta.policy !== undefined) this.policy.apply(delta.policy);
     this.forwarding.applyDelta(delta);
+    const { services = [], removedServices = [] } = delta;
+    this.services.apply({ services, removedServices });
     for (const pod of delta.pods) this.#pods.add(podKey(pod));
     for (const pod of delta.removedPods) this.#pods.delete(podKey(pod));
     await this.#applied();
   }
 
   async #applied(): Promise<void> {
-    const problems = this.forwarding.problems();
+    const problems = this.problems();
     if (problems.join('\n') !== this.#warned) {
       for (const problem of problems) this.options.log.warn({ problem }, 'not as the cluster says');
     }
@@ -384,6 +396,11 @@ export class Host {
 /** What linear memory has room for. */
 function limitsOf({ memory, dataPlane }: HostConfig): Limits {
   return { ...PROFILES[memory], workers: workerCount(dataPlane.workers) };
+}
+
+/** What the node's routes lead to us, and what of it is nowhere leads to nobody. */
+function overlayNetworks({ podNetworks, serviceNetworks }: HostConfig): string[] {
+  return [...podNetworks, ...serviceNetworks];
 }
 
 function makeCore(

@@ -99,7 +99,7 @@ function status(host: Host): StatusReport {
     sync: {
       connected: host.intake.isConnected,
       revision: host.intake.revision,
-      problems: host.forwarding.problems(),
+      problems: host.problems(),
     },
     policy: {
       known: host.policy.isKnown,
@@ -116,6 +116,8 @@ function status(host: Host): StatusReport {
     },
     events: readEvents(host.core),
     control: sum(host.control.counters, host.sync.counters),
-    tables: [...host.forwarding.tables(), ...host.policy.tables.tables()],
+    tables: [
+      ...host.forwarding.tables(), ...host.policy.tables.tables(), ...host.services.tables(),
+    ],
   };
 }

@@ -116,7 +116,9 @@ for (const family of FAMILIES) {
   });
 
   test(`${family}: a backend at a node's own address, another's and ours`, () => {
-    const nodes = { IPv4: ['192.168.0.11', '192.168.0.10'], IPv6: ['2001:db8::11', '2001:db8::10'] };
+    const nodes = {
+      IPv4: ['192.168.0.11', '192.168.0.10'], IPv6: ['2001:db8::11', '2001:db8::10'],
+    };
     for (const [index, backend] of nodes[family].entries()) {
       const bed = bedWith(backend);
       const verdict = bed.send('a', tcpPacket(request(family), TCP.syn));

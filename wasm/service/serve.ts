@@ -29,13 +29,13 @@ import {
   BACKENDS_READY, BACKEND_ADDRESS, BACKEND_PORT, FRONT_COUNTS_REFUSED,
 } from "../abi/service";
 import {
-  REASON_FRAGMENT_UNKNOWN, REASON_NONE, REASON_SERVICE_CONFLICT, REASON_SERVICE_EMPTY,
-  REASON_SERVICE_GONE, REASON_SERVICE_PORT, REASON_SERVICE_PROTOCOL, REASON_SERVICE_SESSION,
-  REASON_SERVICE_SILENT, REASON_TOO_SHORT,
+  REASON_FRAGMENT_TABLE_FULL, REASON_FRAGMENT_UNKNOWN, REASON_NONE, REASON_SERVICE_CONFLICT,
+  REASON_SERVICE_EMPTY, REASON_SERVICE_GONE, REASON_SERVICE_PORT, REASON_SERVICE_PROTOCOL,
+  REASON_SERVICE_SESSION, REASON_SERVICE_SILENT, REASON_TOO_SHORT,
 } from "../abi/verdict";
 import { countFront } from "../count";
 import { quotedFlow } from "../flow-error";
-import { laterFlow } from "../flow-fragment";
+import { laterFlow, rememberFirst } from "../flow-fragment";
 import {
   composeFlowKey, flowDestination, flowIsError, flowIsIpv4, flowOpenerPorts, flowOpens, flowSameWay,
   flowSource, writeFlowKey,
@@ -80,7 +80,7 @@ function serveAlone(descriptor: usize, worker: i32, nowMs: i32): i32 {
     const flow = laterFlow(packet, transport, key, nowMs);
     const pair = flow != 0 ? flowPair(flow) : 0;
     if (pair == 0) return REASON_FRAGMENT_UNKNOWN;
-    return passOn(descriptor, worker, nowMs, flow, pair);
+    return passOn(descriptor, transport, worker, nowMs, flow, pair);
   }
   const protocol = transportProtocol(transport);
   const isUnserved = isHeaderless(transport) || !hasPorts(protocol)
@@ -91,7 +91,7 @@ function serveAlone(descriptor: usize, worker: i32, nowMs: i32): i32 {
   if (known != 0) {
     const pair = flowPair(known);
     if (!flowIsSession(known) || keepsBackend(known, pair)) {
-      return passOn(descriptor, worker, nowMs, known, pair);
+      return passOn(descriptor, transport, worker, nowMs, known, pair);
     }
     if (protocol == PROTOCOL_TCP && !flowOpens(key)) {
       closeFlow(pair, nowMs);
@@ -113,16 +113,22 @@ function headerSize(protocol: i32): i32 {
 
 /** Takes a packet on to the other side of its pair. One of a session goes to the backend. One of a
  * translated flow is from a backend that is the client, too: nobody is left to ask about it. */
-function passOn(descriptor: usize, worker: i32, nowMs: i32, flow: usize, pair: usize): i32 {
+function passOn(
+  descriptor: usize, transport: i32, worker: i32, nowMs: i32, flow: usize, pair: usize,
+): i32 {
   const key = flowSession(worker);
   const byOpener = flowSameWay(flow, key);
   if (flowIsSession(flow)) {
     translate(descriptor, worker, pair, byOpener, TRANSLATED_SERVED);
-  } else {
-    if (byOpener) return REASON_SERVICE_SESSION;
-    advance(flow, key, nowMs);
-    translate(descriptor, worker, pair, false, TRANSLATED_REPLY);
+    return REASON_NONE;
   }
+  if (byOpener) return REASON_SERVICE_SESSION;
+  const isFirst = isFragment(transport) && !isLaterFragment(transport);
+  if (isFirst && !rememberFirst(packetStart(descriptor), transport, key, flow, nowMs)) {
+    return REASON_FRAGMENT_TABLE_FULL;
+  }
+  if (!isLaterFragment(transport)) advance(flow, key, nowMs);
+  translate(descriptor, worker, pair, false, TRANSLATED_REPLY);
   return REASON_NONE;
 }
 
