@@ -63,7 +63,7 @@ function trackChange(flow: usize, candidate: usize, worker: i32, nowMs: i32): i3
     flowRemove(worker, flow);
     return openFlow(candidate, worker, nowMs);
   }
-  if (!flowSameWay(flow, candidate) && flowOpens(candidate)) {
+  if (isOtherWay(flow, candidate)) {
     return openOtherWay(flow, candidate, worker, nowMs);
   }
   const reason = confirmFlow(flow, worker, nowMs);
@@ -73,12 +73,20 @@ function trackChange(flow: usize, candidate: usize, worker: i32, nowMs: i32): i3
   return REASON_NONE;
 }
 
+/** True of what opens a connection from the other end than the flow's opener. */
+function isOtherWay(flow: usize, candidate: usize): bool {
+  return !flowSameWay(flow, candidate) && flowOpens(candidate);
+}
+
 /** Takes note of a packet that nobody judges, where it is of a known flow, or `opens` one. */
 export function followPacket(candidate: usize, worker: i32, nowMs: i32, opens: bool): i32 {
   let flow = findLive(candidate, worker, nowMs);
+  if (flow != 0 && (flowIsSession(flow) || isOtherWay(flow, candidate))) {
+    if (!opens) return REASON_NONE;
+    flowRemove(worker, flow);
+    flow = 0;
+  }
   if (flow != 0) {
-    const isOther = !flowSameWay(flow, candidate) && flowOpens(candidate);
-    if (isOther || flowIsSession(flow)) return REASON_NONE;
     advance(flow, candidate, nowMs);
   } else if (opens) {
     begin(candidate, nowMs);
@@ -139,6 +147,7 @@ function openOtherWay(flow: usize, candidate: usize, worker: i32, nowMs: i32): i
   if (load<u8>(flow, FLOW_STATE) == FLOW_STATE_ESTABLISHED) return REASON_NONE;
   begin(candidate, nowMs);
   memory.copy(flow, candidate, FLOW_SIZE);
+  setPacketFlow(worker, flow);
   return REASON_NONE;
 }
 
