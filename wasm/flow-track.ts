@@ -17,18 +17,20 @@ import {
   FLOW_TIMEOUT_NEW, FLOW_TIMEOUT_OTHER, FLOW_TIMEOUT_TCP, FLOW_TIMEOUT_UDP,
 } from "./abi/policy";
 import { REASON_FLOW_TABLE_FULL, REASON_NONE } from "./abi/verdict";
-import { flowFromB, flowOpens, flowSameWay, isIcmp } from "./flow-key";
+import { flowFromB, flowMatches, flowOpens, flowSameWay, isIcmp } from "./flow-key";
 import { judgeFlow, policyEpoch } from "./policy/judge";
 import {
-  flowFind, flowInsert, flowIsSession, flowRemove, flowTimeLeft, setPacketFlow,
+  flowFind, flowInsert, flowIsSession, flowRemove, flowTimeLeft, packetFlow, setPacketFlow,
 } from "./table/flow";
 
-/** Looks up the flow that a packet would open, `candidate`, and judges what must be judged.
+/** Looks up the flow that a packet would open, `candidate`, unless it is the one that the packet's
+ * session led to, and judges what must be judged.
  * REASON_NONE lets the packet pass. */
 // @ts-ignore: decorator
 @inline
 export function trackPacket(candidate: usize, worker: i32, nowMs: i32): i32 {
-  const flow = flowFind(candidate);
+  const hint = packetFlow(worker);
+  const flow = hint != 0 && flowMatches(hint, candidate) ? hint : flowFind(candidate);
   if (flow == 0) return openFlow(candidate, worker, nowMs);
   if (isQuiet(flow, candidate) && load<i32>(flow, FLOW_EXPIRES) - nowMs > 0
     && load<u32>(flow, FLOW_EPOCH) == policyEpoch()) {

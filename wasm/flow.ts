@@ -55,7 +55,7 @@ export function enforce(
   const packet = packetStart(descriptor);
   const transport = ipTransport(packet);
   lockFlows(worker);
-  setPacketFlow(worker, 0);
+  if (packetTranslated(descriptor) == 0) setPacketFlow(worker, 0);
   const isPlain = !isFragment(transport) && !isHeaderless(transport);
   let reason = isPlain
     ? trackWhole(packet, transport, worker, nowMs, from != 0)

@@ -118,6 +118,11 @@ export class ServiceTables {
     ];
   }
 
+  /** Bytes of fronts and of blocks of backends in use. */
+  get bytes(): number {
+    return (this.#fronts.size * FRONT_SIZE) + this.#arena.used;
+  }
+
   /** Flows that a Service's backends got, and packets that found none. */
   counts(service: { namespace: string; name: string }): { opened: number; refused: number } {
     const counts = { opened: 0, refused: 0 };

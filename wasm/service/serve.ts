@@ -45,7 +45,7 @@ import { lockFlows, unlockFlows } from "../lock";
 import { packetStart } from "../packet";
 import {
   flowAffinity, flowCandidate, flowInsert, flowIsSession, flowIsTranslated, flowPair, flowRemove,
-  flowSession,
+  flowSession, setPacketFlow,
 } from "../table/flow";
 import { flowKeyHash } from "../table/flow-hash";
 import { backendAt, frontBackends, frontFind, hasBackend } from "../table/front";
@@ -75,6 +75,7 @@ function serveAlone(descriptor: usize, worker: i32, nowMs: i32): i32 {
   const transport = ipTransport(packet);
   const total = ipTotalLength(packet);
   const key = flowSession(worker);
+  setPacketFlow(worker, 0);
   writeFlowKey(key, packet, transport, total);
   if (isLaterFragment(transport)) {
     const flow = laterFlow(packet, transport, key, nowMs);
@@ -119,6 +120,7 @@ function passOn(
   const key = flowSession(worker);
   const byOpener = flowSameWay(flow, key);
   if (flowIsSession(flow)) {
+    setPacketFlow(worker, pair);
     translate(descriptor, worker, pair, byOpener, TRANSLATED_SERVED);
     return REASON_NONE;
   }

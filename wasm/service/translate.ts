@@ -89,8 +89,9 @@ function fillEnds(ends: usize, flow: usize, byOpener: bool, ipv4: bool): void {
   const ports = flowOpenerPorts(flow);
   store<u32>(ends, byOpener ? ports : rotl<u32>(ports, 16), ENDS_PORTS);
   if (ipv4) {
-    store<u32>(ends, load<u32>(source, 12), ENDS_ADDRESSES);
-    store<u32>(ends, load<u32>(destination, 12), ENDS_ADDRESSES + IPV4_ADDRESS_SIZE);
+    // In one word, because it is read as one.
+    const both = <u64>load<u32>(source, 12) | (<u64>load<u32>(destination, 12) << 32);
+    store<u64>(ends, both, ENDS_ADDRESSES);
   } else {
     v128.store(ends, v128.load(source), ENDS_ADDRESSES);
     v128.store(ends, v128.load(destination), ENDS_ADDRESSES + IPV6_ADDRESS_SIZE);
@@ -111,9 +112,8 @@ function exchange(descriptor: usize, ends: usize): void {
 function exchangeEnds(packet: usize, transport: i32, room: i32, ends: usize, isOpen: bool): void {
   const addresses = ipSourceAddress(packet);
   const ipv4 = isIpv4(packet);
-  const size = 2 * <i32>addressSize(ipv4);
-  const before = foldedSum(addresses, size);
-  const after = foldedSum(ends + ENDS_ADDRESSES, size);
+  const before = sumAddresses(addresses, ipv4);
+  const after = sumAddresses(ends + ENDS_ADDRESSES, ipv4);
   exchangeAddresses(addresses, ends + ENDS_ADDRESSES, ipv4);
   if (ipv4) {
     const updated = checksumUpdate(load<u16>(packet, IPV4_CHECKSUM), before, after);
@@ -177,11 +177,22 @@ function checksumField(protocol: i32): i32 {
   return protocol == PROTOCOL_ICMPV6 ? ICMP_CHECKSUM : NO_CHECKSUM;
 }
 
+/** Sum of two addresses. */
+// @ts-ignore: decorator
+@inline
+function sumAddresses(start: usize, ipv4: bool): u16 {
+  if (!ipv4) return foldedSum(start, 2 * IPV6_ADDRESS_SIZE);
+  const both = load<u64>(start);
+  return folded((both & 0xffffffff) + (both >>> 32));
+}
+
 function foldedSum(start: usize, length: i32): u16 {
   return folded(checksumAdd(0, start, length));
 }
 
 /** A sum of 16-bit words, in 16 bits. */
+// @ts-ignore: decorator
+@inline
 function folded(sum: u64): u16 {
   return ~checksumFold(sum);
 }
