@@ -25,7 +25,7 @@ const IDENTIFIERS: Word[] = [
     instead: 'say inbound or outbound; ingress and egress are NetworkPolicy directions',
   },
   {
-    pattern: /backend/i, where: /^wasm\/tunnel\/|^engine\/tables\/peer|^host\/device\/|^ffi\//,
+    pattern: /(vxlan|tunnel)\w*backend|^backend(Type|Kind)/i, where: /^(wasm|engine|host|ffi)\//,
     instead: 'say tunnel; backends are those of Services',
   },
   {
