@@ -6,8 +6,9 @@
 //   3. checkPacket()      headers are sound (forward.ts, wire/ip.ts)
 //   4. readVnet()         one packet or many, and is its checksum finished (offload/vnet.ts)
 //   5. ownsSource()       the source address is the device's own
-//   6. enforce()          its flow is known, or policy allows it (flow.ts)
-//   7. forwardOutbound()  route, TTL, size; encapsulate, cut or deliver (forward.ts)
+//   6. forwardOutbound()  route, TTL, size; encapsulate, cut or deliver (forward.ts)
+//   7. serve()            what is for a Service goes to a backend (service/serve.ts)
+//   8. enforce()          its flow is known, or policy allows it (flow.ts)
 
 import {
   ETHERNET_DESTINATION, ETHERNET_HEADER_SIZE, ETHER_TYPE_ARP, ETHER_TYPE_IPV4, ETHER_TYPE_IPV6,
