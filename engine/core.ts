@@ -17,6 +17,7 @@ export interface CoreExports {
     table: number, entries: number, keys: number, count: number, found: number): void;
   frontEnter(front: number): void;
   frontRemove(front: number): void;
+  frontReplace(before: number, front: number): void;
   policyAnswer(ruleSet: number, identity: number, key: number): number;
   policyProgram(ruleSet: number, identity: number): number;
   prefixTableSize(prefixes: number, nodes: number, leaves: number, leafSize: number): number;

@@ -8,7 +8,7 @@ import {
   VERDICTS_RECORDS,
   VERDICT_SIZE,
 } from '../wasm/abi/policy.ts';
-import { BACKENDS_LANES, BACKENDS_SEEDS, BACKEND_SIZE, FRONT_COUNTS_SIZE, FRONT_SIZE } from
+import { BACKEND_SIZE, FRONT_COUNTS_SIZE, FRONT_LANES, FRONT_SEEDS } from
   '../wasm/abi/service.ts';
 import { PREFIX_LEAF_NARROW, PREFIX_LEAF_WIDE } from '../wasm/abi/prefix-table.ts';
 
@@ -102,10 +102,10 @@ function limitsFor(
   };
 }
 
-/** Bytes for blocks of backends: room for all of them, and for changes of many at a time. */
-function serviceArenaBytes({ fronts, backends }: ServiceLimits): number {
-  const block = BACKENDS_SEEDS + (BACKENDS_LANES * 4);
-  return (2 * fronts * block) + (Math.ceil(backends * 1.25) * (BACKEND_SIZE + 4));
+/** Bytes for fronts with their backends: room for all, and for changes of many at a time. */
+function frontArenaBytes({ fronts, backends }: ServiceLimits): number {
+  const front = FRONT_SEEDS + (FRONT_LANES * 4);
+  return (2 * fronts * front) + (Math.ceil(backends * 1.25) * (BACKEND_SIZE + 4));
 }
 
 /** Buckets of fronts, a power of two. */
@@ -129,10 +129,9 @@ export interface MemoryMap {
   flows: number;
   fragments: number;
   verdicts: number;
-  fronts: number;
   frontBuckets: number;
   frontCounts: number;
-  serviceArena: number;
+  frontArena: number;
   descriptors: number;
   sends: number;
   pieces: number;
@@ -173,10 +172,9 @@ export function layMemory(
     flows: place(policy.flows * (FLOW_SIZE + 1)),
     fragments: place(policy.fragments * FRAGMENT_SIZE),
     verdicts: perWorker(VERDICTS_RECORDS + (policy.verdicts * VERDICT_SIZE)),
-    fronts: place(limits.services.fronts * FRONT_SIZE),
     frontBuckets: place(bucketCount(limits.services) * 4),
     frontCounts: perWorker(limits.services.fronts * FRONT_COUNTS_SIZE),
-    serviceArena: place(serviceArenaBytes(limits.services)),
+    frontArena: place(frontArenaBytes(limits.services)),
     descriptors: perWorker(limits.slots * layout.DESCRIPTOR_STRIDE),
     sends: perWorker(layout.SEND_LIMIT * layout.SEND_STRIDE),
     pieces: perWorker(layout.PIECE_LIMIT * layout.PIECE_SIZE),
@@ -229,13 +227,12 @@ export function writeDirectory(
     [layout.DIRECTORY_SEGMENT_LIMIT, 1],
     [layout.DIRECTORY_POLICY_ARENA, map.arena],
     [layout.DIRECTORY_POLICY_ARENA_SIZE, limits.policy.arenaBytes],
-    [layout.DIRECTORY_FRONTS, map.fronts],
     [layout.DIRECTORY_FRONT_LIMIT, limits.services.fronts],
     [layout.DIRECTORY_FRONT_BUCKETS, map.frontBuckets],
     [layout.DIRECTORY_FRONT_BUCKET_COUNT, bucketCount(limits.services)],
     [layout.DIRECTORY_FRONT_COUNTS, map.frontCounts],
-    [layout.DIRECTORY_SERVICE_ARENA, map.serviceArena],
-    [layout.DIRECTORY_SERVICE_ARENA_SIZE, serviceArenaBytes(limits.services)],
+    [layout.DIRECTORY_FRONT_ARENA, map.frontArena],
+    [layout.DIRECTORY_FRONT_ARENA_SIZE, frontArenaBytes(limits.services)],
     [layout.DIRECTORY_MAGIC_FIELD, layout.DIRECTORY_MAGIC],
   ];
   for (const [field, value] of fields) {

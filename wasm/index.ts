@@ -6,7 +6,7 @@ export { checksumMany } from "./checksum";
 export { policyAnswer, policyProgram } from "./policy/match";
 export { processBatch } from "./process";
 export { flowFindMany } from "./table/flow";
-export { frontEnter, frontRemove } from "./table/front";
+export { frontEnter, frontRemove, frontReplace } from "./table/front";
 export {
   prefixAbove,
   prefixCount,

@@ -1,22 +1,22 @@
-// Services as the core serves them: fronts, which clients address, and blocks of backends.
+// Services as the core serves them: fronts, which clients address, each with its backends.
 //
-// Theory of operation. A front is an address, protocol and port of a Service; its backends stand in
-// an immutable block. A change is checked, and everything it needs is written where nothing leads
-// to it yet; where memory does not suffice, that is given back, and nothing has changed. Then
-// fronts' words are stored, new fronts are entered, old ones taken out, and the service epoch is
-// raised: sessions look at their fronts again (wasm/service/serve.ts). What nothing leads to any
-// more is used again after a grace period. Only what a change names is looked at.
+// Theory of operation. A front is an address, protocol and port of a Service, and immutable. A
+// change is checked, and everything it needs is written where nothing leads to it yet; where memory
+// does not suffice, that is given back, and nothing has changed. Then fronts take the place of
+// those before, new ones are entered, old ones taken out, each by one atomic store, and the service
+// epoch is raised: sessions look at their fronts again (wasm/service/serve.ts). What nothing leads
+// to any more is used again after a grace period. Only what a change names is looked at.
 
 import {
-  DIRECTORY_FRONTS, DIRECTORY_FRONT_COUNTS, DIRECTORY_FRONT_LIMIT, DIRECTORY_HAS_SERVICES,
-  DIRECTORY_SERVICE_ARENA, DIRECTORY_SERVICE_ARENA_SIZE, DIRECTORY_SERVICE_EPOCH, DIRECTORY_START,
+  DIRECTORY_FRONT_ARENA, DIRECTORY_FRONT_ARENA_SIZE, DIRECTORY_FRONT_COUNTS,
+  DIRECTORY_FRONT_LIMIT, DIRECTORY_HAS_SERVICES, DIRECTORY_SERVICE_EPOCH, DIRECTORY_START,
   DIRECTORY_WORKER_COUNT,
 } from '../../wasm/abi/layout.ts';
 import {
-  BACKENDS_AFFINITY, BACKENDS_COUNT, BACKENDS_EPOCH, BACKENDS_FLAGS, BACKENDS_FLAG_SILENT,
-  BACKENDS_LANES, BACKENDS_READY, BACKENDS_SEEDS, BACKEND_ADDRESS, BACKEND_PORT, BACKEND_SIZE,
-  FRONT_ADDRESS, FRONT_BACKENDS, FRONT_COUNTS_OPENED, FRONT_COUNTS_REFUSED, FRONT_COUNTS_SIZE,
-  FRONT_NEXT, FRONT_PORT, FRONT_PROTOCOL, FRONT_SIZE,
+  BACKEND_ADDRESS, BACKEND_PORT, BACKEND_SIZE, FRONT_ADDRESS, FRONT_AFFINITY, FRONT_BACKENDS,
+  FRONT_COUNTS, FRONT_COUNTS_OPENED, FRONT_COUNTS_REFUSED, FRONT_COUNTS_SIZE, FRONT_EPOCH,
+  FRONT_FLAGS, FRONT_FLAG_SILENT, FRONT_LANES, FRONT_PORT, FRONT_PROTOCOL, FRONT_READY,
+  FRONT_SEEDS,
 } from '../../wasm/abi/service.ts';
 import { addressBytes, addressFamily } from '../address.ts';
 import type { Core } from '../core.ts';
@@ -35,13 +35,13 @@ const MAPPED = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
 /** What a Service's routes are for: its addresses lead to the core's own next hop for Services. */
 export type ClaimAddresses = (owner: string, addresses: string[]) => void;
 
-/** A front that packets can find. */
+/** A front that packets can find. `at` is its address, `counts` the index of what it has seen. */
 interface Front {
   owner: string;
-  index: number;
-  block: number;
+  at: number;
+  counts: number;
   backends: number;
-  /** What the block holds, to see whether it has changed. */
+  /** What it says, to see whether that has changed. */
   content: string;
 }
 
@@ -79,8 +79,8 @@ export class ServiceTables {
     this.limits = limits;
     this.#claim = claim;
     this.#words = new Int32Array(core.memory.buffer);
-    this.#arena = new Arena(core, core.directory(DIRECTORY_SERVICE_ARENA),
-      core.directory(DIRECTORY_SERVICE_ARENA_SIZE));
+    this.#arena = new Arena(core, core.directory(DIRECTORY_FRONT_ARENA),
+      core.directory(DIRECTORY_FRONT_ARENA_SIZE));
     this.#pool = new IndexPool(core, 0, core.directory(DIRECTORY_FRONT_LIMIT));
   }
 
@@ -118,16 +118,16 @@ export class ServiceTables {
     ];
   }
 
-  /** Bytes of fronts and of blocks of backends in use. */
+  /** Bytes of fronts with their backends. */
   get bytes(): number {
-    return (this.#fronts.size * FRONT_SIZE) + this.#arena.used;
+    return this.#arena.used;
   }
 
   /** Flows that a Service's backends got, and packets that found none. */
   counts(service: { namespace: string; name: string }): { opened: number; refused: number } {
     const counts = { opened: 0, refused: 0 };
     for (const key of this.#owned.get(nameOf(service)) ?? []) {
-      for (const at of this.#countsOf(this.#fronts.get(key)?.index ?? 0)) {
+      for (const at of this.#countsOf(this.#fronts.get(key)?.counts ?? 0)) {
         counts.opened += Number(this.#core.view.getBigUint64(at + FRONT_COUNTS_OPENED, true));
         counts.refused += Number(this.#core.view.getBigUint64(at + FRONT_COUNTS_REFUSED, true));
       }
@@ -180,23 +180,21 @@ export class ServiceTables {
   /** Writes what is new of the fronts. */
   #prepare(owner: string, wanted: Wanted[]): Step[] {
     const steps: Step[] = [];
+    let room = this.limits.backends - this.#backends;
     try {
-      for (const { key, address, port, service } of wanted) {
-        const backends = backendsOf(port, address);
-        const content = contentOf(backends, service);
-        const before = this.#fronts.get(key);
+      for (const one of wanted) {
+        const backends = backendsOf(one.port, one.address);
+        const content = contentOf(backends, one.service);
+        const before = this.#fronts.get(one.key);
         if (before?.content === content) continue;
-        const extra = steps.reduce((sum, step) =>
-          sum + step.front.backends - (step.before?.backends ?? 0), backends.length);
-        if (this.#backends + extra - (before?.backends ?? 0) > this.limits.backends) {
+        room += (before?.backends ?? 0) - backends.length;
+        if (room < 0) {
           throw new TableFullError('backends', this.limits.backends, `service ${owner}`);
         }
-        const block = this.#writeBlock(owner, backends, service);
-        const index = before?.index ?? -1;
-        const front = { owner, index, block, backends: backends.length, content };
-        const step: Step = { key, front, before };
-        steps.push(step);
-        if (before === undefined) front.index = this.#writeFront(owner, address, port, block);
+        const counts = before?.counts ?? this.#takeCounts(owner);
+        const front = { owner, at: 0, counts, backends: backends.length, content };
+        steps.push({ key: one.key, front, before });
+        front.at = this.#write(one, backends, counts);
       }
       return steps;
     } catch (error) {
@@ -206,40 +204,38 @@ export class ServiceTables {
   }
 
   #cancel({ front, before }: Step): void {
-    this.#arena.free(front.block);
-    if (before === undefined && front.index >= 0) this.#pool.retire(front.index);
+    if (front.at !== 0) this.#arena.free(front.at);
+    if (before === undefined) this.#pool.retire(front.counts);
   }
 
   #publish(steps: Step[], gone: string[]): void {
     if (steps.length === 0 && gone.length === 0) return;
+    const { exports, view } = this.#core;
     const retired: number[] = [];
     const epoch = (DIRECTORY_START + DIRECTORY_SERVICE_EPOCH) / 4;
     const next = Atomics.load(this.#words, epoch) + 1;
     this.#core.setDirectory(DIRECTORY_HAS_SERVICES, 1);
     for (const { key, front, before } of steps) {
-      const at = this.#frontAt(front.index);
-      this.#core.view.setInt32(front.block + BACKENDS_EPOCH, next, true);
-      Atomics.store(this.#words, (at + FRONT_BACKENDS) / 4, front.block);
-      if (before === undefined) this.#core.exports.frontEnter(at);
-      else retired.push(before.block);
+      view.setInt32(front.at + FRONT_EPOCH, next, true);
+      if (before === undefined) exports.frontEnter(front.at);
+      else {
+        exports.frontReplace(before.at, front.at);
+        retired.push(before.at);
+      }
       this.#backends += front.backends - (before?.backends ?? 0);
       this.#fronts.set(key, front);
     }
     for (const key of gone) {
       const front = this.#fronts.get(key);
       if (front === undefined) continue;
-      this.#core.exports.frontRemove(this.#frontAt(front.index));
-      this.#pool.retire(front.index);
-      retired.push(front.block);
+      exports.frontRemove(front.at);
+      this.#pool.retire(front.counts);
+      retired.push(front.at);
       this.#backends -= front.backends;
       this.#fronts.delete(key);
     }
     Atomics.store(this.#words, epoch, next);
     this.#arena.retire(retired);
-  }
-
-  #frontAt(index: number): number {
-    return this.#core.directory(DIRECTORY_FRONTS) + (index * FRONT_SIZE);
   }
 
   /** Addresses of a front's counts, one record for each worker. */
@@ -251,48 +247,47 @@ export class ServiceTables {
       start + (((worker * limit) + index) * FRONT_COUNTS_SIZE));
   }
 
-  #writeFront(owner: string, address: string, port: ServicePort, block: number): number {
+  #takeCounts(owner: string): number {
     const index = this.#pool.take();
     if (index < 0) throw new TableFullError('fronts', this.limits.fronts, `service ${owner}`);
-    const at = this.#frontAt(index);
-    const { view, bytes } = this.#core;
-    bytes.set(mappedBytes(address), at + FRONT_ADDRESS);
-    view.setUint32(at + FRONT_PORT, 0, true);
-    view.setUint16(at + FRONT_PORT, port.port, false);
-    view.setUint8(at + FRONT_PROTOCOL, PROTOCOLS[port.protocol]);
-    view.setUint32(at + FRONT_BACKENDS, block, true);
-    view.setUint32(at + FRONT_NEXT, 0, true);
-    for (const counts of this.#countsOf(index)) bytes.fill(0, counts, counts + FRONT_COUNTS_SIZE);
+    for (const counts of this.#countsOf(index)) {
+      this.#core.bytes.fill(0, counts, counts + FRONT_COUNTS_SIZE);
+    }
     return index;
   }
 
-  #writeBlock(owner: string, backends: SeededBackend[], service: Service): number {
-    const lanes = Math.ceil(backends.length / BACKENDS_LANES) * BACKENDS_LANES;
-    const records = BACKENDS_SEEDS + (lanes * 4);
+  /** Writes a front where nothing leads to it yet. Returns its address. */
+  #write({ address, port, service }: Wanted, backends: SeededBackend[], counts: number): number {
+    const lanes = Math.ceil(backends.length / FRONT_LANES) * FRONT_LANES;
+    const records = FRONT_SEEDS + (lanes * 4);
     const size = records + (backends.length * BACKEND_SIZE);
-    const block = this.#arena.take(size);
-    if (block === 0) {
-      throw new TableFullError('backends', this.#arena.limit, `service ${owner}`, 'bytes');
+    const front = this.#arena.take(size);
+    if (front === 0) {
+      const object = `service ${nameOf(service)}`;
+      throw new TableFullError('backends', this.#arena.limit, object, 'bytes');
     }
     const { view, bytes } = this.#core;
-    bytes.fill(0, block, block + size);
+    bytes.fill(0, front, front + size);
+    bytes.set(mappedBytes(address), front + FRONT_ADDRESS);
+    view.setUint16(front + FRONT_PORT, port.port, false);
+    view.setUint8(front + FRONT_PROTOCOL, PROTOCOLS[port.protocol]);
+    view.setUint8(front + FRONT_FLAGS, service.empty === 'drop' ? FRONT_FLAG_SILENT : 0);
     const ready = backends.filter(({ state }) => state === 'ready').length;
-    view.setUint32(block + BACKENDS_READY, ready, true);
-    view.setUint32(block + BACKENDS_COUNT, backends.length, true);
-    view.setUint32(block + BACKENDS_AFFINITY, service.affinitySeconds * MS_PER_SECOND, true);
-    const flags = service.empty === 'drop' ? BACKENDS_FLAG_SILENT : 0;
-    view.setUint32(block + BACKENDS_FLAGS, flags, true);
-    for (const [index, { seed, address, port }] of backends.entries()) {
-      const at = block + records + (index * BACKEND_SIZE);
-      view.setUint32(block + BACKENDS_SEEDS + (index * 4), seed, true);
-      bytes.set(address, at + BACKEND_ADDRESS);
-      view.setUint16(at + BACKEND_PORT, port, false);
+    view.setUint16(front + FRONT_READY, ready, true);
+    view.setUint16(front + FRONT_BACKENDS, backends.length, true);
+    view.setUint32(front + FRONT_AFFINITY, service.affinitySeconds * MS_PER_SECOND, true);
+    view.setUint32(front + FRONT_COUNTS, counts, true);
+    for (const [index, backend] of backends.entries()) {
+      const at = front + records + (index * BACKEND_SIZE);
+      view.setUint32(front + FRONT_SEEDS + (index * 4), backend.seed, true);
+      bytes.set(backend.address, at + BACKEND_ADDRESS);
+      view.setUint16(at + BACKEND_PORT, backend.port, false);
     }
-    return block;
+    return front;
   }
 }
 
-/** A backend as a block has it; `address` is 16 bytes. */
+/** A backend as a front has it; `address` is 16 bytes. */
 interface SeededBackend {
   seed: number;
   address: Uint8Array;
@@ -318,7 +313,7 @@ function wantedFronts(service: Service): Wanted[] {
 }
 
 /** The backends that an address of a Service has, which are those of its family: ready ones first,
- * each seed another. The same backends always make the same block. */
+ * each seed another. The same backends always make the same front. */
 function backendsOf({ backends }: ServicePort, address: string): SeededBackend[] {
   const family = addressFamily(address);
   const known = new Map<string, SeededBackend>();

@@ -19,8 +19,8 @@
 //          | flows, fragments; per worker:  |
 //          | verdicts                       |
 //          +--------------------------------+
-//          | Services: fronts, buckets,     |
-//          | arena; per worker: counts      |
+//          | Services: buckets, arena of    |
+//          | fronts; per worker: counts     |
 //          +--------------------------------+
 //          | descriptors, one per slot      |
 //          +--------------------------------+
@@ -81,15 +81,14 @@ export const DIRECTORY_FLOW_KEYS = 208;       // 48 bytes: FLOW_KEYS in policy.t
 export const DIRECTORY_FLOW_LOCK = 256;       // u32: the worker that has it + 1, or 0; atomic
 export const DIRECTORY_FLOW_WAITERS = 260;    // u32, a bit for each worker that sleeps; atomic
 export const DIRECTORY_TAKE_UNFINISHED = 264; // 1: peers may leave inner checksums unfinished
-export const DIRECTORY_FRONTS = 268;          // DIRECTORY_FRONT_LIMIT records
-export const DIRECTORY_FRONT_LIMIT = 272;
-export const DIRECTORY_FRONT_BUCKETS = 276;
-export const DIRECTORY_FRONT_BUCKET_COUNT = 280; // a power of two
-export const DIRECTORY_FRONT_COUNTS = 284;    // per worker: what each front has seen
-export const DIRECTORY_SERVICE_ARENA = 288;   // blocks of backends
-export const DIRECTORY_SERVICE_ARENA_SIZE = 292;
-export const DIRECTORY_SERVICE_EPOCH = 296;   // u32, one more with each change of Services; atomic
-export const DIRECTORY_HAS_SERVICES = 300;    // 1 once there has been a front
+export const DIRECTORY_FRONT_LIMIT = 268;
+export const DIRECTORY_FRONT_BUCKETS = 272;   // u32 address of each bucket's first front, or 0
+export const DIRECTORY_FRONT_BUCKET_COUNT = 276; // a power of two
+export const DIRECTORY_FRONT_COUNTS = 280;    // per worker: what each front has seen
+export const DIRECTORY_FRONT_ARENA = 284;     // fronts with their backends
+export const DIRECTORY_FRONT_ARENA_SIZE = 288;
+export const DIRECTORY_SERVICE_EPOCH = 292;   // u32, one more with each change of Services; atomic
+export const DIRECTORY_HAS_SERVICES = 296;    // 1 once there has been a front
 export const DIRECTORY_SIZE = 320;
 export const DIRECTORY_MAGIC = 0x54524c43;    // "CLRT"
 export const COALESCE_TCP = 1;                // join TCP segments that come from peers

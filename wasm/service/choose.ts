@@ -6,7 +6,7 @@
 // from keys that nobody who sends packets can guess. Four weights are computed at a time. The slow
 // twin is test/reference/services.ts.
 
-import { BACKENDS_LANES, BACKENDS_SEEDS } from "../abi/service";
+import { FRONT_LANES, FRONT_SEEDS } from "../abi/service";
 
 /** Above every weight. */
 export const WEIGHT_LIMIT: i32 = 1 << 30;
@@ -16,21 +16,21 @@ const FACTOR_SECOND: i32 = 0xc2b2ae35;
 
 /** Index of the backend with the greatest weight below `bound` of the first `count`; -1 if there is
  * none. */
-export function bestBackend(block: usize, count: i32, hash: u32, bound: i32): i32 {
+export function bestBackend(front: usize, count: i32, hash: u32, bound: i32): i32 {
   const flow = i32x4.splat(hash);
   const above = i32x4.splat(bound);
   const end = i32x4.splat(count);
   let index = i32x4(0, 1, 2, 3);
   let best = i32x4.splat(-1);
   let places = i32x4.splat(-1);
-  for (let first = 0; first < count; first += BACKENDS_LANES) {
-    const seeds = v128.load(block + <usize>(first << 2), BACKENDS_SEEDS);
+  for (let first = 0; first < count; first += FRONT_LANES) {
+    const seeds = v128.load(front + <usize>(first << 2), FRONT_SEEDS);
     const weight = mixLanes(v128.xor(seeds, flow));
     const isOurs = v128.and(i32x4.lt_s(index, end), i32x4.lt_s(weight, above));
     const isBetter = v128.and(isOurs, i32x4.gt_s(weight, best));
     best = v128.bitselect(weight, best, isBetter);
     places = v128.bitselect(index, places, isBetter);
-    index = i32x4.add(index, i32x4.splat(BACKENDS_LANES));
+    index = i32x4.add(index, i32x4.splat(FRONT_LANES));
   }
   // The best of four lanes: of two halves, then of two quarters.
   let other = i32x4.shuffle(best, best, 2, 3, 0, 1);
@@ -44,19 +44,19 @@ export function bestBackend(block: usize, count: i32, hash: u32, bound: i32): i3
 }
 
 /** The weight of a backend for a flow. */
-export function backendWeight(block: usize, index: i32, hash: u32): i32 {
-  return i32x4.extract_lane(mixLanes(i32x4.splat(backendSeed(block, index) ^ hash)), 0);
+export function backendWeight(front: usize, index: i32, hash: u32): i32 {
+  return i32x4.extract_lane(mixLanes(i32x4.splat(backendSeed(front, index) ^ hash)), 0);
 }
 
 /** A backend's seed. */
-export function backendSeed(block: usize, index: i32): u32 {
-  return load<u32>(block + <usize>(index << 2), BACKENDS_SEEDS);
+export function backendSeed(front: usize, index: i32): u32 {
+  return load<u32>(front + <usize>(index << 2), FRONT_SEEDS);
 }
 
 /** Index of the backend with a seed, of the first `count`; -1 if there is none. */
-export function backendOfSeed(block: usize, count: i32, seed: u32): i32 {
+export function backendOfSeed(front: usize, count: i32, seed: u32): i32 {
   for (let index = 0; index < count; index += 1) {
-    if (backendSeed(block, index) == seed) return index;
+    if (backendSeed(front, index) == seed) return index;
   }
   return -1;
 }

@@ -25,8 +25,8 @@ import {
   SESSION_EPOCH,
 } from "../abi/policy";
 import {
-  BACKENDS_AFFINITY, BACKENDS_COUNT, BACKENDS_EPOCH, BACKENDS_FLAGS, BACKENDS_FLAG_SILENT,
-  BACKENDS_READY, BACKEND_ADDRESS, BACKEND_PORT, FRONT_COUNTS_REFUSED,
+  BACKEND_ADDRESS, BACKEND_PORT, FRONT_AFFINITY, FRONT_COUNTS_REFUSED, FRONT_EPOCH, FRONT_FLAGS,
+  FRONT_FLAG_SILENT, FRONT_READY,
 } from "../abi/service";
 import {
   REASON_FRAGMENT_TABLE_FULL, REASON_FRAGMENT_UNKNOWN, REASON_NONE, REASON_SERVICE_CONFLICT,
@@ -48,7 +48,7 @@ import {
   flowSession, setPacketFlow,
 } from "../table/flow";
 import { flowKeyHash } from "../table/flow-hash";
-import { backendAt, frontBackends, frontFind, hasBackend } from "../table/front";
+import { backendAt, backendCount, frontFind, hasBackend } from "../table/front";
 import { nextHopAt, nextHopKind } from "../table/record";
 import { routeIpv4, routeIpv6 } from "../table/route";
 import { ipTotalLength, ipTransport } from "../wire/ip";
@@ -170,10 +170,9 @@ function keepsBackend(session: usize, pair: usize): bool {
   if (load<i32>(session, SESSION_EPOCH) == epoch) return true;
   const front = frontOf(session);
   if (front == 0) return false;
-  const block = frontBackends(front);
-  const isChanged = load<i32>(block, BACKENDS_EPOCH) - load<i32>(session, SESSION_EPOCH) > 0;
+  const isChanged = load<i32>(front, FRONT_EPOCH) - load<i32>(session, SESSION_EPOCH) > 0;
   const port = <u16>(flowOpenerPorts(pair) >>> 16);
-  if (isChanged && !hasBackend(block, flowDestination(pair), port)) return false;
+  if (isChanged && !hasBackend(front, flowDestination(pair), port)) return false;
   store<i32>(session, epoch, SESSION_EPOCH);
   return true;
 }
@@ -186,32 +185,31 @@ function frontOf(session: usize): usize {
 
 /** Finds a backend for a new session, and writes the key of the flow to it at flowCandidate(). */
 function chooseBackend(key: usize, worker: i32, nowMs: i32): i32 {
-  store<i32>(key, serviceEpoch(), SESSION_EPOCH); // before the block is read
+  store<i32>(key, serviceEpoch(), SESSION_EPOCH); // before the front is read
   const front = frontOf(key);
   if (front == 0) return REASON_SERVICE_PORT;
-  const block = frontBackends(front);
-  const ready = load<i32>(block, BACKENDS_READY);
-  const count = ready > 0 ? ready : load<i32>(block, BACKENDS_COUNT);
+  const ready = <i32>load<u16>(front, FRONT_READY);
+  const count = ready > 0 ? ready : backendCount(front);
   if (count == 0) {
     countFront(worker, front, FRONT_COUNTS_REFUSED);
-    const isSilent = (load<u32>(block, BACKENDS_FLAGS) & BACKENDS_FLAG_SILENT) != 0;
+    const isSilent = (load<u8>(front, FRONT_FLAGS) & FRONT_FLAG_SILENT) != 0;
     return isSilent ? REASON_SERVICE_SILENT : REASON_SERVICE_EMPTY;
   }
   store<u32>(<usize>(WORKERS_START + (worker * WORKER_STRIDE)), <u32>front, WORKER_FRONT);
-  const affinity = load<i32>(block, BACKENDS_AFFINITY);
+  const affinity = load<i32>(front, FRONT_AFFINITY);
   const name = affinity > 0 ? writeAffinityKey(key, worker) : key;
   const kept = affinity > 0 ? findLive(name, worker, nowMs) : 0;
   const hash = <u32>(flowKeyHash(name) >>> 32);
   let bound = WEIGHT_LIMIT;
-  let index = kept == 0 ? -1 : backendOfSeed(block, count, load<u32>(kept, AFFINITY_SEED));
+  let index = kept == 0 ? -1 : backendOfSeed(front, count, load<u32>(kept, AFFINITY_SEED));
   for (let tries = 0; tries < TRIES; tries += 1) {
     if (index < 0) {
-      index = bestBackend(block, count, hash, bound);
+      index = bestBackend(front, count, hash, bound);
       if (index < 0) break;
-      bound = backendWeight(block, index, hash);
+      bound = backendWeight(front, index, hash);
     }
-    if (isVacant(composeCandidate(key, backendAt(block, index), worker), worker, nowMs)) {
-      if (affinity > 0) keepAffinity(kept, worker, nowMs, affinity, backendSeed(block, index));
+    if (isVacant(composeCandidate(key, backendAt(front, index), worker), worker, nowMs)) {
+      if (affinity > 0) keepAffinity(kept, worker, nowMs, affinity, backendSeed(front, index));
       return REASON_NONE;
     }
     index = -1;
