@@ -6,7 +6,9 @@ import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { Connection, RequestError } from '../../engine/connection.ts';
 import { PART_LIMIT, RevisionAnswerSchema } from '../../engine/model.ts';
-import type { ClusterNode, Delta, Pod, RevisionAnswer, Service, Snapshot } from '../../engine/model.ts';
+import type {
+  ClusterNode, Delta, Pod, RevisionAnswer, Service, Snapshot,
+} from '../../engine/model.ts';
 import { Intake } from '../../host/intake.ts';
 import type { IntakeOptions } from '../../host/intake.ts';
 
