@@ -8,6 +8,7 @@ import { pipelineBench } from './pipeline.bench.ts';
 import { policyBench } from './policy.bench.ts';
 import { describeMachine, type Ratio, type Report } from './report.ts';
 import { routeBench } from './route.bench.ts';
+import { serviceBench } from './service.bench.ts';
 import { ROUNDS, type Effort, type Measured } from './rounds.ts';
 
 /** What benches are made smaller by in tests: every loop once, on tables of a few entries. */
@@ -37,6 +38,7 @@ export const BENCHES: Bench[] = [
   { name: 'pipeline', results: ['outbound', 'inbound'], run: pipelineBench },
   { name: 'policy', results: ['policy/', 'policyMiss/'], run: policyBench },
   { name: 'delta', results: ['policyDelta/'], run: deltaBench },
+  { name: 'service', results: ['service/', 'serviceFirst/', 'serviceChange/'], run: serviceBench },
   { name: 'nft', results: ['nft/'], run: nftBench },
 ];
 

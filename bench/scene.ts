@@ -10,7 +10,8 @@ import { readFileSync } from 'node:fs';
 import { DEVICE_FIRST_ENDPOINT } from '../wasm/abi/layout.ts';
 import { Core } from '../engine/core.ts';
 import { Forwarding } from '../engine/forwarding.ts';
-import { PROFILES, type Limits, type PolicyLimits } from '../engine/memory-map.ts';
+import { PROFILES, type Limits, type PolicyLimits, type ServiceLimits } from
+  '../engine/memory-map.ts';
 import type { ClusterNode, Tunnel } from '../engine/model.ts';
 
 export const PEERS = 256;
@@ -29,6 +30,7 @@ export interface SceneSettings {
   /** Room for more routes of each family. */
   routes?: number;
   policy?: Partial<PolicyLimits>;
+  services?: ServiceLimits;
 }
 
 export interface Scene {
@@ -86,7 +88,7 @@ export function remoteAddress(family: 'IPv4' | 'IPv6', pod: number): string {
     : `fd00:128:0:${peer.toString(16)}::${host.toString(16)}`;
 }
 
-function sceneLimits({ pods, routes: more, policy }: SceneSettings): Limits {
+function sceneLimits({ pods, routes: more, policy, services }: SceneSettings): Limits {
   const { standard } = PROFILES;
   const prefixes = pods + (more ?? 0) + 2048;
   const routes = { prefixes, nodes: prefixes * 8, leaves: (prefixes * 8) + 65536 };
@@ -99,6 +101,7 @@ function sceneLimits({ pods, routes: more, policy }: SceneSettings): Limits {
     routesIpv4: routes,
     routesIpv6: routes,
     policy: { ...standard.policy, ...policy },
+    services: services ?? { fronts: 0, backends: 0 },
   };
 }
 

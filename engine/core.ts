@@ -16,6 +16,9 @@ export interface CoreExports {
   checksumMany(start: number, length: number, stride: number, count: number, sums: number): void;
   flowFindMany(
     table: number, entries: number, keys: number, count: number, found: number): void;
+  frontEnter(front: number): void;
+  frontRemove(front: number): void;
+  frontReplace(before: number, front: number): void;
   policyAnswer(ruleSet: number, identity: number, key: number): number;
   policyProgram(ruleSet: number, identity: number): number;
   prefixTableSize(prefixes: number, nodes: number, leaves: number, leafSize: number): number;

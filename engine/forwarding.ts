@@ -20,6 +20,7 @@ import {
   NEXT_HOP_KIND_PEER,
   NEXT_HOP_NODE,
   NEXT_HOP_OUTSIDE,
+  NEXT_HOP_SERVICE,
   NEXT_HOP_UNREACHABLE,
 } from '../wasm/abi/layout.ts';
 import { addressBytes, addressFamily, hostPrefix, prefixBase, type Family } from './address.ts';
@@ -80,6 +81,8 @@ export class Forwarding {
   /** Peers whose routes go with the next settling, and they after them. */
   #leaving = new Set<string>();
   #refused = new Map<string, { node: ClusterNode; reason: string }>();
+  /** Addresses that each Service claims. */
+  #services = new Map<string, string[]>();
 
   constructor(core: Core, limits: Limits, options: ForwardingOptions) {
     this.#core = core;
@@ -162,6 +165,24 @@ export class Forwarding {
     this.#settle();
     this.devices.removeEndpoint(endpoint.device);
     this.nextHops.release(endpoint.nextHop);
+  }
+
+  /** Makes `addresses` all that lead to a Service. Throws TableFullError; then nothing has
+   * changed. An address that another owner has is reported, and waits: see problems(). */
+  claimService(name: string, addresses: string[]): void {
+    const owner = `service ${name}`;
+    const claims = (list: string[]): Claim[] => list.map((address) =>
+      ({ prefix: hostPrefix(address), nextHop: NEXT_HOP_SERVICE, kind: 'service', via: name }));
+    try {
+      this.#claimRoutes(owner, claims(addresses));
+    } catch (error) {
+      this.#claimRoutes(owner, claims(this.#services.get(name) ?? []));
+      this.#settle();
+      throw error;
+    }
+    if (addresses.length > 0) this.#services.set(name, addresses);
+    else this.#services.delete(name);
+    this.#settle();
   }
 
   /** Every route in force, by family and prefix. */

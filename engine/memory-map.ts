@@ -8,6 +8,8 @@ import {
   VERDICTS_RECORDS,
   VERDICT_SIZE,
 } from '../wasm/abi/policy.ts';
+import { BACKEND_SIZE, FRONT_COUNTS_SIZE, FRONT_LANES, FRONT_SEEDS } from
+  '../wasm/abi/service.ts';
 import { PREFIX_LEAF_NARROW, PREFIX_LEAF_WIDE } from '../wasm/abi/prefix-table.ts';
 
 /** Limits of one prefix table: prefixes, and nodes and leaves of the lookup structure. */
@@ -28,6 +30,13 @@ export interface PolicyLimits {
   arenaBytes: number;
 }
 
+/** Limits of Services: fronts are addresses with a protocol and a port; a backend counts once for
+ * each front that has it. */
+export interface ServiceLimits {
+  fronts: number;
+  backends: number;
+}
+
 /** Every limit that is chosen at start. */
 export interface Limits {
   workers: number;
@@ -40,6 +49,7 @@ export interface Limits {
   remotesIpv4: PrefixLimits;
   remotesIpv6: PrefixLimits;
   policy: PolicyLimits;
+  services: ServiceLimits;
 }
 
 export type ProfileName = 'small' | 'standard' | 'full';
@@ -51,6 +61,8 @@ const STANDARD_POLICY: PolicyLimits = {
   flows: 65536, fragments: 1024, verdicts: 4096, arenaBytes: 64 * 1024 * 1024,
 };
 
+const STANDARD_SERVICES: ServiceLimits = { fronts: 32768, backends: 262_144 };
+
 /** `small`: a cluster of up to 500 nodes on a small board. `standard`: 5,000 nodes, 100,000 pods.
  * `full`: beside that a full BGP table. Memory is resident only where it is used. */
 export const PROFILES: Record<ProfileName, Limits> = {
@@ -58,10 +70,10 @@ export const PROFILES: Record<ProfileName, Limits> = {
     identitiesIpv4: { prefixes: 16384, nodes: 32768, leaves: 131072 },
     identitiesIpv6: { prefixes: 16384, nodes: 65536, leaves: 131072 },
     flows: 16384, fragments: 256, verdicts: 512, arenaBytes: 8 * 1024 * 1024,
-  }),
-  standard: limitsFor(5000, 64, STANDARD_ROUTES, STANDARD_POLICY),
+  }, { fronts: 2048, backends: 16384 }),
+  standard: limitsFor(5000, 64, STANDARD_ROUTES, STANDARD_POLICY, STANDARD_SERVICES),
   full: {
-    ...limitsFor(5000, 64, STANDARD_ROUTES, STANDARD_POLICY),
+    ...limitsFor(5000, 64, STANDARD_ROUTES, STANDARD_POLICY, STANDARD_SERVICES),
     routesIpv4: { prefixes: 1_100_000, nodes: 160_000, leaves: 2_000_000 },
     routesIpv6: { prefixes: 220_000, nodes: 500_000, leaves: 1_200_000 },
   },
@@ -72,6 +84,7 @@ function limitsFor(
   slots: number,
   routes: PrefixLimits,
   policy: PolicyLimits,
+  services: ServiceLimits,
 ): Limits {
   const remotes = { prefixes: nodes * 2, nodes: nodes * 4, leaves: nodes * 8 };
   return {
@@ -85,7 +98,19 @@ function limitsFor(
     remotesIpv4: remotes,
     remotesIpv6: { ...remotes, nodes: nodes * 24 },
     policy,
+    services,
   };
+}
+
+/** Bytes for fronts with their backends: room for all, and for changes of many at a time. */
+function frontArenaBytes({ fronts, backends }: ServiceLimits): number {
+  const front = FRONT_SEEDS + (FRONT_LANES * 4);
+  return (2 * fronts * front) + (Math.ceil(backends * 1.25) * (BACKEND_SIZE + 4));
+}
+
+/** Buckets of fronts, a power of two. */
+function bucketCount({ fronts }: ServiceLimits): number {
+  return 2 ** Math.ceil(Math.log2(Math.max(fronts, 1)));
 }
 
 /** Where each table begins, and how large the memory must be. Bytes. */
@@ -103,6 +128,9 @@ export interface MemoryMap {
   arena: number;
   fragments: number;
   verdicts: number;
+  frontBuckets: number;
+  frontCounts: number;
+  frontArena: number;
   sends: number;
   pieces: number;
   headers: number;
@@ -149,6 +177,9 @@ export function layMemory(
     arena: place(policy.arenaBytes),
     fragments: place(policy.fragments * FRAGMENT_SIZE),
     verdicts: perWorker(VERDICTS_RECORDS + (policy.verdicts * VERDICT_SIZE)),
+    frontBuckets: place(bucketCount(limits.services) * 4),
+    frontCounts: perWorker(limits.services.fronts * FRONT_COUNTS_SIZE),
+    frontArena: place(frontArenaBytes(limits.services)),
     sends: perWorker(layout.SEND_LIMIT * layout.SEND_STRIDE),
     pieces: perWorker(layout.PIECE_LIMIT * layout.PIECE_SIZE),
     headers: perWorker(layout.HEADER_LIMIT * layout.HEADER_STRIDE),
@@ -209,6 +240,12 @@ export function writeDirectory(
     [layout.DIRECTORY_SEGMENT_LIMIT, 1],
     [layout.DIRECTORY_POLICY_ARENA, map.arena],
     [layout.DIRECTORY_POLICY_ARENA_SIZE, limits.policy.arenaBytes],
+    [layout.DIRECTORY_FRONT_LIMIT, limits.services.fronts],
+    [layout.DIRECTORY_FRONT_BUCKETS, map.frontBuckets],
+    [layout.DIRECTORY_FRONT_BUCKET_COUNT, bucketCount(limits.services)],
+    [layout.DIRECTORY_FRONT_COUNTS, map.frontCounts],
+    [layout.DIRECTORY_FRONT_ARENA, map.frontArena],
+    [layout.DIRECTORY_FRONT_ARENA_SIZE, frontArenaBytes(limits.services)],
     [layout.DIRECTORY_KEPT, map.kept],
     [layout.DIRECTORY_MAGIC_FIELD, layout.DIRECTORY_MAGIC],
   ];

@@ -94,16 +94,56 @@ export const PolicyChangeSchema = v.strictObject({
 });
 export type PolicyChange = v.InferOutput<typeof PolicyChangeSchema>;
 
+// Services, as the core serves them: docs/SERVICES.md.
+
+/** Who answers in a Service's place. A draining one keeps its flows and gets none but where no
+ * other is ready. */
+export const BackendSchema = v.strictObject({
+  address: Address, port: Port, state: v.picklist(['ready', 'draining']),
+});
+export type Backend = v.InferOutput<typeof BackendSchema>;
+
+export const ServicePortSchema = v.strictObject({
+  name: v.pipe(v.string(), v.maxLength(253)),
+  protocol: v.picklist(['TCP', 'UDP', 'SCTP']),
+  port: Port,
+  backends: v.pipe(v.array(BackendSchema), v.maxLength(10_000)),
+});
+export type ServicePort = v.InferOutput<typeof ServicePortSchema>;
+
+/** A Service with addresses of its own. Each address is served by the backends of its family.
+ * `affinitySeconds` is how long a client keeps its backend, 0 for no longer than a connection;
+ * `empty` what its packets get while there is no backend. */
+export const ServiceSchema = v.strictObject({
+  namespace: Name,
+  name: Name,
+  addresses: v.pipe(v.array(Address), v.maxLength(16)),
+  ports: v.pipe(v.array(ServicePortSchema), v.maxLength(128)),
+  affinitySeconds: v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(86_400)),
+  empty: v.picklist(['reject', 'drop']),
+});
+export type Service = v.InferOutput<typeof ServiceSchema>;
+
+export const ServiceNameSchema = v.strictObject({ namespace: Name, name: Name });
+
+/** A change of Services: whole ones, by namespace and name. */
+export interface ServiceChange {
+  services: Service[];
+  removedServices: v.InferOutput<typeof ServiceNameSchema>[];
+}
+
 export const RevisionSchema = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
 
 /** Everything the host must know, at one revision. `local` is the name of the node it is for;
- * `policy` is the change from nothing, absent where the sidecar does not do policy. */
+ * `policy` is the change from nothing, absent where the sidecar does not do policy, and so are
+ * `services`. */
 export const SnapshotSchema = v.strictObject({
   revision: RevisionSchema,
   local: Name,
   nodes: v.array(ClusterNodeSchema),
   pods: v.array(PodSchema),
   policy: v.exactOptional(PolicyChangeSchema),
+  services: v.exactOptional(v.array(ServiceSchema)),
 });
 export type Snapshot = v.InferOutput<typeof SnapshotSchema>;
 
@@ -116,6 +156,8 @@ export const DeltaSchema = v.strictObject({
   pods: v.array(PodSchema),
   removedPods: v.array(v.strictObject({ namespace: Name, name: Name })),
   policy: v.exactOptional(PolicyChangeSchema),
+  services: v.exactOptional(v.array(ServiceSchema)),
+  removedServices: v.exactOptional(v.array(ServiceNameSchema)),
 });
 export type Delta = v.InferOutput<typeof DeltaSchema>;
 
@@ -132,10 +174,12 @@ export const EndpointSchema = v.strictObject({
 });
 export type Endpoint = v.InferOutput<typeof EndpointSchema>;
 
-/** Where a route leads. `via` names the cluster node of a peer or the pod of an endpoint. */
+/** Where a route leads. `via` names the cluster node of a peer, the pod of an
+ * endpoint, or the Service. */
 export interface Route {
   prefix: string;
-  kind: 'peer' | 'endpoint' | 'node' | 'outside' | 'unreachable' | 'prohibit' | 'blackhole';
+  kind: 'peer' | 'endpoint' | 'node' | 'outside' | 'unreachable' | 'prohibit' | 'blackhole'
+    | 'service';
   via: string | null;
 }
 
@@ -164,6 +208,7 @@ export const SnapshotPartSchema = v.strictObject({
   nodes: v.exactOptional(v.pipe(v.array(ClusterNodeSchema), v.maxLength(PART_LIMIT))),
   pods: v.exactOptional(v.pipe(v.array(PodSchema), v.maxLength(PART_LIMIT))),
   policy: v.exactOptional(PolicyChangeSchema),
+  services: v.exactOptional(v.pipe(v.array(ServiceSchema), v.maxLength(PART_LIMIT))),
 });
 export type SnapshotPart = v.InferOutput<typeof SnapshotPartSchema>;
 
@@ -248,7 +293,7 @@ export type PeerReport = v.InferOutput<typeof PeerReportSchema>;
 export const RouteReportSchema = v.strictObject({
   prefix: Prefix,
   kind: v.picklist(
-    ['peer', 'endpoint', 'node', 'outside', 'unreachable', 'prohibit', 'blackhole']),
+    ['peer', 'endpoint', 'node', 'outside', 'unreachable', 'prohibit', 'blackhole', 'service']),
   via: v.nullable(v.string()),
 });
 

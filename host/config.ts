@@ -22,6 +22,8 @@ export interface HostConfig {
   netConf: string;
   /** Networks of all pods of the cluster; the node routes them to its device. */
   podNetworks: string[];
+  /** Where Services have their addresses: the node reaches them through its device. */
+  serviceNetworks: string[];
   underlay: {
     /** Local addresses to tunnel from, one per family; or the interface that has them. */
     addresses: string[];
@@ -89,6 +91,7 @@ export const DEFAULTS: HostConfig = {
   nodeName: '',
   netConf: '',
   podNetworks: ['10.244.0.0/16'],
+  serviceNetworks: [],
   underlay: {
     addresses: [], interface: '', port: FLANNEL_VXLAN_PORT, mtu: 0, sendSockets: 16,
     takeUnfinished: false,
@@ -126,6 +129,7 @@ const SourceSchema = v.strictObject({
   nodeName: v.optional(v.pipe(v.string(), v.minLength(1), v.maxLength(253))),
   netConf: text,
   podNetworks: v.optional(prefixes),
+  serviceNetworks: v.optional(prefixes),
   underlay: v.optional(v.strictObject({
     addresses: v.optional(addresses),
     interface: interfaceName,

@@ -3,9 +3,11 @@
 import { createHash } from 'node:crypto';
 import { mkdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import type { ForwardingOptions } from '../engine/forwarding.ts';
+import type { Core } from '../engine/core.ts';
+import type { Forwarding, ForwardingOptions } from '../engine/forwarding.ts';
 import type { Log } from '../engine/log.ts';
 import { PROFILES, type Limits } from '../engine/memory-map.ts';
+import { ServiceTables } from '../engine/tables/services.ts';
 import { SystemError } from '../ffi/errno.ts';
 import { VXLAN_OVERHEAD_IPV4, VXLAN_OVERHEAD_IPV6 } from '../wasm/abi/headers.ts';
 import { WORKER_LIMIT } from '../wasm/abi/layout.ts';
@@ -35,12 +37,17 @@ export function memoryLimits({ memory, dataPlane }: HostConfig, left: number): L
   return { ...PROFILES[memory], workers: workerCount(wanted) };
 }
 
+/** What the node's routes lead to us, and what of it is nowhere leads to nobody. */
+export function overlayNetworks({ podNetworks, serviceNetworks }: HostConfig): string[] {
+  return [...podNetworks, ...serviceNetworks];
+}
+
 /** What the tables need to know beside the cluster. */
 export function forwardingOptions(config: HostConfig, underlayMtu: number): ForwardingOptions {
-  const { nodeName, podNetworks, subnetEnv } = config;
+  const { nodeName, subnetEnv } = config;
   return {
     nodeName,
-    podNetworks,
+    podNetworks: overlayNetworks(config),
     hasNodePods: subnetEnv !== '',
     underlayMtu,
     tunnelPort: config.underlay.port,
@@ -58,6 +65,12 @@ export function handoverOptions(
 /** The MTU that every path of the overlay takes. */
 export function overlayMtu({ mtu, addresses }: Pick<Underlay, 'mtu' | 'addresses'>): number {
   return mtu - (addresses.IPv6 === undefined ? VXLAN_OVERHEAD_IPV4 : VXLAN_OVERHEAD_IPV6);
+}
+
+/** The tables of Services, whose addresses are routes like any others. */
+export function makeServices(core: Core, limits: Limits, forwarding: Forwarding): ServiceTables {
+  return new ServiceTables(core, limits.services, (name, addresses) =>
+    forwarding.claimService(name, addresses));
 }
 
 /** The node's addresses of pods, on disk. */

@@ -18,13 +18,15 @@ import {
   SourceHealthSchema,
 } from '../engine/model.ts';
 import type {
-  ClusterNode, Delta, NodeFacts, Pod, PolicyChange, RevisionAnswer, Snapshot, SnapshotBegin,
-  SnapshotPart, SourceHealth,
+  ClusterNode, Delta, NodeFacts, Pod, PolicyChange, RevisionAnswer, Service, Snapshot,
+  SnapshotBegin, SnapshotPart, SourceHealth,
 } from '../engine/model.ts';
 
 /** Most nodes of a cluster, and most pods of this node, that a snapshot may announce. */
 export const NODE_LIMIT = 16384;
 export const POD_LIMIT = 4096;
+/** Most Services of a cluster. */
+export const SERVICE_LIMIT = 65_536;
 /** Most entries of any one kind in a snapshot's policy. */
 export const POLICY_LIMIT = 2_000_000;
 
@@ -55,6 +57,8 @@ interface Assembly {
   pods: Map<string, Pod>;
   /** All parts' policy behind one another; null while none had any. */
   policy: PolicyChange | null;
+  /** By namespace and name; null while no part had any. */
+  services: Map<string, Service> | null;
 }
 
 export class Intake {
@@ -193,17 +197,18 @@ export class Intake {
     }
     checkRoom('nodes', begin.counts.nodes, nodeLimit);
     checkRoom('pods', begin.counts.pods, podLimit);
-    this.#assembly = { begin, nodes: new Map(), pods: new Map(), policy: null };
+    this.#assembly = { begin, nodes: new Map(), pods: new Map(), policy: null, services: null };
     return null;
   }
 
-  #part({ nodes = [], pods = [], policy }: SnapshotPart): null {
+  #part({ nodes = [], pods = [], policy, services }: SnapshotPart): null {
     const assembly = this.#assembly;
     if (assembly === null) throw new RequestError('out-of-order', 'no snapshot has begun');
     try {
       for (const node of nodes) addNew(assembly.nodes, node.name, node, 'node');
       for (const pod of pods) addNew(assembly.pods, `${pod.namespace}/${pod.name}`, pod, 'pod');
       if (policy !== undefined) assembly.policy = appended(assembly.policy, policy);
+      if (services !== undefined) assembly.services = withNew(assembly.services, services);
       checkRoom('nodes of this snapshot', assembly.nodes.size, assembly.begin.counts.nodes);
       checkRoom('pods of this snapshot', assembly.pods.size, assembly.begin.counts.pods);
     } catch (error) {
@@ -219,7 +224,7 @@ export class Intake {
     if (assembly === null || assembly.begin.revision !== revision) {
       throw new RequestError('out-of-order', `snapshot ${revision} has not begun`);
     }
-    const { begin, nodes, pods, policy } = assembly;
+    const { begin, nodes, pods, policy, services } = assembly;
     if (nodes.size !== begin.counts.nodes || pods.size !== begin.counts.pods) {
       const found = `${nodes.size} nodes and ${pods.size} pods`;
       const expected = `${begin.counts.nodes} and ${begin.counts.pods}`;
@@ -227,6 +232,7 @@ export class Intake {
     }
     const content = {
       nodes: [...nodes.values()], pods: [...pods.values()], ...(policy === null ? {} : { policy }),
+      ...(services === null ? {} : { services: [...services.values()] }),
     };
     this.#held = null;
     await this.#options.onSnapshot({ revision, local: begin.local, ...content });
@@ -264,6 +270,13 @@ function appended(before: PolicyChange | null, part: PolicyChange): PolicyChange
     for (const item of items) list.push(item);
   }
   return before;
+}
+
+function withNew(before: Map<string, Service> | null, part: Service[]): Map<string, Service> {
+  const all = before ?? new Map<string, Service>();
+  for (const one of part) addNew(all, `${one.namespace}/${one.name}`, one, 'service');
+  checkRoom('services of this snapshot', all.size, SERVICE_LIMIT);
+  return all;
 }
 
 function checkRoom(what: string, count: number, limit: number): void {

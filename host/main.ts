@@ -10,6 +10,7 @@ import type { Log } from '../engine/log.ts';
 import type { Limits } from '../engine/memory-map.ts';
 import { ENDED_FOLDER, type Delta, type Pod, type Snapshot } from '../engine/model.ts';
 import { PolicyTables } from '../engine/tables/policy.ts';
+import type { ServiceTables } from '../engine/tables/services.ts';
 import { errnoName } from '../ffi/errno.ts';
 import { closeFd, lockFile } from '../ffi/file.ts';
 import { Links } from '../ffi/netlink.ts';
@@ -19,8 +20,8 @@ import type { HostConfig } from './config.ts';
 import { ControlServer } from './control.ts';
 import { DataPlane } from './data-plane.ts';
 import {
-  forwardingOptions, handoverOptions, makeIpam, makeRuntimeDirectory, memoryLimits, overlayMtu,
-  RUNTIME_DIRECTORY_MODE,
+  forwardingOptions, handoverOptions, makeIpam, makeRuntimeDirectory, makeServices, memoryLimits,
+  overlayMtu, overlayNetworks, RUNTIME_DIRECTORY_MODE,
 } from './derived.ts';
 import { diskFiles } from './durable.ts';
 import { Endpoints } from './endpoints.ts';
@@ -88,6 +89,7 @@ export class Host {
   readonly startedMs = performance.now();
   readonly core: Core;
   readonly forwarding: Forwarding;
+  readonly services: ServiceTables;
   readonly dataPlane: DataPlane;
   readonly nodeDevice: NodeDevice;
   readonly endpoints: Endpoints;
@@ -140,9 +142,10 @@ export class Host {
     this.policy = new PolicyGate(policyTables, config.policy.unknownPods, log);
     this.forwarding = new Forwarding(
       this.core, limits, forwardingOptions(config, underlay.mtu));
+    this.services = makeServices(this.core, limits, this.forwarding);
     this.forwarding.devices.closedAtStart = config.policy.unknownPods === 'closed';
     this.#setOffloads();
-    const { podNetworks } = config;
+    const podNetworks = overlayNetworks(config);
     this.nodeDevice = new NodeDevice(links, {
       ...config.device, mtu: overlayMtu(underlay), podNetworks, tier, queues, handover,
     });
@@ -245,6 +248,11 @@ export class Host {
   /** How many pods the cluster has on this node. */
   get pods(): number {
     return this.#pods.size;
+  }
+
+  /** What is not as the cluster says. */
+  problems(): string[] {
+    return [...this.forwarding.problems(), ...this.services.problems()];
   }
 
   /** Ends the daemon: no more requests, no more packets, then no more devices, unless these are
@@ -405,6 +413,7 @@ export class Host {
       this.forwarding.devices.closedAtStart = true;
     }
     this.forwarding.applySnapshot(snapshot);
+    if (snapshot.services !== undefined) this.services.replace(snapshot.services);
     this.#pods.clear();
     for (const pod of snapshot.pods) this.#pods.set(podKey(pod), pod);
     await this.#applied();
@@ -413,13 +422,15 @@ export class Host {
   async #applyDelta(delta: Delta): Promise<void> {
     if (delta.policy !== undefined) this.policy.apply(delta.policy);
     this.forwarding.applyDelta(delta);
+    const { services = [], removedServices = [] } = delta;
+    this.services.apply({ services, removedServices });
     for (const pod of delta.pods) this.#pods.set(podKey(pod), pod);
     for (const pod of delta.removedPods) this.#pods.delete(podKey(pod));
     await this.#applied();
   }
 
   async #applied(): Promise<void> {
-    const problems = this.forwarding.problems();
+    const problems = this.problems();
     if (problems.join('\n') !== this.#warned) {
       for (const problem of problems) this.options.log.warn({ problem }, 'not as the cluster says');
     }

@@ -120,7 +120,7 @@ function status(host: Host): StatusReport {
       connected: host.intake.isConnected,
       revision: host.intake.revision,
       problems: [
-        ...host.intake.health?.problems ?? [], ...host.forwarding.problems(),
+        ...host.intake.health?.problems ?? [], ...host.problems(),
         ...host.ipam.problems(), ...host.lastKnown.problems(),
       ],
       source: host.intake.health?.source ?? null,
@@ -142,7 +142,8 @@ function status(host: Host): StatusReport {
     events: readEvents(host.core),
     control: sum(host.control.counters, host.sync.counters),
     tables: [
-      ...host.forwarding.tables(), ...host.policy.tables.tables(), host.ipam.table(),
+      ...host.forwarding.tables(), ...host.policy.tables.tables(), ...host.services.tables(),
+      host.ipam.table(),
     ],
   };
 }

@@ -39,6 +39,7 @@ const LIMITS: Limits = {
     identitiesIpv4: PREFIXES, identitiesIpv6: PREFIXES,
     flows: 4096, fragments: 64, verdicts: 64, arenaBytes: 65536,
   },
+  services: { fronts: 0, backends: 0 },
 };
 
 interface WarmUpData {

@@ -201,6 +201,7 @@ test('words that mean something else are refused', () => {
   accepts(checkIdentifiers, 'host/a.ts', 'new ArrayBuffer(1);', 'error.message;');
   accepts(checkIdentifiers, 'wasm/policy/a.ts', 'ingress();');
   accepts(checkIdentifiers, 'sync/a.ts', 'backendType();');
+  accepts(checkIdentifiers, 'wasm/service/a.ts', 'bestBackend();');
 });
 
 test('banned phrases are refused', () => {

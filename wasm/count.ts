@@ -1,21 +1,12 @@
 // Counters and the turn clock: one block per worker, written by that worker alone.
 
 import {
-  DIRECTORY_NEXT_HOP_LIMIT,
-  DIRECTORY_STATISTICS,
-  STATISTICS_RX_BYTES,
-  STATISTICS_RX_PACKETS,
-  STATISTICS_STRIDE,
-  STATISTICS_TX_BYTES,
-  STATISTICS_TX_PACKETS,
-  WORKERS_START,
-  WORKER_DROPS,
-  WORKER_DROP_REASONS,
-  WORKER_DROP_STRIDE,
-  WORKER_EVENTS,
-  WORKER_STRIDE,
-  WORKER_TURN,
+  DIRECTORY_FRONT_COUNTS, DIRECTORY_FRONT_LIMIT, DIRECTORY_NEXT_HOP_LIMIT, DIRECTORY_STATISTICS,
+  STATISTICS_RX_BYTES, STATISTICS_RX_PACKETS, STATISTICS_STRIDE, STATISTICS_TX_BYTES,
+  STATISTICS_TX_PACKETS, WORKERS_START, WORKER_DROPS, WORKER_DROP_REASONS, WORKER_DROP_STRIDE,
+  WORKER_EVENTS, WORKER_STRIDE, WORKER_TURN,
 } from "./abi/layout";
+import { FRONT_COUNTS, FRONT_COUNTS_SIZE } from "./abi/service";
 import { directory, packetLength, packetSegments, setDropped } from "./packet";
 
 function workerBlock(worker: i32): usize {
@@ -47,6 +38,13 @@ export function countEvent(worker: i32, event: i32): void {
 export function countEvents(worker: i32, event: i32, count: i32): void {
   const counter = workerBlock(worker) + WORKER_EVENTS + (event * 8);
   store<u64>(counter, load<u64>(counter) + <u64>count);
+}
+
+/** Counts one more of what a front has seen, FRONT_COUNTS_*. */
+export function countFront(worker: i32, front: usize, field: i32): void {
+  const record = (worker * directory(DIRECTORY_FRONT_LIMIT)) + load<i32>(front, FRONT_COUNTS);
+  const counter = <usize>(directory(DIRECTORY_FRONT_COUNTS) + (record * FRONT_COUNTS_SIZE) + field);
+  store<u64>(counter, load<u64>(counter) + 1);
 }
 
 /** Address of the statistics of one next hop on one worker. */

@@ -2,24 +2,17 @@
 // other is judged as a packet of ICMP, and opens no flow. The error quotes the packet it is about
 // (RFC 5508 section 4).
 
-import {
-  ICMP_HEADER_SIZE,
-  IPV4_HEADER_SIZE,
-  IPV6_HEADER_SIZE,
-} from "./abi/headers";
+import { ICMP_HEADER_SIZE, IPV4_HEADER_SIZE, IPV6_HEADER_SIZE } from "./abi/headers";
 import { REASON_NONE } from "./abi/verdict";
 import { writeFlowKey } from "./flow-key";
 import { confirmFlow, findLive } from "./flow-track";
 import { judgeFlow } from "./policy/judge";
-import { flowQuoted } from "./table/flow";
+import { flowIsSession, flowQuoted, setPacketFlow } from "./table/flow";
 import { ipDestinationAddress, ipSourceAddress, isIpv4 } from "./wire/ip";
 import { ipv4HeaderLength } from "./wire/ipv4";
 import { ipv6Equals } from "./wire/ipv6";
 import {
-  ipv4Transport,
-  ipv6TransportWithin,
-  isHeaderless,
-  transportOffset,
+  ipv4Transport, ipv6TransportWithin, isHeaderless, transportOffset,
 } from "./wire/transport";
 
 /** Decides about an ICMP error, `candidate` by its own key. REASON_NONE lets it pass. `fromLocal`:
@@ -33,36 +26,48 @@ export function trackError(
   nowMs: i32,
   fromLocal: bool,
 ): i32 {
-  const offset = transportOffset(transport) + ICMP_HEADER_SIZE;
-  const quoted = packet + offset;
-  if (isAboutKnownFlow(packet, quoted, total - offset, worker, nowMs, fromLocal)) {
-    return REASON_NONE;
+  const flow = quotedFlow(packet, transport, total, worker, nowMs, fromLocal);
+  if (flow == 0 || flowIsSession(flow) || confirmFlow(flow, worker, nowMs) != REASON_NONE) {
+    return judgeFlow(candidate, worker, nowMs);
   }
-  return judgeFlow(candidate, worker, nowMs);
+  setPacketFlow(worker, flow);
+  return REASON_NONE;
 }
 
-/** True where the first `room` bytes of a packet at `quoted` are of a flow that may pass. The error
- * goes to the quoted packet's sender; a pod, which is no router, answers for itself only. */
-function isAboutKnownFlow(
+/** Takes note of what an ICMP error is about that nobody judges. */
+export function followError(
+  packet: usize, transport: i32, total: i32, worker: i32, nowMs: i32,
+): i32 {
+  const flow = quotedFlow(packet, transport, total, worker, nowMs, false);
+  if (flow != 0 && !flowIsSession(flow)) setPacketFlow(worker, flow);
+  return REASON_NONE;
+}
+
+/** The entry of the flow that an ICMP error is about, 0 if there is none; its key is the one at
+ * flowQuoted(). The error goes to the quoted packet's sender; a pod, which is no router, answers
+ * for itself only. */
+export function quotedFlow(
   packet: usize,
-  quoted: usize,
-  room: i32,
+  icmp: i32,
+  total: i32,
   worker: i32,
   nowMs: i32,
   fromLocal: bool,
-): bool {
-  if (!isQuotable(packet, quoted, room)) return false;
+): usize {
+  const offset = transportOffset(icmp) + ICMP_HEADER_SIZE;
+  const quoted = packet + offset;
+  const room = total - offset;
+  if (!isQuotable(packet, quoted, room)) return 0;
   const ipv4 = isIpv4(packet);
   const transport = ipv4 ? ipv4Transport(quoted) : ipv6TransportWithin(quoted, room);
-  if (isHeaderless(transport)) return false;
+  if (isHeaderless(transport)) return 0;
   const sender = ipSourceAddress(quoted);
-  if (!sameAddress(ipDestinationAddress(packet), sender, ipv4)) return false;
+  if (!sameAddress(ipDestinationAddress(packet), sender, ipv4)) return 0;
   const target = ipDestinationAddress(quoted);
-  if (fromLocal && !sameAddress(ipSourceAddress(packet), target, ipv4)) return false;
+  if (fromLocal && !sameAddress(ipSourceAddress(packet), target, ipv4)) return 0;
   const key = flowQuoted(worker);
   writeFlowKey(key, quoted, transport, room);
-  const flow = findLive(key, worker, nowMs);
-  return flow != 0 && confirmFlow(flow, worker, nowMs) == REASON_NONE;
+  return findLive(key, worker, nowMs);
 }
 
 /** True where the quote is of the error's own family and has a whole IP header. */

@@ -4,31 +4,19 @@
 // RFC 7112), and whatever else begins at offset 0 is judged itself.
 
 import {
-  ICMP_HEADER_SIZE,
-  IPV4_IDENTIFICATION,
-  PROTOCOL_TCP,
-  TCP_FRAGMENT_MINIMUM,
-  UDP_HEADER_SIZE,
+  ICMP_HEADER_SIZE, IPV4_IDENTIFICATION, PROTOCOL_TCP, TCP_FRAGMENT_MINIMUM, UDP_HEADER_SIZE,
 } from "./abi/headers";
 import {
-  REASON_FRAGMENT_TABLE_FULL,
-  REASON_FRAGMENT_UNKNOWN,
-  REASON_NONE,
-  REASON_TOO_SHORT,
+  REASON_FRAGMENT_TABLE_FULL, REASON_FRAGMENT_UNKNOWN, REASON_NONE, REASON_TOO_SHORT,
 } from "./abi/verdict";
 import { isIcmp, writeFlowKey } from "./flow-key";
 import { confirmFlow, findLive, trackPacket } from "./flow-track";
-import { flowCandidate } from "./table/flow";
+import { flowCandidate, setPacketFlow } from "./table/flow";
 import { fragmentFlow, fragmentRemember } from "./table/fragment";
 import { isIpv4 } from "./wire/ip";
 import { ipv4FragmentOffset } from "./wire/ipv4";
 import {
-  hasPorts,
-  ipv6FragmentId,
-  isHeaderless,
-  isLaterFragment,
-  transportOffset,
-  transportProtocol,
+  hasPorts, ipv6FragmentId, isHeaderless, isLaterFragment, transportOffset, transportProtocol,
 } from "./wire/transport";
 
 /** Decides about a fragment, or a packet whose transport header cannot be found. REASON_NONE lets
@@ -50,9 +38,7 @@ export function trackFragment(
   const reason = trackPacket(key, worker, nowMs);
   if (reason != REASON_NONE) return reason;
   const flow = findLive(key, worker, nowMs);
-  const id = fragmentId(packet);
-  const isKept = flow != 0
-    && fragmentRemember(key, id, fragmentProtocol(packet, transport), flow, nowMs);
+  const isKept = flow != 0 && rememberFirst(packet, transport, key, flow, nowMs);
   return isKept ? REASON_NONE : REASON_FRAGMENT_TABLE_FULL;
 }
 
@@ -61,8 +47,22 @@ export function trackFragment(
 function followFirst(packet: usize, transport: i32, key: usize, worker: i32, nowMs: i32): i32 {
   const protocol = fragmentProtocol(packet, transport);
   if (protocol == PROTOCOL_TCP && ipv4FragmentOffset(packet) == 1) return REASON_FRAGMENT_UNKNOWN;
-  const flow = fragmentFlow(key, fragmentId(packet), protocol, nowMs);
+  const flow = laterFlow(packet, transport, key, nowMs);
+  setPacketFlow(worker, flow);
   return flow != 0 ? confirmFlow(flow, worker, nowMs) : REASON_FRAGMENT_UNKNOWN;
+}
+
+/** The flow of a later fragment, whose key is `key`; 0 if its first was not remembered. */
+export function laterFlow(packet: usize, transport: i32, key: usize, nowMs: i32): usize {
+  return fragmentFlow(key, fragmentId(packet), fragmentProtocol(packet, transport), nowMs);
+}
+
+/** Remembers a first fragment as part of `flow`. False: there is no room. */
+export function rememberFirst(
+  packet: usize, transport: i32, key: usize, flow: usize, nowMs: i32,
+): bool {
+  const protocol = fragmentProtocol(packet, transport);
+  return fragmentRemember(key, fragmentId(packet), protocol, flow, nowMs);
 }
 
 /** Bytes of the transport header that a first fragment must have. */

@@ -43,6 +43,20 @@ export function writeFlowKey(flow: usize, packet: usize, transport: i32, total: 
   store<u64>(flow, <u64>ends | (<u64>rest << 32), FLOW_PORT_A);
 }
 
+/** The same from parts: addresses of 16 bytes, and ports as they lie in a header. */
+export function composeFlowKey(
+  flow: usize, source: usize, destination: usize, ports: u32, protocol: i32,
+): void {
+  let order = compareAddresses(source, destination);
+  if (order == 0) order = comparePorts(ports);
+  const fromB = order > 0;
+  v128.store(flow + (fromB ? FLOW_ADDRESS_B : FLOW_ADDRESS_A), v128.load(source));
+  v128.store(flow + (fromB ? FLOW_ADDRESS_A : FLOW_ADDRESS_B), v128.load(destination));
+  const flags = fromB ? FLOW_FLAG_USED | FLOW_FLAG_FROM_B : FLOW_FLAG_USED;
+  const ends = fromB ? rotl<u32>(ports, 16) : ports;
+  store<u64>(flow, <u64>ends | (<u64>(protocol | (flags << 8)) << 32), FLOW_PORT_A);
+}
+
 // @ts-ignore: decorator
 @inline
 function writeMapped(target: usize, address: u32): void {
@@ -62,15 +76,20 @@ function comparePorts(ports: u32): i32 {
   return <i32>bswap<u16>(<u16>ports) - <i32>bswap<u16>(<u16>(ports >> 16));
 }
 
-/** The same for IPv6: what the first byte says that differs. */
 // @ts-ignore: decorator
 @inline
 function compareEnds6(packet: usize): i32 {
-  const equal = i8x16.eq(v128.load(packet, IPV6_SOURCE), v128.load(packet, IPV6_DESTINATION));
-  const differing = i8x16.bitmask(equal) ^ 0xffff;
+  return compareAddresses(packet + IPV6_SOURCE, packet + IPV6_DESTINATION);
+}
+
+/** The same for addresses of 16 bytes: what the first byte says that differs. */
+// @ts-ignore: decorator
+@inline
+function compareAddresses(left: usize, right: usize): i32 {
+  const differing = i8x16.bitmask(i8x16.eq(v128.load(left), v128.load(right))) ^ 0xffff;
   if (differing == 0) return 0;
-  const byte = packet + <usize>ctz(differing);
-  return <i32>load<u8>(byte, IPV6_SOURCE) - <i32>load<u8>(byte, IPV6_DESTINATION);
+  const byte = <usize>ctz(differing);
+  return <i32>load<u8>(left + byte) - <i32>load<u8>(right + byte);
 }
 
 /** Both ports as they lie in the header, of first fragments too; an identifier twice; or 0. */
@@ -183,6 +202,17 @@ export function flowIsIpv4(flow: usize): bool {
 export function flowSourcePort(flow: usize): i32 {
   const port = load<u16>(flow + (flowFromB(flow) ? FLOW_PORT_B : FLOW_PORT_A));
   return bswap<u16>(port);
+}
+
+/** Both ports as they lie in a packet of the opener. */
+export function flowOpenerPorts(flow: usize): u32 {
+  const ports = load<u32>(flow, FLOW_PORT_A);
+  return flowFromB(flow) ? rotl<u32>(ports, 16) : ports;
+}
+
+/** True where both keys are of the same direction of a flow. */
+export function flowSameWay(flow: usize, key: usize): bool {
+  return flowFromB(flow) == flowFromB(key);
 }
 
 /** The key that programs are asked for: protocol, and destination port where there is one. */

@@ -11,26 +11,31 @@ import {
 } from "./abi/headers";
 import {
   FLOW_EPOCH, FLOW_EXPIRES, FLOW_FLAGS, FLOW_FLAG_FIN_A, FLOW_FLAG_FIN_B, FLOW_FLAG_FROM_B,
-  FLOW_FLAG_REPLIED, FLOW_FLAG_USED, FLOW_LIFETIME, FLOW_PACKETS, FLOW_PROTOCOL, FLOW_SIGNAL,
-  FLOW_SIZE, FLOW_STATE, FLOW_STATE_CLOSING, FLOW_STATE_ESTABLISHED, FLOW_STATE_NEW,
+  FLOW_FLAG_REPLIED, FLOW_FLAG_TRANSLATED, FLOW_FLAG_USED, FLOW_LIFETIME, FLOW_PAIR, FLOW_PROTOCOL,
+  FLOW_SIGNAL, FLOW_SIZE, FLOW_STATE, FLOW_STATE_CLOSING, FLOW_STATE_ESTABLISHED, FLOW_STATE_NEW,
   FLOW_TIMEOUT_CLOSING, FLOW_TIMEOUT_CUT, FLOW_TIMEOUT_HALF_CLOSED, FLOW_TIMEOUT_ICMP,
   FLOW_TIMEOUT_NEW, FLOW_TIMEOUT_OTHER, FLOW_TIMEOUT_TCP, FLOW_TIMEOUT_UDP,
 } from "./abi/policy";
 import { REASON_FLOW_TABLE_FULL, REASON_NONE } from "./abi/verdict";
-import { flowFromB, flowOpens, isIcmp } from "./flow-key";
+import { flowFromB, flowMatches, flowOpens, flowSameWay, isIcmp } from "./flow-key";
 import { judgeFlow, policyEpoch } from "./policy/judge";
-import { flowFind, flowInsert, flowRemove, flowTimeLeft } from "./table/flow";
+import {
+  flowFind, flowInsert, flowIsSession, flowRemove, flowTimeLeft, packetFlow, setPacketFlow,
+} from "./table/flow";
 
-/** Looks up the flow that a packet would open, `candidate`, and judges what must be judged.
+/** Looks up the flow that a packet would open, `candidate`, unless it is the one that the packet's
+ * session led to, and judges what must be judged.
  * REASON_NONE lets the packet pass. */
 // @ts-ignore: decorator
 @inline
 export function trackPacket(candidate: usize, worker: i32, nowMs: i32): i32 {
-  const flow = flowFind(candidate);
+  const hint = packetFlow(worker);
+  const flow = hint != 0 && flowMatches(hint, candidate) ? hint : flowFind(candidate);
   if (flow == 0) return openFlow(candidate, worker, nowMs);
-  if (isQuiet(flow, candidate) && flowTimeLeft(flow, nowMs) > 0
+  if (isQuiet(flow, candidate) && load<i32>(flow, FLOW_EXPIRES) - nowMs > 0
     && load<u32>(flow, FLOW_EPOCH) == policyEpoch()) {
     refresh(flow, nowMs);
+    setPacketFlow(worker, flow);
     return REASON_NONE;
   }
   return trackChange(flow, candidate, worker, nowMs);
@@ -54,18 +59,50 @@ function isQuiet(flow: usize, seen: usize): bool {
   return !isAnswered || ((known >>> 16) & 0xff) == FLOW_STATE_ESTABLISHED;
 }
 
-/** Takes note of any other packet of a flow. */
+/** Takes note of any other packet of a flow. A session is none: its Service has gone. */
 function trackChange(flow: usize, candidate: usize, worker: i32, nowMs: i32): i32 {
-  if (flowTimeLeft(flow, nowMs) <= 0) {
+  if (flowTimeLeft(flow, nowMs) <= 0 || flowIsSession(flow)) {
     flowRemove(worker, flow);
     return openFlow(candidate, worker, nowMs);
   }
-  if (flowFromB(flow) != flowFromB(candidate) && flowOpens(candidate)) {
+  if (isOtherWay(flow, candidate)) {
     return openOtherWay(flow, candidate, worker, nowMs);
   }
   const reason = confirmFlow(flow, worker, nowMs);
-  if (reason == REASON_NONE) advance(flow, candidate, nowMs);
-  return reason;
+  if (reason != REASON_NONE) return reason;
+  advance(flow, candidate, nowMs);
+  setPacketFlow(worker, flow);
+  return REASON_NONE;
+}
+
+/** True of what opens a connection from the other end than the flow's opener. */
+function isOtherWay(flow: usize, candidate: usize): bool {
+  return !flowSameWay(flow, candidate) && flowOpens(candidate);
+}
+
+/** Takes note of a packet that nobody judges, where it is of a known flow, or `opens` one. */
+export function followPacket(candidate: usize, worker: i32, nowMs: i32, opens: bool): i32 {
+  let flow = findLive(candidate, worker, nowMs);
+  if (flow != 0 && (flowIsSession(flow) || isOtherWay(flow, candidate))) {
+    if (!opens) return REASON_NONE;
+    flowRemove(worker, flow);
+    flow = 0;
+  }
+  if (flow != 0) {
+    advance(flow, candidate, nowMs);
+  } else if (opens) {
+    begin(candidate, nowMs);
+    store<u32>(candidate, unknownEpoch(), FLOW_EPOCH);
+    flow = flowInsert(worker, candidate, nowMs);
+    if (flow == 0) return REASON_FLOW_TABLE_FULL;
+  }
+  setPacketFlow(worker, flow);
+  return REASON_NONE;
+}
+
+/** A policy epoch of which nothing is known: who meets it has to judge. */
+export function unknownEpoch(): u32 {
+  return policyEpoch() - 1;
 }
 
 /** Address of the entry of a key, 0 if there is none or it has expired. */
@@ -80,7 +117,9 @@ function openFlow(candidate: usize, worker: i32, nowMs: i32): i32 {
   const reason = judgeFlow(candidate, worker, nowMs);
   if (reason != REASON_NONE) return reason;
   begin(candidate, nowMs);
-  return flowInsert(worker, candidate, nowMs) != 0 ? REASON_NONE : REASON_FLOW_TABLE_FULL;
+  const flow = flowInsert(worker, candidate, nowMs);
+  setPacketFlow(worker, flow);
+  return flow != 0 ? REASON_NONE : REASON_FLOW_TABLE_FULL;
 }
 
 /** Judges a known flow anew where policy has changed; one that is no longer allowed is cut. */
@@ -110,6 +149,7 @@ function openOtherWay(flow: usize, candidate: usize, worker: i32, nowMs: i32): i
   if (load<u8>(flow, FLOW_STATE) == FLOW_STATE_ESTABLISHED) return REASON_NONE;
   begin(candidate, nowMs);
   memory.copy(flow, candidate, FLOW_SIZE);
+  setPacketFlow(worker, flow);
   return REASON_NONE;
 }
 
@@ -117,20 +157,19 @@ function openOtherWay(flow: usize, candidate: usize, worker: i32, nowMs: i32): i
 function begin(flow: usize, nowMs: i32): void {
   const closes = isTcp(flow) && (load<u8>(flow, FLOW_SIGNAL) & TCP_FLAG_RST) != 0;
   store<u8>(flow, closes ? FLOW_STATE_CLOSING : FLOW_STATE_NEW, FLOW_STATE);
-  store<u32>(flow, 0, FLOW_PACKETS);
+  store<u32>(flow, 0, FLOW_PAIR);
   store<i32>(flow, timeoutOf(flow), FLOW_LIFETIME);
   refresh(flow, nowMs);
 }
 
-/** Counts a packet, and lets the flow live on from now. */
+/** Lets the flow live on from now. */
 function refresh(flow: usize, nowMs: i32): void {
-  store<u32>(flow, load<u32>(flow, FLOW_PACKETS) + 1, FLOW_PACKETS);
   store<i32>(flow, nowMs + load<i32>(flow, FLOW_LIFETIME), FLOW_EXPIRES);
 }
 
 /** Takes note of a packet of a known flow; `seen` is its key. */
-function advance(flow: usize, seen: usize, nowMs: i32): void {
-  const byOpener = flowFromB(flow) == flowFromB(seen);
+export function advance(flow: usize, seen: usize, nowMs: i32): void {
+  const byOpener = flowSameWay(flow, seen);
   if (isTcp(flow)) {
     advanceTcp(flow, load<u8>(seen, FLOW_SIGNAL), byOpener, flowFromB(seen));
   } else {
@@ -163,9 +202,18 @@ function advanceTcp(flow: usize, signal: i32, byOpener: bool, byB: bool): void {
 
 /** A new connection of the same opener, between the same ports. */
 function restart(flow: usize): void {
-  const kept = load<u8>(flow, FLOW_FLAGS) & (FLOW_FLAG_USED | FLOW_FLAG_FROM_B);
+  const kept = load<u8>(flow, FLOW_FLAGS)
+    & (FLOW_FLAG_USED | FLOW_FLAG_FROM_B | FLOW_FLAG_TRANSLATED);
   store<u8>(flow, <u8>kept, FLOW_FLAGS);
   setState(flow, FLOW_STATE_NEW);
+}
+
+/** Lets a flow end soon. */
+export function closeFlow(flow: usize, nowMs: i32): void {
+  if (load<u8>(flow, FLOW_STATE) == FLOW_STATE_CLOSING) return;
+  setState(flow, FLOW_STATE_CLOSING);
+  store<i32>(flow, FLOW_TIMEOUT_CLOSING, FLOW_LIFETIME);
+  refresh(flow, nowMs);
 }
 
 /** How long the flow lives without packets, in the state it is in. */

@@ -1,7 +1,8 @@
 // Flows: who may talk to whom is decided once for each connection, so that replies pass.
 //
 // Theory of operation. enforce() stands between routing and forwarding. What has no local pod at
-// either end has no flow; a pod may always talk with itself and with its own node. Any other packet
+// either end has no flow; a pod may always talk with itself and with its own node. Of those only
+// connections to Services are followed, so that replies can be translated. Any other packet
 // is looked up by its 5-tuple (table/flow.ts). A known flow passes; if the policy epoch has changed
 // since it was judged, it is judged anew first (policy/judge.ts), and cut if it is no longer
 // allowed. A packet of no known flow is judged, and an allowed one opens a flow. That holds for any
@@ -12,33 +13,33 @@
 // (flow-error.ts). Fragments follow their first one (flow-fragment.ts).
 //
 // Workers share the table of flows, for the two directions of a connection may come to different
-// ones (docs/decisions/workers.md). Only this file takes its lock (lock.ts).
+// ones (docs/decisions/workers.md). Only this file and
+// service/serve.ts take its lock (lock.ts).
 
-import { NEXT_HOP_KIND_NODE } from "./abi/layout";
-import { REASON_FLOW_TABLE_FULL, REASON_NONE, REASON_POLICY_PENDING } from "./abi/verdict";
-import { trackError } from "./flow-error";
-import { trackFragment } from "./flow-fragment";
-import { flowIsError, writeFlowKey } from "./flow-key";
-import { trackPacket } from "./flow-track";
-import { lockFlows, unlockFlows } from "./lock";
-import { flowCandidate, flowSweep } from "./table/flow";
 import {
-  deviceEgress,
-  deviceIngress,
-  deviceIsClosed,
-  endpointDevice,
-  nextHopAt,
-  nextHopKind,
+  DIRECTORY_HAS_SERVICES, NEXT_HOP_KIND_NODE, TRANSLATED_REPLY, TRANSLATED_SERVED,
+} from "./abi/layout";
+import { REASON_FLOW_TABLE_FULL, REASON_NONE, REASON_POLICY_PENDING } from "./abi/verdict";
+import { followError, trackError } from "./flow-error";
+import { laterFlow, trackFragment } from "./flow-fragment";
+import { flowIsError, writeFlowKey } from "./flow-key";
+import { followPacket, trackPacket } from "./flow-track";
+import { lockFlows, unlockFlows } from "./lock";
+import { directory, packetStart, packetTranslated } from "./packet";
+import { settle } from "./service/settle";
+import { flowCandidate, flowSweep, setPacketFlow } from "./table/flow";
+import {
+  deviceEgress, deviceIngress, deviceIsClosed, endpointDevice, nextHopAt, nextHopKind,
 } from "./table/record";
 import { ipTotalLength, ipTransport } from "./wire/ip";
-import { isFragment, isHeaderless } from "./wire/transport";
+import { isFragment, isHeaderless, isLaterFragment } from "./wire/transport";
 
-/** Decides whether a checked packet may go from its source's next hop to its destination's.
- * REASON_NONE lets it pass; otherwise it is to be dropped. */
+/** Decides whether a checked packet may go from its source's next hop to its destination's, and
+ * finishes what Services do about it. REASON_NONE lets it pass; otherwise it is to be dropped. */
 // @ts-ignore: decorator
 @inline
 export function enforce(
-  packet: usize,
+  descriptor: usize,
   worker: i32,
   nowMs: i32,
   sourceHop: i32,
@@ -48,19 +49,47 @@ export function enforce(
   const destination = nextHopAt(destinationHop);
   const from = endpointDevice(source);
   const to = endpointDevice(destination);
-  if (from == 0 && to == 0) return REASON_NONE;
   if (isClosed(from) || isClosed(to)) return REASON_POLICY_PENDING;
   if (from == to || nextHopKind(source) == NEXT_HOP_KIND_NODE
-    || nextHopKind(destination) == NEXT_HOP_KIND_NODE) return REASON_NONE;
+    || nextHopKind(destination) == NEXT_HOP_KIND_NODE) return follow(descriptor, worker, nowMs);
+  const packet = packetStart(descriptor);
   const transport = ipTransport(packet);
   lockFlows(worker);
+  if (packetTranslated(descriptor) == 0) setPacketFlow(worker, 0);
   const isPlain = !isFragment(transport) && !isHeaderless(transport);
-  const reason = isPlain
+  let reason = isPlain
     ? trackWhole(packet, transport, worker, nowMs, from != 0)
     : trackPiece(packet, transport, worker, nowMs, hasRuleSet(from) || hasRuleSet(to));
+  if (reason == REASON_FLOW_TABLE_FULL && !hasRuleSet(from) && !hasRuleSet(to)) {
+    reason = REASON_NONE;
+  }
+  if (reason == REASON_NONE) reason = settle(descriptor, transport, worker, nowMs);
   unlockFlows();
-  if (reason != REASON_FLOW_TABLE_FULL || hasRuleSet(from) || hasRuleSet(to)) return reason;
-  return REASON_NONE;
+  return reason;
+}
+
+/** Lets pass what nobody judges. Only of connections to Services is anything kept. */
+function follow(descriptor: usize, worker: i32, nowMs: i32): i32 {
+  const kind = packetTranslated(descriptor);
+  if (directory(DIRECTORY_HAS_SERVICES) == 0 || kind == TRANSLATED_REPLY) return REASON_NONE;
+  const packet = packetStart(descriptor);
+  const transport = ipTransport(packet);
+  const key = flowCandidate(worker);
+  const total = ipTotalLength(packet);
+  lockFlows(worker);
+  setPacketFlow(worker, 0);
+  writeFlowKey(key, packet, transport, total);
+  let reason = REASON_NONE;
+  if (isHeaderless(transport)) {
+    followLater(packet, transport, key, worker, nowMs);
+  } else if (flowIsError(key)) {
+    followError(packet, transport, total, worker, nowMs);
+  } else {
+    reason = followPacket(key, worker, nowMs, kind == TRANSLATED_SERVED);
+  }
+  if (reason == REASON_NONE) reason = settle(descriptor, transport, worker, nowMs);
+  unlockFlows();
+  return reason;
 }
 
 /** Takes out some of what has expired, in turn. */
@@ -81,8 +110,17 @@ function trackWhole(packet: usize, transport: i32, worker: i32, nowMs: i32, from
 /** Where no rule set looks at either end, nothing depends on flows: what has none passes. */
 function trackPiece(packet: usize, transport: i32, worker: i32, nowMs: i32, judged: bool): i32 {
   if (judged) return trackFragment(packet, transport, ipTotalLength(packet), worker, nowMs);
-  if (isHeaderless(transport)) return REASON_NONE;
-  return trackWhole(packet, transport, worker, nowMs, false);
+  if (!isHeaderless(transport)) return trackWhole(packet, transport, worker, nowMs, false);
+  const key = flowCandidate(worker);
+  writeFlowKey(key, packet, transport, ipTotalLength(packet));
+  followLater(packet, transport, key, worker, nowMs);
+  return REASON_NONE;
+}
+
+/** Takes note of the flow of a later fragment, where its first was remembered. */
+function followLater(packet: usize, transport: i32, key: usize, worker: i32, nowMs: i32): void {
+  if (!isLaterFragment(transport)) return;
+  setPacketFlow(worker, laterFlow(packet, transport, key, nowMs));
 }
 
 function isClosed(device: usize): bool {

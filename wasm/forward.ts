@@ -3,76 +3,39 @@
 
 import { ETHERNET_HEADER_SIZE, IPV6_MINIMUM_MTU } from "./abi/headers";
 import {
-  DEVICE_GATEWAY_MAC,
-  DEVICE_KIND_NONE,
-  DEVICE_KIND_TAP,
-  DEVICE_MAC,
-  DEVICE_NODE,
-  NEXT_HOP_KIND_BLACKHOLE,
-  NEXT_HOP_KIND_ENDPOINT,
-  NEXT_HOP_KIND_NODE,
-  NEXT_HOP_KIND_OUTSIDE,
-  NEXT_HOP_KIND_PEER,
-  NEXT_HOP_KIND_PROHIBIT,
-  NEXT_HOP_NODE,
+  DEVICE_GATEWAY_MAC, DEVICE_KIND_NONE, DEVICE_KIND_TAP, DEVICE_MAC, DEVICE_NODE,
+  NEXT_HOP_KIND_BLACKHOLE, NEXT_HOP_KIND_ENDPOINT, NEXT_HOP_KIND_NODE, NEXT_HOP_KIND_OUTSIDE,
+  NEXT_HOP_KIND_PEER, NEXT_HOP_KIND_PROHIBIT, NEXT_HOP_KIND_SERVICE, NEXT_HOP_NODE,
   PEER_HEADER_SIZE,
 } from "./abi/layout";
 import {
-  DIRECTION_INBOUND,
-  DIRECTION_OUTBOUND,
-  EVENT_OUTER_FRAGMENTED,
-  REASON_BLACKHOLE,
-  REASON_DEVICE_UNKNOWN,
-  REASON_HOP_LIMIT,
-  REASON_NONE,
-  REASON_NOT_LOCAL,
-  REASON_NO_ROUTE,
-  REASON_PROHIBITED,
-  REASON_TOO_BIG,
+  DIRECTION_INBOUND, DIRECTION_OUTBOUND, EVENT_OUTER_FRAGMENTED, REASON_BLACKHOLE,
+  REASON_DEVICE_UNKNOWN, REASON_HOP_LIMIT, REASON_NONE, REASON_NOT_LOCAL, REASON_NO_ROUTE,
+  REASON_PROHIBITED, REASON_SERVICE_PEER, REASON_TOO_BIG,
 } from "./abi/verdict";
 import { countEvents, countReceived, countSent, drop } from "./count";
 import { enforce } from "./flow";
 import { answerWithError } from "./icmp-error";
 import { cutSegments } from "./offload/segment";
 import {
-  emitVnet,
-  finishChecksum,
-  keepFirst,
-  largestPacket,
-  lastPacket,
-  needsChecksum,
+  emitVnet, finishChecksum, keepFirst, largestPacket, lastPacket, needsChecksum,
 } from "./offload/vnet";
 import { addSend, pieceSize, sendBehind, sendToDevice, takeHeaders } from "./outbox";
 import {
-  isSuperPacket,
-  packetLength,
-  packetSegments,
-  packetStart,
-  prepend,
-  setOutput,
+  isSuperPacket, packetLength, packetSegments, packetStart, packetTranslated, prepend, setOutput,
   trimTo,
 } from "./packet";
+import { serve } from "./service/serve";
+import { undoTranslation } from "./service/translate";
 import {
-  deviceAt,
-  deviceKind,
-  deviceVnetSize,
-  nextHopAt,
-  nextHopIndex,
-  nextHopKind,
-  peerAt,
-  peerMtu,
+  deviceAt, deviceKind, deviceVnetSize, nextHopAt, nextHopIndex, nextHopKind, peerAt, peerMtu,
 } from "./table/record";
+import { routeDestination } from "./table/route";
 import { encapsulateVxlan, segmentVxlan } from "./tunnel/vxlan";
 import { frameVxlan } from "./tunnel/vxlan-frame";
 import { emitEthernet } from "./wire/ethernet";
 import {
-  checkIp,
-  ipDecrementHopLimit,
-  ipDontFragment,
-  ipEtherType,
-  ipHopLimit,
-  ipTotalLength,
-  isIpv4,
+  checkIp, ipDecrementHopLimit, ipDontFragment, ipEtherType, ipHopLimit, ipTotalLength, isIpv4,
 } from "./wire/ip";
 
 /** Checks the packet's headers and cuts link-layer padding off. REASON_NONE accepts it. */
@@ -94,9 +57,15 @@ export function forwardOutbound(
   nextHop: i32,
 ): void {
   countReceived(worker, origin, descriptor);
-  const record = nextHopAt(nextHop);
+  let record = nextHopAt(nextHop);
+  let reason = REASON_NONE;
+  if (nextHopKind(record) == NEXT_HOP_KIND_SERVICE) {
+    reason = serve(descriptor, worker, nowMs);
+    nextHop = routeDestination(packetStart(descriptor));
+    record = nextHopAt(nextHop);
+  }
   const kind = nextHopKind(record);
-  let reason = enforce(packetStart(descriptor), worker, nowMs, source, nextHop);
+  if (reason == REASON_NONE) reason = enforce(descriptor, worker, nowMs, source, nextHop);
   let mtu = 0;
   if (reason != REASON_NONE) {
     return reject(descriptor, worker, nowMs, DIRECTION_OUTBOUND, origin, reason, 0);
@@ -130,7 +99,9 @@ export function forwardInbound(
 ): void {
   countReceived(worker, origin, descriptor);
   const kind = nextHopKind(nextHopAt(nextHop));
-  let reason = enforce(packetStart(descriptor), worker, nowMs, origin, nextHop);
+  let reason = kind == NEXT_HOP_KIND_SERVICE
+    ? REASON_SERVICE_PEER
+    : enforce(descriptor, worker, nowMs, origin, nextHop);
   if (reason == REASON_NONE) {
     reason = kind == NEXT_HOP_KIND_PEER || kind == NEXT_HOP_KIND_OUTSIDE
       ? REASON_NOT_LOCAL
@@ -157,7 +128,8 @@ function deliverLocal(
     deliver(descriptor, worker, direction, nextHop, nextHopIndex(record));
     return REASON_NONE;
   }
-  if (kind == NEXT_HOP_KIND_NODE && origin != NEXT_HOP_NODE) {
+  const isBack = origin == NEXT_HOP_NODE && packetTranslated(descriptor) == 0;
+  if (kind == NEXT_HOP_KIND_NODE && !isBack) {
     deliver(descriptor, worker, direction, nextHop, DEVICE_NODE);
     return REASON_NONE;
   }
@@ -266,6 +238,7 @@ export function reject(
   mtu: i32,
 ): void {
   drop(descriptor, worker, direction, reason);
+  if (packetTranslated(descriptor) != 0) undoTranslation(descriptor, worker);
   keepFirst(descriptor);
   if (!answerWithError(descriptor, worker, nowMs, origin, reason, mtu)) return;
   const record = nextHopAt(origin);

@@ -4,63 +4,28 @@
 // (RFC 1812 section 4.3.2.8, RFC 4443 section 2.4(f)).
 
 import {
-  ICMPV6_CODE_ADDRESS,
-  ICMPV6_CODE_NO_ROUTE,
-  ICMPV6_CODE_PROHIBITED,
-  ICMPV6_PACKET_TOO_BIG,
-  ICMPV6_QUOTE_LIMIT,
-  ICMPV6_TIME_EXCEEDED,
-  ICMPV6_UNREACHABLE,
-  ICMP_CODE_FRAGMENTATION_NEEDED,
-  ICMP_CODE_HOST,
-  ICMP_CODE_NET,
-  ICMP_CODE_PROHIBITED,
-  ICMP_HEADER_SIZE,
-  ICMP_QUOTE_LIMIT,
-  ICMP_TIME_EXCEEDED,
-  ICMP_UNREACHABLE,
-  IPV4_HEADER_SIZE,
-  IPV6_HEADER_SIZE,
-  IPV6_MINIMUM_MTU,
-  PROTOCOL_ICMP,
-  PROTOCOL_ICMPV6,
+  ICMPV6_CODE_ADDRESS, ICMPV6_CODE_NO_ROUTE, ICMPV6_CODE_PORT, ICMPV6_CODE_PROHIBITED,
+  ICMPV6_PACKET_TOO_BIG, ICMPV6_QUOTE_LIMIT, ICMPV6_TIME_EXCEEDED, ICMPV6_UNREACHABLE,
+  ICMP_CODE_FRAGMENTATION_NEEDED, ICMP_CODE_HOST, ICMP_CODE_NET, ICMP_CODE_PORT,
+  ICMP_CODE_PROHIBITED, ICMP_HEADER_SIZE, ICMP_QUOTE_LIMIT, ICMP_TIME_EXCEEDED, ICMP_UNREACHABLE,
+  IPV4_HEADER_SIZE, IPV6_HEADER_SIZE, IPV6_MINIMUM_MTU, PROTOCOL_ICMP, PROTOCOL_ICMPV6,
 } from "./abi/headers";
 import {
-  DIRECTORY_DENY_WITH_ICMP,
-  DIRECTORY_ICMP_BURST,
-  DIRECTORY_ICMP_RATE,
-  DIRECTORY_NODE_IPV4,
-  DIRECTORY_NODE_IPV6,
-  DIRECTORY_SLOTS,
-  DIRECTORY_START,
-  HEADER_LIMIT,
-  HEADER_STRIDE,
-  NEXT_HOP_KIND_PEER,
-  NEXT_HOP_NODE,
-  PACKET_HEADROOM,
-  PEER_HEADER_SIZE,
-  RUN_SEGMENTS_MAX,
-  SEGMENTS_MAX,
-  SLOT_STRIDE,
-  STATISTICS_ICMP_STAMP,
-  STATISTICS_ICMP_TOKENS,
-  WORKERS_START,
-  WORKER_HEADERS,
-  WORKER_STRIDE,
+  DIRECTORY_DENY_WITH_ICMP, DIRECTORY_ICMP_BURST, DIRECTORY_ICMP_RATE, DIRECTORY_NODE_IPV4,
+  DIRECTORY_NODE_IPV6, DIRECTORY_SLOTS, DIRECTORY_START, HEADER_LIMIT, HEADER_STRIDE,
+  NEXT_HOP_KIND_PEER, NEXT_HOP_NODE, PACKET_HEADROOM, PEER_HEADER_SIZE, RUN_SEGMENTS_MAX,
+  SEGMENTS_MAX, SLOT_STRIDE, STATISTICS_ICMP_STAMP, STATISTICS_ICMP_TOKENS, WORKERS_START,
+  WORKER_HEADERS, WORKER_STRIDE,
 } from "./abi/layout";
 import {
-  EVENT_ICMP_SENT,
-  EVENT_ICMP_SUPPRESSED,
-  REASON_HOP_LIMIT,
-  REASON_NO_ROUTE,
-  REASON_POLICY_EGRESS,
-  REASON_POLICY_INGRESS,
-  REASON_PROHIBITED,
-  REASON_TOO_BIG,
+  EVENT_ICMP_SENT, EVENT_ICMP_SUPPRESSED, REASON_HOP_LIMIT, REASON_NO_ROUTE, REASON_POLICY_EGRESS,
+  REASON_POLICY_INGRESS, REASON_PROHIBITED, REASON_SERVICE_EMPTY, REASON_SERVICE_GONE,
+  REASON_SERVICE_PORT, REASON_TOO_BIG,
 } from "./abi/verdict";
 import { countEvent, statisticsOf } from "./count";
 import { takeHeaders } from "./outbox";
 import { directory, packetLength, packetStart, prepend, setPacket, trimTo } from "./packet";
+import { answerWithReset } from "./service/reset";
 import { nextHopAt, nextHopKind } from "./table/record";
 import { emitIcmp, emitIcmpv6, mayAnswerWithError } from "./wire/icmp";
 import { ipDestinationAddress, ipSourceAddress, isIpv4 } from "./wire/ip";
@@ -73,7 +38,8 @@ const QUOTE_BYTES: i32 = PACKET_HEADROOM + ICMPV6_QUOTE_LIMIT;
 const QUOTE_BLOCKS: i32 = (QUOTE_BYTES + HEADER_STRIDE - 1) / HEADER_STRIDE;
 const TOS_INTERNETWORK_CONTROL: i32 = 0xc0; // RFC 1812 section 4.3.2.5
 
-/** Turns a rejected packet into the error its sender is to get. False: there is none to send. */
+/** Turns a rejected packet into the error, or the TCP reset, that its sender is to get. False:
+ * there is none to send. */
 export function answerWithError(
   descriptor: usize,
   worker: i32,
@@ -82,6 +48,7 @@ export function answerWithError(
   reason: i32,
   mtu: i32,
 ): bool {
+  if (reason == REASON_SERVICE_GONE) return answerWithReset(descriptor, worker);
   if (!hasMessage(reason)) return false;
   const packet = packetStart(descriptor);
   const source = errorSource(packet, origin);
@@ -116,7 +83,11 @@ function makeHeadroom(descriptor: usize, worker: i32): bool {
 function hasMessage(reason: i32): bool {
   if (isDenied(reason)) return directory(DIRECTORY_DENY_WITH_ICMP) != 0;
   return reason == REASON_HOP_LIMIT || reason == REASON_NO_ROUTE
-    || reason == REASON_PROHIBITED || reason == REASON_TOO_BIG;
+    || reason == REASON_PROHIBITED || reason == REASON_TOO_BIG || isUnserved(reason);
+}
+
+function isUnserved(reason: i32): bool {
+  return reason == REASON_SERVICE_PORT || reason == REASON_SERVICE_EMPTY;
 }
 
 function isDenied(reason: i32): bool {
@@ -156,6 +127,7 @@ function emitError4(descriptor: usize, source: usize, reason: i32, mtu: i32, fro
   const type = reason == REASON_HOP_LIMIT ? ICMP_TIME_EXCEEDED : ICMP_UNREACHABLE;
   let code = ICMP_CODE_NET;
   if (isProhibited(reason)) code = ICMP_CODE_PROHIBITED;
+  if (isUnserved(reason)) code = ICMP_CODE_PORT;
   if (reason == REASON_TOO_BIG) code = ICMP_CODE_FRAGMENTATION_NEEDED;
   if (reason == REASON_NO_ROUTE && fromPeer) code = ICMP_CODE_HOST;
   const rest = reason == REASON_TOO_BIG ? mtu : 0;
@@ -174,6 +146,7 @@ function emitError6(descriptor: usize, source: usize, reason: i32, mtu: i32, fro
   if (reason == REASON_HOP_LIMIT) type = ICMPV6_TIME_EXCEEDED;
   if (reason == REASON_TOO_BIG) type = ICMPV6_PACKET_TOO_BIG;
   if (isProhibited(reason)) code = ICMPV6_CODE_PROHIBITED;
+  if (isUnserved(reason)) code = ICMPV6_CODE_PORT;
   if (reason == REASON_NO_ROUTE && fromPeer) code = ICMPV6_CODE_ADDRESS;
   const rest = reason == REASON_TOO_BIG ? max(mtu, IPV6_MINIMUM_MTU) : 0;
   emitIpv6(packet, payload, PROTOCOL_ICMPV6, TTL, source, ipSourceAddress(quoted));

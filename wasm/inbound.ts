@@ -12,11 +12,7 @@
 
 import { DESCRIPTOR_SEGMENT_SIZE, NEXT_HOP_KIND_PEER, SEGMENTS_MAX } from "./abi/layout";
 import {
-  DIRECTION_INBOUND,
-  REASON_CONGESTION,
-  REASON_FOREIGN_SOURCE,
-  REASON_NONE,
-  REASON_OFFLOAD,
+  DIRECTION_INBOUND, REASON_CONGESTION, REASON_FOREIGN_SOURCE, REASON_NONE, REASON_OFFLOAD,
   REASON_UNKNOWN_PEER,
 } from "./abi/verdict";
 import { drop } from "./count";
@@ -24,13 +20,7 @@ import { checkPacket, forwardInbound } from "./forward";
 import { extendRun, finishRun, meetSlot, openRun } from "./offload/coalesce";
 import { takeUnfinished } from "./offload/unfinished";
 import {
-  clearOffload,
-  outerSource,
-  outerTos,
-  packetLength,
-  packetStart,
-  setPacket,
-  setSegments,
+  clearOffload, outerSource, outerTos, packetLength, packetStart, setPacket, setSegments,
 } from "./packet";
 import { nextHopAt, nextHopIndex, nextHopKind, peerAt } from "./table/record";
 import { routeDestination, routeRemote, routeSource } from "./table/route";

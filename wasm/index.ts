@@ -7,6 +7,7 @@ export { policyAnswer, policyProgram } from "./policy/match";
 export { processBatch } from "./process";
 export { flowFindMany } from "./table/flow";
 export { flowAdopt } from "./table/flow-adopt";
+export { frontEnter, frontRemove, frontReplace } from "./table/front";
 export {
   prefixAbove,
   prefixCount,

@@ -3,40 +3,12 @@
 // duplicate address detection (RFC 5227, RFC 4862 section 5.4) finds nobody.
 
 import {
-  ARP_HARDWARE_ETHERNET,
-  ARP_HARDWARE_SIZE,
-  ARP_HARDWARE_TYPE,
-  ARP_OPERATION,
-  ARP_OPERATION_REPLY,
-  ARP_OPERATION_REQUEST,
-  ARP_PROTOCOL_SIZE,
-  ARP_PROTOCOL_TYPE,
-  ARP_SENDER_IPV4,
-  ARP_SENDER_MAC,
-  ARP_SIZE,
-  ARP_TARGET_IPV4,
-  ARP_TARGET_MAC,
-  ETHERNET_HEADER_SIZE,
-  ETHER_TYPE_ARP,
-  ETHER_TYPE_IPV4,
-  ETHER_TYPE_IPV6,
-  ICMP_CHECKSUM,
-  ICMP_CODE,
-  ICMP_TYPE,
-  IPV4_ADDRESS_SIZE,
-  IPV6_DESTINATION,
-  IPV6_HEADER_SIZE,
-  IPV6_SOURCE,
-  ND_ADVERTISEMENT,
-  ND_FLAGS,
-  ND_FLAGS_ANSWER,
-  ND_HOP_LIMIT,
-  ND_OPTION_SIZE,
-  ND_OPTION_TARGET_MAC,
-  ND_SIZE,
-  ND_SOLICITATION,
-  ND_TARGET,
-  PROTOCOL_ICMPV6,
+  ARP_HARDWARE_ETHERNET, ARP_HARDWARE_SIZE, ARP_HARDWARE_TYPE, ARP_OPERATION, ARP_OPERATION_REPLY,
+  ARP_OPERATION_REQUEST, ARP_PROTOCOL_SIZE, ARP_PROTOCOL_TYPE, ARP_SENDER_IPV4, ARP_SENDER_MAC,
+  ARP_SIZE, ARP_TARGET_IPV4, ARP_TARGET_MAC, ETHERNET_HEADER_SIZE, ETHER_TYPE_ARP, ETHER_TYPE_IPV4,
+  ETHER_TYPE_IPV6, ICMP_CHECKSUM, ICMP_CODE, ICMP_TYPE, IPV4_ADDRESS_SIZE, IPV6_DESTINATION,
+  IPV6_HEADER_SIZE, IPV6_SOURCE, ND_ADVERTISEMENT, ND_FLAGS, ND_FLAGS_ANSWER, ND_HOP_LIMIT,
+  ND_OPTION_SIZE, ND_OPTION_TARGET_MAC, ND_SIZE, ND_SOLICITATION, ND_TARGET, PROTOCOL_ICMPV6,
 } from "./abi/headers";
 import { DEVICE_GATEWAY_MAC, DEVICE_MAC } from "./abi/layout";
 import { packetStart, prepend, trimTo } from "./packet";
@@ -45,13 +17,7 @@ import { routeIpv4, routeIpv6 } from "./table/route";
 import { copyMac, emitEthernet } from "./wire/ethernet";
 import { icmpv6Checksum } from "./wire/icmp";
 import {
-  checkIpv6,
-  copyIpv6,
-  emitIpv6,
-  ipv6HopLimit,
-  ipv6NextHeader,
-  ipv6SourceHi,
-  ipv6TotalLength,
+  checkIpv6, copyIpv6, emitIpv6, ipv6HopLimit, ipv6NextHeader, ipv6SourceHi, ipv6TotalLength,
 } from "./wire/ipv6";
 
 /** Turns an ARP request of the pod, Ethernet header already off, into our reply with an Ethernet

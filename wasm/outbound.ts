@@ -6,33 +6,19 @@
 //   3. checkPacket()      headers are sound (forward.ts, wire/ip.ts)
 //   4. readVnet()         one packet or many, and is its checksum finished (offload/vnet.ts)
 //   5. ownsSource()       the source address is the device's own
-//   6. enforce()          its flow is known, or policy allows it (flow.ts)
-//   7. forwardOutbound()  route, TTL, size; encapsulate, cut or deliver (forward.ts)
+//   6. forwardOutbound()  route, TTL, size; encapsulate, cut or deliver (forward.ts)
+//   7. serve()            what is for a Service goes to a backend (service/serve.ts)
+//   8. enforce()          its flow is known, or policy allows it (flow.ts)
 
 import {
-  ETHERNET_DESTINATION,
-  ETHERNET_HEADER_SIZE,
-  ETHER_TYPE_ARP,
-  ETHER_TYPE_IPV4,
-  ETHER_TYPE_IPV6,
+  ETHERNET_DESTINATION, ETHERNET_HEADER_SIZE, ETHER_TYPE_ARP, ETHER_TYPE_IPV4, ETHER_TYPE_IPV6,
 } from "./abi/headers";
 import {
-  DEVICE_GATEWAY_MAC,
-  DEVICE_KIND_NODE,
-  DEVICE_KIND_TAP,
-  NEXT_HOP_KIND_OUTSIDE,
-  NEXT_HOP_NODE,
+  DEVICE_GATEWAY_MAC, DEVICE_KIND_NODE, DEVICE_KIND_TAP, NEXT_HOP_KIND_OUTSIDE, NEXT_HOP_NODE,
 } from "./abi/layout";
 import {
-  DIRECTION_OUTBOUND,
-  EVENT_NEIGHBOUR_ANSWERED,
-  REASON_ETHER_TYPE,
-  REASON_IP_VERSION,
-  REASON_MULTICAST,
-  REASON_NEIGHBOUR,
-  REASON_NONE,
-  REASON_SPOOFED_SOURCE,
-  REASON_TOO_SHORT,
+  DIRECTION_OUTBOUND, EVENT_NEIGHBOUR_ANSWERED, REASON_ETHER_TYPE, REASON_IP_VERSION,
+  REASON_MULTICAST, REASON_NEIGHBOUR, REASON_NONE, REASON_SPOOFED_SOURCE, REASON_TOO_SHORT,
   REASON_WRONG_MAC,
 } from "./abi/verdict";
 import { countEvent, drop } from "./count";

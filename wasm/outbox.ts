@@ -7,50 +7,15 @@
 // and for the run that is open before it, so nothing in between has to ask.
 
 import {
-  DIRECTORY_BASE,
-  DIRECTORY_HEADERS,
-  DIRECTORY_PIECES,
-  DIRECTORY_POINTER_SIZE,
-  DIRECTORY_SEGMENT_LIMIT,
-  DIRECTORY_SENDS,
-  DIRECTORY_START,
-  HEADER_LIMIT,
-  HEADER_STRIDE,
-  PEER_REMOTE,
-  PIECE_LIMIT,
-  PIECE_SIZE,
-  RUN_SEGMENTS_MAX,
-  SEGMENTS_MAX,
-  SEND_DEVICE,
-  SEND_FLAGS,
-  SEND_FLAG_CLOSED,
-  SEND_FLAG_FRAME,
-  SEND_FLOW_HASH,
-  SEND_LENGTH,
-  SEND_LIMIT,
-  SEND_PACKETS,
-  SEND_PEER,
-  SEND_PIECES,
-  SEND_PIECE_COUNT,
-  SEND_REMOTE,
-  SEND_SEGMENT_SIZE,
-  SEND_STRIDE,
-  SEND_TOS,
-  DATAGRAMS_BYTES_MAX,
-  WORKERS_START,
-  WORKER_HEADERS,
-  WORKER_PIECES,
-  WORKER_SENDS,
-  WORKER_STRIDE,
+  DIRECTORY_BASE, DIRECTORY_HEADERS, DIRECTORY_PIECES, DIRECTORY_POINTER_SIZE,
+  DIRECTORY_SEGMENT_LIMIT, DIRECTORY_SENDS, DIRECTORY_START, HEADER_LIMIT, HEADER_STRIDE,
+  PEER_REMOTE, PIECE_LIMIT, PIECE_SIZE, RUN_SEGMENTS_MAX, SEGMENTS_MAX, SEND_DEVICE, SEND_FLAGS,
+  SEND_FLAG_CLOSED, SEND_FLAG_FRAME, SEND_FLOW_HASH, SEND_LENGTH, SEND_LIMIT, SEND_PACKETS,
+  SEND_PEER, SEND_PIECES, SEND_PIECE_COUNT, SEND_REMOTE, SEND_SEGMENT_SIZE, SEND_STRIDE, SEND_TOS,
+  DATAGRAMS_BYTES_MAX, WORKERS_START, WORKER_HEADERS, WORKER_PIECES, WORKER_SENDS, WORKER_STRIDE,
 } from "./abi/layout";
 import {
-  directory,
-  packetHead,
-  packetLength,
-  packetPieces,
-  packetSegments,
-  packetStart,
-  setOutput,
+  directory, packetHead, packetLength, packetPieces, packetSegments, packetStart, setOutput,
 } from "./packet";
 import { peerDevice } from "./table/record";
 
@@ -285,36 +250,6 @@ function addressSend(send: usize, peer: usize, flowHash: u32, tos: i32, flags: i
   store<u32>(send, <u32>peer, SEND_PEER);
   v128.store(send, v128.load(peer, PEER_REMOTE), SEND_REMOTE);
   v128.store(send, v128.load(peer + 16, PEER_REMOTE), SEND_REMOTE + 16);
-}
-
-function joinsLast(
-  worker: i32,
-  peer: usize,
-  pieces: usize,
-  count: i32,
-  length: i32,
-  flowHash: u32,
-  tos: i32,
-): bool {
-  const limit = directory(DIRECTORY_SEGMENT_LIMIT);
-  const sends = load<i32>(workerBlock(worker), WORKER_SENDS);
-  if (limit < 2 || sends == 0) return false;
-  const send = sendAt(worker, sends - 1);
-  if (<usize>load<u32>(send, SEND_PEER) != peer || load<u32>(send, SEND_FLOW_HASH) != flowHash
-    || load<u8>(send, SEND_FLAGS) != 0 || <i32>load<u8>(send, SEND_TOS) != tos) return false;
-  const taken = load<i32>(send, SEND_PIECE_COUNT);
-  // A run that came to nothing leaves pieces behind that are no send's.
-  if (<usize>load<u32>(send, SEND_PIECES) + <usize>(taken * pieceSize()) != pieces) return false;
-  const packets = <i32>load<u16>(send, SEND_PACKETS);
-  const total = load<i32>(send, SEND_LENGTH);
-  const size = packets == 1 ? total : <i32>load<u16>(send, SEND_SEGMENT_SIZE);
-  if (length > size || packets >= limit || total + length > DATAGRAMS_BYTES_MAX) return false;
-  store<u16>(send, <u16>size, SEND_SEGMENT_SIZE);
-  store<u16>(send, <u16>(packets + 1), SEND_PACKETS);
-  store<i32>(send, total + length, SEND_LENGTH);
-  store<i32>(send, taken + count, SEND_PIECE_COUNT);
-  if (length < size) store<u8>(send, SEND_FLAG_CLOSED, SEND_FLAGS);
-  return true;
 }
 
 function sendAt(worker: i32, index: i32): usize {

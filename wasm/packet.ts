@@ -4,22 +4,10 @@
 // the kernel to cut: 22 bytes of tunnel, 8 of UDP, 40 of IPv6, 14 of Ethernet, 24 of vnet header.
 
 import {
-  DESCRIPTOR_GSO_TYPE,
-  DESCRIPTOR_HEAD,
-  DESCRIPTOR_INPUT,
-  DESCRIPTOR_LENGTH,
-  DESCRIPTOR_OUTER_TOS,
-  DESCRIPTOR_OUTPUT,
-  DESCRIPTOR_PIECES,
-  DESCRIPTOR_REASON,
-  DESCRIPTOR_SEGMENTS,
-  DESCRIPTOR_SOURCE,
-  DESCRIPTOR_START,
-  DESCRIPTOR_STRIDE,
-  DESCRIPTOR_VERDICT,
-  DIRECTORY_DESCRIPTORS,
-  DIRECTORY_SLOT_COUNT,
-  DIRECTORY_START,
+  DESCRIPTOR_GSO_TYPE, DESCRIPTOR_HEAD, DESCRIPTOR_INPUT, DESCRIPTOR_LENGTH, DESCRIPTOR_OUTER_TOS,
+  DESCRIPTOR_OUTPUT, DESCRIPTOR_PIECES, DESCRIPTOR_REASON, DESCRIPTOR_SEGMENTS, DESCRIPTOR_SOURCE,
+  DESCRIPTOR_START, DESCRIPTOR_STRIDE, DESCRIPTOR_TRANSLATED, DESCRIPTOR_VERDICT,
+  DIRECTORY_DESCRIPTORS, DIRECTORY_SLOT_COUNT, DIRECTORY_START,
 } from "./abi/layout";
 import { VERDICT_DROP, VERDICT_SEND } from "./abi/verdict";
 
@@ -117,6 +105,12 @@ export function clearOffload(descriptor: usize): void {
   store<u16>(descriptor, 1, DESCRIPTOR_SEGMENTS);
   store<u16>(descriptor, 0, DESCRIPTOR_GSO_TYPE); // and DESCRIPTOR_OFFLOAD_FLAGS behind it
   store<u32>(descriptor, 0, DESCRIPTOR_PIECES);
+  store<u8>(descriptor, 0, DESCRIPTOR_TRANSLATED);
+}
+
+/** TRANSLATED_*, or 0 of a packet that is as it came. */
+export function packetTranslated(descriptor: usize): i32 {
+  return load<u8>(descriptor, DESCRIPTOR_TRANSLATED);
 }
 
 /** Packets that this one stands for: more than one of a super-packet. */

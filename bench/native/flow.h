@@ -22,7 +22,7 @@ struct flow {
     int32_t expires;
     uint32_t answer_egress;
     uint32_t answer_ingress;
-    uint32_t packets;
+    uint32_t pair;
     int32_t lifetime;
 };
 FIELD_AT(struct flow, address_b, FLOW_ADDRESS_B);
@@ -33,7 +33,7 @@ FIELD_AT(struct flow, state, FLOW_STATE);
 FIELD_AT(struct flow, signal, FLOW_SIGNAL);
 FIELD_AT(struct flow, epoch, FLOW_EPOCH);
 FIELD_AT(struct flow, expires, FLOW_EXPIRES);
-FIELD_AT(struct flow, packets, FLOW_PACKETS);
+FIELD_AT(struct flow, pair, FLOW_PAIR);
 FIELD_AT(struct flow, lifetime, FLOW_LIFETIME);
 SIZE_IS(struct flow, FLOW_SIZE);
 

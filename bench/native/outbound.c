@@ -208,7 +208,6 @@ static inline bool enforce(const struct turn *turn, const uint8_t *packet, bool 
     if (flow == NULL || !is_quiet(flow, &key) || flow->expires - turn->now <= 0
         || flow->epoch != policy_epoch(turn))
         return false;
-    flow->packets++;
     flow->expires = turn->now + flow->lifetime;
     return true;
 }

@@ -48,6 +48,7 @@ export function limitsFor(load: Load): Limits {
       arenaBytes: SMALLEST_ARENA + (load.change.ruleSets.reduce((sum, ruleSet) =>
         sum + ruleSetBytes(ruleSet), 0) * 2),
     },
+    services: { fronts: 0, backends: 0 },
   };
 }
 

@@ -10,11 +10,13 @@ import {
   NEXT_HOP_KIND_NONE,
   NEXT_HOP_KIND_OUTSIDE,
   NEXT_HOP_KIND_PROHIBIT,
+  NEXT_HOP_KIND_SERVICE,
   NEXT_HOP_KIND_SHIFT,
   NEXT_HOP_KIND_UNREACHABLE,
   NEXT_HOP_NODE,
   NEXT_HOP_OUTSIDE,
   NEXT_HOP_PROHIBIT,
+  NEXT_HOP_SERVICE,
   NEXT_HOP_UNREACHABLE,
 } from '../../wasm/abi/layout.ts';
 import type { Core } from '../core.ts';
@@ -39,6 +41,7 @@ export class NextHopTable {
     this.publish(NEXT_HOP_UNREACHABLE, NEXT_HOP_KIND_UNREACHABLE, 0);
     this.publish(NEXT_HOP_PROHIBIT, NEXT_HOP_KIND_PROHIBIT, 0);
     this.publish(NEXT_HOP_BLACKHOLE, NEXT_HOP_KIND_BLACKHOLE, 0);
+    this.publish(NEXT_HOP_SERVICE, NEXT_HOP_KIND_SERVICE, 0);
   }
 
   get limit(): number {

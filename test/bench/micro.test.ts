@@ -91,6 +91,13 @@ test('changes of policy', () => expectSameWork('policyDelta', [
   'policyDelta/sustained',
 ], []));
 
+test('Services', async () => {
+  const names = ['service/10', 'service/20', 'service/direct', 'serviceFirst/10',
+    'serviceFirst/20', 'serviceFirst/backends2', 'serviceFirst/backends3', 'serviceChange/p50',
+    'serviceChange/p99'];
+  await expectSameWork('service', names, ['service/20:10', 'serviceFirst/20:10', 'service/direct']);
+});
+
 if (needs.root && findTool('nft') !== null) {
   test('rules of nft', () => expectSameWork('nft', ['nft/0', 'nft/10'], ['nft/10:10']));
 } else {

@@ -32,7 +32,7 @@ test('a new core has counted nothing, and says so for every reason', () => {
   }
   assert.equal(readEvents(core),
     { icmpSent: 0, icmpSuppressed: 0, neighbourAnswered: 0, outerFragmented: 0,
-      segmented: 0, coalesced: 0, unfinished: 0 });
+      segmented: 0, coalesced: 0, unfinished: 0, served: 0, resetSent: 0 });
 });
 
 test('packets are counted where they come from and go to, as IP packets', () => {
@@ -76,7 +76,7 @@ test('an ICMP error is beside the drop, and its rate is limited for each origin'
   assert.is(readDrops(core, 'outbound').noRoute, 7);
   assert.equal(readEvents(core),
     { icmpSent: 4, icmpSuppressed: 3, neighbourAnswered: 0, outerFragmented: 0,
-      segmented: 0, coalesced: 0, unfinished: 0 });
+      segmented: 0, coalesced: 0, unfinished: 0, served: 0, resetSent: 0 });
 });
 
 test('the rate limit outlives a wrap of the clock', () => {

@@ -1,8 +1,9 @@
 // What the core must never do, whatever it is given: write anywhere but into the batch's slots and
-// descriptors, its own counters, flows, fragments, verdicts and outbox.
+// descriptors, its own counters, flows, fragments, verdicts, counts of Services, and outbox.
 
 import * as layout from '../../wasm/abi/layout.ts';
 import { FLOW_SIZE, VERDICTS_RECORDS, VERDICT_SIZE } from '../../wasm/abi/policy.ts';
+import { FRONT_COUNTS_SIZE } from '../../wasm/abi/service.ts';
 import type { Core } from '../../engine/core.ts';
 
 /** A part of memory that the core may write to. */
@@ -48,6 +49,8 @@ function openTables(core: Core, count: number): Open[] {
   const verdicts = core.directory(layout.DIRECTORY_VERDICTS);
   const ring = VERDICTS_RECORDS
     + (core.directory(layout.DIRECTORY_VERDICT_LIMIT) * VERDICT_SIZE);
+  const counts = core.directory(layout.DIRECTORY_FRONT_COUNTS);
+  const fronts = core.directory(layout.DIRECTORY_FRONT_LIMIT);
   const headers = core.directory(layout.DIRECTORY_HEADERS);
   const flows = core.directory(layout.DIRECTORY_FLOWS);
   const flowCount = core.directory(layout.DIRECTORY_FLOW_COUNT);
@@ -55,6 +58,7 @@ function openTables(core: Core, count: number): Open[] {
     { start: layout.WORKERS_START, end: layout.WORKERS_START + layout.WORKER_STRIDE },
     { start: statistics, end: statistics + records },
     { start: core.directory(layout.DIRECTORY_FRAGMENTS), end: verdicts + ring },
+    { start: counts, end: counts + (fronts * FRONT_COUNTS_SIZE) },
     {
       start: core.directory(layout.DIRECTORY_SENDS),
       end: headers + (layout.HEADER_LIMIT * layout.HEADER_STRIDE),

@@ -8,7 +8,9 @@ import { Connection, RequestError } from '../../engine/connection.ts';
 import {
   NodeFactsSchema, PART_LIMIT, PROBLEM_LIMIT, RevisionAnswerSchema,
 } from '../../engine/model.ts';
-import type { ClusterNode, Delta, Pod, RevisionAnswer, Snapshot } from '../../engine/model.ts';
+import type {
+  ClusterNode, Delta, Pod, RevisionAnswer, Service, Snapshot,
+} from '../../engine/model.ts';
 import { Intake } from '../../host/intake.ts';
 import type { IntakeOptions } from '../../host/intake.ts';
 
@@ -90,6 +92,33 @@ async function bring(to: Connection, revision: number): Promise<RevisionAnswer> 
   await part(to, { nodes: [node('edge-1')], pods: [pod('a')] });
   return commit(to, revision);
 }
+
+test('takes Services from parts and deltas, each once', async () => {
+  const all = host();
+  const client = sidecar(all);
+  await client.opened;
+  const service = (name: string): Service => ({
+    namespace: 'shop', name, addresses: ['10.96.0.1'], ports: [], affinitySeconds: 0,
+    empty: 'reject',
+  });
+  await begin(client, 1, 1, 0);
+  await part(client, { nodes: [node('edge-1')] });
+  await part(client, { services: [service('web')] });
+  await part(client, { services: [service('db')] });
+  await commit(client, 1);
+  assert.equal(all.snapshots[0]?.services, [service('web'), service('db')]);
+  const removedServices = [{ namespace: 'shop', name: 'db' }];
+  await client.request('delta', {
+    from: 1, to: 2, nodes: [], removedNodes: [], pods: [], removedPods: [],
+    services: [service('web')], removedServices,
+  }, RevisionAnswerSchema);
+  assert.equal(all.deltas[0]?.removedServices, removedServices);
+  await begin(client, 3, 0, 0);
+  assert.match(await failure(part(client, { services: [service('web'), service('web')] })),
+    /invalid: service shop\/web comes twice/);
+  await bring(client, 4);
+  assert.is(all.snapshots[1]?.services, undefined, 'nothing was said of any');
+});
 
 test('puts a snapshot together and hands it over at its commit', async () => {
   const { snapshots, intake, ...rest } = host();

@@ -83,7 +83,8 @@ export class ForwardTwin {
   readonly tables: TwinTables;
   readonly drops = { outbound: new Map<number, number>(), inbound: new Map<number, number>() };
   readonly events = { icmpSent: 0, icmpSuppressed: 0, neighbourAnswered: 0, outerFragmented: 0,
-    segmented: 0, coalesced: 0, unfinished: 0 };
+    segmented: 0, coalesced: 0, unfinished: 0, served: 0,
+    resetSent: 0 };
   readonly traffic = new Map<Target, Traffic>();
   #buckets = new Map<Target, { thousandths: number; stampMs: number }>();
 

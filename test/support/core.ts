@@ -26,6 +26,7 @@ export const TEST_LIMITS: Limits = {
     identitiesIpv4: PREFIXES, identitiesIpv6: PREFIXES,
     flows: 65536, fragments: 256, verdicts: 256, arenaBytes: 1024 * 1024,
   },
+  services: { fronts: 128, backends: 2048 },
 };
 
 /** The other end of an underlay socket. */

@@ -52,6 +52,25 @@ export const HOME: SceneSettings = {
     { prefix: '10.244.201.0/24', kind: 'blackhole' },
     { prefix: 'fd00:10:244:c9::/64', kind: 'blackhole' },
   ],
+  services: [
+    {
+      namespace: 'home', name: 'web', addresses: ['10.96.0.10', 'fd00:96::10'],
+      affinitySeconds: 0, empty: 'reject',
+      ports: [
+        { name: 'http', protocol: 'TCP', port: 80, backends: [
+          { address: '10.244.1.7', port: 8080, state: 'ready' },
+          { address: 'fd00:10:244:1::7', port: 8080, state: 'ready' },
+        ] },
+        { name: 'dns', protocol: 'UDP', port: 53, backends: [
+          { address: '10.244.0.6', port: 5353, state: 'ready' },
+          { address: 'fd00:10:244::6', port: 5353, state: 'ready' },
+        ] },
+        { name: 'self', protocol: 'TCP', port: 81, backends: [
+          { address: '10.244.0.5', port: 8080, state: 'ready' },
+        ] },
+      ],
+    },
+  ],
   icmpRate: 1000,
   icmpBurst: 1000,
 };

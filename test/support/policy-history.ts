@@ -27,6 +27,7 @@ const LIMITS: Limits = {
     identitiesIpv4: PREFIXES, identitiesIpv6: PREFIXES, flows: FLOW_ENTRIES, fragments: 64,
     verdicts: RING_RECORDS, arenaBytes: 1024 * 1024,
   },
+  services: { fronts: 0, backends: 0 },
 };
 /** A fresh core takes its time: the digest of the core's own tables is compared this often. */
 const CORE_DIGEST_STEPS = 5;

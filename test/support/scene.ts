@@ -6,10 +6,11 @@ import { addressBytes, addressFamily, hostPrefix, prefixBase, prefixKey } from
   '../../engine/address.ts';
 import type { Core } from '../../engine/core.ts';
 import { Forwarding, type AttachedEndpoint } from '../../engine/forwarding.ts';
-import type { ClusterNode, Tunnel } from '../../engine/model.ts';
+import type { ClusterNode, Service, Tunnel } from '../../engine/model.ts';
 import { FLANNEL_VXLAN_PORT } from '../../engine/net-conf.ts';
 import { GATEWAY_MAC, type Offloads } from '../../engine/tables/device.ts';
 import { PrefixTable } from '../../engine/tables/prefix.ts';
+import { ServiceTables } from '../../engine/tables/services.ts';
 import { ForwardTwin, type Target, type TwinPeer, type TwinTables } from
   '../reference/forward.ts';
 import { RouteList } from '../reference/routes.ts';
@@ -34,6 +35,8 @@ export interface SceneSettings {
   icmpBurst: number;
   /** What the kernel takes over; nothing where it is absent. */
   offloads?: Offloads;
+  /** The twin knows nothing of them: for packets that it is not asked about. */
+  services?: Service[];
 }
 
 export interface Scene {
@@ -79,6 +82,8 @@ export function makeScene(settings: SceneSettings, limits = TEST_LIMITS): Scene 
       prohibit: layout.NEXT_HOP_PROHIBIT, blackhole: layout.NEXT_HOP_BLACKHOLE, deviceless,
     }[kind]);
   }
+  new ServiceTables(core, limits.services, (name, addresses) =>
+    forwarding.claimService(name, addresses)).replace(settings.services ?? []);
   return { settings, core, forwarding, endpoints, ...makeTwin(settings, forwarding, endpoints) };
 }
 

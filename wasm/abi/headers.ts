@@ -100,6 +100,8 @@ export const TCP_CHECKSUM = 16;               // u16
 export const TCP_URGENT = 18;                 // u16
 export const TCP_HEADER_SIZE = 20;            // without options
 export const TCP_FRAGMENT_MINIMUM = 16;       // RFC 1858 section 3.1
+export const SCTP_CHECKSUM = 8;               // u32, little-endian: RFC 9260 appendix A
+export const SCTP_HEADER_SIZE = 12;
 export const SCTP_CHUNK_TYPE = 12;            // u8, of the first chunk, RFC 9260 section 3.2
 export const SCTP_CHUNK_INIT = 1;
 export const UDP_LENGTH = 4;                  // u16
@@ -126,6 +128,7 @@ export const ICMP_ADDRESS_MASK = 17;
 export const ICMP_ADDRESS_MASK_REPLY = 18;
 export const ICMP_CODE_NET = 0;
 export const ICMP_CODE_HOST = 1;
+export const ICMP_CODE_PORT = 3;
 export const ICMP_CODE_FRAGMENTATION_NEEDED = 4;
 export const ICMP_CODE_PROHIBITED = 13;       // RFC 1812 section 5.2.7.1
 export const ICMP_QUOTE_LIMIT = 548;          // RFC 1812 section 4.3.2.3: 576 bytes in all
@@ -139,6 +142,7 @@ export const ICMPV6_MTU = 4;                  // u32
 export const ICMPV6_CODE_NO_ROUTE = 0;
 export const ICMPV6_CODE_PROHIBITED = 1;
 export const ICMPV6_CODE_ADDRESS = 3;
+export const ICMPV6_CODE_PORT = 4;
 export const ICMPV6_QUOTE_LIMIT = 1232;       // RFC 4443 section 2.4(c): 1,280 bytes in all
 
 // Neighbour discovery, RFC 4861 sections 4.3 and 4.4.

@@ -18,6 +18,9 @@
 //          | policy: identities, arena;     |
 //          | fragments; per worker: verdicts|
 //          +--------------------------------+
+//          | Services: buckets, arena of    |
+//          | fronts; per worker: counts     |
+//          +--------------------------------+
 //          | outbox, per worker: sends,     |
 //          | pieces, header blocks          |
 //          +--------------------------------+
@@ -77,7 +80,15 @@ export const DIRECTORY_FLOW_KEYS = 208;       // 48 bytes: FLOW_KEYS in policy.t
 export const DIRECTORY_FLOW_LOCK = 256;       // u32: the worker that has it + 1, or 0; atomic
 export const DIRECTORY_FLOW_WAITERS = 260;    // u32, a bit for each worker that sleeps; atomic
 export const DIRECTORY_TAKE_UNFINISHED = 264; // 1: peers may leave inner checksums unfinished
-export const DIRECTORY_KEPT = 268;            // address of the kept pages' header
+export const DIRECTORY_FRONT_LIMIT = 268;
+export const DIRECTORY_FRONT_BUCKETS = 272;   // u32 address of each bucket's first front, or 0
+export const DIRECTORY_FRONT_BUCKET_COUNT = 276; // a power of two
+export const DIRECTORY_FRONT_COUNTS = 280;    // per worker: what each front has seen
+export const DIRECTORY_FRONT_ARENA = 284;     // fronts with their backends
+export const DIRECTORY_FRONT_ARENA_SIZE = 288;
+export const DIRECTORY_SERVICE_EPOCH = 292;   // u32, one more with each change of Services; atomic
+export const DIRECTORY_HAS_SERVICES = 296;    // 1 once there has been a front
+export const DIRECTORY_KEPT = 300;            // address of the kept pages' header
 export const DIRECTORY_SIZE = 320;
 export const DIRECTORY_MAGIC = 0x54524c43;    // "CLRT"
 export const COALESCE_TCP = 1;                // join TCP segments that come from peers
@@ -101,11 +112,19 @@ export const WORKER_EVENT_LIMIT = 64;
 export const WORKER_CANDIDATE = 2688;         // a flow entry: what is looked up or made
 export const WORKER_QUOTED = 2752;            // likewise, of the packet an ICMP error quotes
 export const WORKER_RUN = 2816;               // 128 bytes: the run of packets being joined
-export const WORKER_STRIDE = 3072;
+export const WORKER_SESSION = 2944;           // a flow entry: the client's side of what is served
+export const WORKER_AFFINITY = 3008;          // likewise, an affinity
+export const WORKER_FLOW = 3072;              // u32 address of the flow of the packet in hand, or 0
+export const WORKER_FRONT = 3076;             // u32 address of the front that it opens a flow of
+export const WORKER_ENDS = 3080;              // ends it came with, where it was translated
+export const WORKER_STRIDE = 3136;
+// Both ends of a packet, as they lie in its headers.
+export const ENDS_PORTS = 0;                  // 4 bytes
+export const ENDS_ADDRESSES = 8;              // 8 or 32 bytes
 
-export const CONTROL_SCRATCH_START = 14336;   // WORKERS_START + WORKER_LIMIT * WORKER_STRIDE
+export const CONTROL_SCRATCH_START = 14592;   // WORKERS_START + WORKER_LIMIT * WORKER_STRIDE
 export const CONTROL_SCRATCH_SIZE = 2048;
-export const TABLES_START = 16384;
+export const TABLES_START = 16640;
 
 // Kept pages, up to the end of memory: a file may lie in their place, which the next process takes
 // over. A process that finds another header than its own would be does not.
@@ -147,6 +166,7 @@ export const DESCRIPTOR_INPUT = 8;            // u16 device index
 export const DESCRIPTOR_OUTPUT = 10;          // u16 device index, out
 export const DESCRIPTOR_VERDICT = 12;         // u8, out
 export const DESCRIPTOR_REASON = 13;          // u8, out
+export const DESCRIPTOR_TRANSLATED = 14;      // u8, TRANSLATED_* of the packet in hand
 // Address of a joined packet's first piece, or 0. The place before it is free, for headers.
 export const DESCRIPTOR_PIECES = 16;          // u32
 export const DESCRIPTOR_HEAD = 20;            // u32 bytes that lie together from the start on
@@ -161,6 +181,8 @@ export const DESCRIPTOR_SOURCE = 32;          // the outer source, a remote; in,
 export const DESCRIPTOR_SEGMENTS = 60;        // u16, packets that this one stands for
 export const DESCRIPTOR_OUTER_TOS = 62;       // u8, in, of underlay devices
 export const DESCRIPTOR_STRIDE = 64;
+export const TRANSLATED_SERVED = 1;           // it came for a Service, and is for a backend now
+export const TRANSLATED_REPLY = 2;            // it came from a backend, and is the Service's now
 
 // Outbox: what the core wants written, in order, made anew by each processBatch(). One send is one
 // packet to a local device, or up to DIRECTORY_SEGMENT_LIMIT datagrams to one peer.
@@ -214,6 +236,7 @@ export const NEXT_HOP_KIND_OUTSIDE = 4;       // beyond the cluster, by way of t
 export const NEXT_HOP_KIND_UNREACHABLE = 5;
 export const NEXT_HOP_KIND_PROHIBIT = 6;
 export const NEXT_HOP_KIND_BLACKHOLE = 7;
+export const NEXT_HOP_KIND_SERVICE = 8;       // an address of a Service, which nobody has
 // Ids that never change. Peers and endpoints get the ones from NEXT_HOP_FIRST_FREE on.
 export const NEXT_HOP_NONE = 0;
 export const NEXT_HOP_NODE = 3;
@@ -221,6 +244,7 @@ export const NEXT_HOP_OUTSIDE = 4;
 export const NEXT_HOP_UNREACHABLE = 5;
 export const NEXT_HOP_PROHIBIT = 6;
 export const NEXT_HOP_BLACKHOLE = 7;
+export const NEXT_HOP_SERVICE = 8;
 export const NEXT_HOP_FIRST_FREE = 16;
 
 // Statistics of one next hop on one worker. rx: packets that came from it, tx: packets sent to it.

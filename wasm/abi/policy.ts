@@ -39,7 +39,7 @@ export const FLOW_EPOCH = 40;                 // policy epoch of the verdict
 export const FLOW_EXPIRES = 44;               // nowMs at which it is void
 export const FLOW_ANSWER_EGRESS = 48;         // answers that let it pass
 export const FLOW_ANSWER_INGRESS = 52;
-export const FLOW_PACKETS = 56;               // packets seen, both directions; wraps
+export const FLOW_PAIR = 56;                  // address of its pair's entry, if it has one
 export const FLOW_LIFETIME = 60;              // milliseconds without packets, in its state
 export const FLOW_SIZE = 64;
 export const FLOW_FLAG_USED = 1;
@@ -47,7 +47,12 @@ export const FLOW_FLAG_FROM_B = 2;            // B opened it
 export const FLOW_FLAG_REPLIED = 4;           // the other end has answered
 export const FLOW_FLAG_FIN_A = 8;             // TCP: A has closed its direction
 export const FLOW_FLAG_FIN_B = 16;
-// Signal: TCP's flags, ICMP's type, SCTP's first chunk type.
+export const FLOW_FLAG_SESSION = 32;          // a pair's first: as the client of a Service has it
+export const FLOW_FLAG_TRANSLATED = 64;       // a pair's second: as its backend has it
+// Signal: TCP's flags, ICMP's type, SCTP's first chunk type. A session has in the words of answers:
+export const SESSION_EPOCH = 48;              // service epoch in which its backend was there
+// An affinity is an entry of protocol 0: client, with the protocol for a port, and front.
+export const AFFINITY_SEED = 56;              // of the client's backend
 export const FLOW_GROUP_SIZE = 16;
 export const FLOW_TAG_USED = 0x80;
 export const FLOW_STATE_NEW = 0;              // its opener has not answered an answer yet

@@ -45,7 +45,15 @@ export const REASON_FRAGMENT_UNKNOWN = 33;    // a fragment whose first was not 
 export const REASON_FRAGMENT_TABLE_FULL = 34;
 export const REASON_OFFLOAD = 35;             // vnet header is not what the packet's headers say
 export const REASON_CONGESTION = 36;          // RFC 6040 section 4.2: CE for a packet without ECN
-export const REASON_COUNT = 37;
+export const REASON_SERVICE_PORT = 37;        // nothing is served at this port of a Service
+export const REASON_SERVICE_PROTOCOL = 38;    // what Services do not serve: ICMP, SCTP in fragments
+export const REASON_SERVICE_EMPTY = 39;       // the Service has no backend
+export const REASON_SERVICE_SILENT = 40;      // likewise, and is not to say so
+export const REASON_SERVICE_GONE = 41;        // the flow's backend has left: TCP is reset
+export const REASON_SERVICE_CONFLICT = 42;    // another flow has the same two ends and ports
+export const REASON_SERVICE_PEER = 43;        // from a peer, for a Service's address
+export const REASON_SERVICE_SESSION = 44;     // a reply whose session was given up
+export const REASON_COUNT = 45;
 
 // Directions, for counters: outbound is from a local device, inbound from a peer.
 export const DIRECTION_OUTBOUND = 0;
@@ -60,4 +68,6 @@ export const EVENT_OUTER_FRAGMENTED = 3;      // above the path's MTU, DF clear
 export const EVENT_SEGMENTED = 4;             // super-packets cut into packets
 export const EVENT_COALESCED = 5;             // super-packets joined from packets
 export const EVENT_UNFINISHED = 6;            // packets of peers with an unfinished checksum, taken
-export const EVENT_COUNT = 7;
+export const EVENT_SERVED = 7;                // flows given to a backend of a Service
+export const EVENT_RESET_SENT = 8;            // TCP resets made for backends that have left
+export const EVENT_COUNT = 9;

@@ -17,44 +17,15 @@
 // wireguard-go, tun/offload_linux.go. The slow twin is test/reference/offload.ts.
 
 import {
-  IPV4_HEADER_SIZE,
-  IPV6_HEADER_SIZE,
-  PROTOCOL_TCP,
-  PROTOCOL_UDP,
-  TCP_CHECKSUM,
-  TCP_FLAG_ACK,
-  TCP_FLAG_FIN,
-  TCP_FLAG_PSH,
-  TCP_HEADER_SIZE,
-  TCP_URGENT,
-  UDP_CHECKSUM,
-  UDP_HEADER_SIZE,
-  UDP_LENGTH,
-  VNET_GSO_TCPV4,
-  VNET_GSO_TCPV6,
-  VNET_GSO_UDP_L4,
-  VNET_NEEDS_CHECKSUM,
+  IPV4_HEADER_SIZE, IPV6_HEADER_SIZE, PROTOCOL_TCP, PROTOCOL_UDP, TCP_CHECKSUM, TCP_FLAG_ACK,
+  TCP_FLAG_FIN, TCP_FLAG_PSH, TCP_HEADER_SIZE, TCP_URGENT, UDP_CHECKSUM, UDP_HEADER_SIZE,
+  UDP_LENGTH, VNET_GSO_TCPV4, VNET_GSO_TCPV6, VNET_GSO_UDP_L4, VNET_NEEDS_CHECKSUM,
 } from "../abi/headers";
 import {
-  COALESCE_TCP,
-  COALESCE_UDP,
-  DESCRIPTOR_CHECKSUM_OFFSET,
-  DESCRIPTOR_CHECKSUM_START,
-  DESCRIPTOR_GSO_TYPE,
-  DESCRIPTOR_HEAD,
-  DESCRIPTOR_OFFLOAD_FLAGS,
-  DESCRIPTOR_PIECES,
-  DESCRIPTOR_SEGMENTS,
-  DESCRIPTOR_SEGMENT_SIZE,
-  DESCRIPTOR_STRIDE,
-  DIRECTORY_COALESCE,
-  FAMILY_IPV6,
-  PEER_HEADER_SIZE,
-  REMOTE_FAMILY,
-  REMOTE_IPV6,
-  RUN_SEGMENTS_MAX,
-  WORKERS_START,
-  WORKER_RUN,
+  COALESCE_TCP, COALESCE_UDP, DESCRIPTOR_CHECKSUM_OFFSET, DESCRIPTOR_CHECKSUM_START,
+  DESCRIPTOR_GSO_TYPE, DESCRIPTOR_HEAD, DESCRIPTOR_OFFLOAD_FLAGS, DESCRIPTOR_PIECES,
+  DESCRIPTOR_SEGMENTS, DESCRIPTOR_SEGMENT_SIZE, DESCRIPTOR_STRIDE, DIRECTORY_COALESCE, FAMILY_IPV6,
+  PEER_HEADER_SIZE, REMOTE_FAMILY, REMOTE_IPV6, RUN_SEGMENTS_MAX, WORKERS_START, WORKER_RUN,
   WORKER_STRIDE,
 } from "../abi/layout";
 import { EVENT_COALESCED } from "../abi/verdict";
@@ -63,24 +34,13 @@ import { countEvent } from "../count";
 import { forwardInbound } from "../forward";
 import { addPiece, pieceSize, takePieces } from "../outbox";
 import {
-  directory,
-  outerSource,
-  outerTos,
-  packetLength,
-  packetSegments,
-  packetStart,
-  setSegments,
-  trimTo,
+  directory, outerSource, outerTos, packetLength, packetSegments, packetStart, setSegments, trimTo,
 } from "../packet";
 import { routeDestination } from "../table/route";
 import { decapsulateEcn } from "../wire/ecn";
 import { ipTotalLength, isIpv4, setIpTotalLength } from "../wire/ip";
 import {
-  ipv4DontFragment,
-  ipv4HeaderLength,
-  ipv4Identification,
-  ipv4IsFragment,
-  ipv4Protocol,
+  ipv4DontFragment, ipv4HeaderLength, ipv4Identification, ipv4IsFragment, ipv4Protocol,
 } from "../wire/ipv4";
 import { ipv6NextHeader } from "../wire/ipv6";
 import { checkTcp, setTcpFlags, tcpFlags, tcpHeaderLength, tcpSequence } from "../wire/tcp";

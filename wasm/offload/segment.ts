@@ -7,17 +7,8 @@
 // fields, and the sum over its payload. test/reference/offload.ts is the slow twin.
 
 import {
-  IPV4_CHECKSUM,
-  IPV4_IDENTIFICATION,
-  IPV4_TOTAL_LENGTH,
-  IPV6_HEADER_SIZE,
-  TCP_CHECKSUM,
-  TCP_FLAG_CWR,
-  TCP_FLAG_FIN,
-  TCP_FLAG_PSH,
-  UDP_CHECKSUM,
-  UDP_HEADER_SIZE,
-  VNET_GSO_UDP_L4,
+  IPV4_CHECKSUM, IPV4_IDENTIFICATION, IPV4_TOTAL_LENGTH, IPV6_HEADER_SIZE, TCP_CHECKSUM,
+  TCP_FLAG_CWR, TCP_FLAG_FIN, TCP_FLAG_PSH, UDP_CHECKSUM, UDP_HEADER_SIZE, VNET_GSO_UDP_L4,
 } from "../abi/headers";
 import { HEADER_STRIDE } from "../abi/layout";
 import { EVENT_SEGMENTED } from "../abi/verdict";
@@ -31,12 +22,7 @@ import { setIpv6PayloadLength } from "../wire/ipv6";
 import { setTcpFlags, setTcpSequence, tcpFlags, tcpHeaderLength, tcpSequence } from "../wire/tcp";
 import { setUdpLength, udpChecksumField } from "../wire/udp";
 import {
-  checksumOffset,
-  checksumStart,
-  gsoType,
-  lastPacket,
-  segmentSize,
-  superHeaders,
+  checksumOffset, checksumStart, gsoType, lastPacket, segmentSize, superHeaders,
 } from "./vnet";
 
 /** Cuts a super-packet: writes the headers of all its packets, one block each from `blocks` on, and

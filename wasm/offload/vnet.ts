@@ -5,48 +5,20 @@
 // descriptor says what the packet is; functions here have the precondition that it does.
 
 import {
-  ETHERNET_HEADER_SIZE,
-  IPV6_HEADER_SIZE,
-  PROTOCOL_TCP,
-  PROTOCOL_UDP,
-  TCP_CHECKSUM,
-  UDP_CHECKSUM,
-  UDP_HEADER_SIZE,
-  VNET_CHECKSUM_OFFSET,
-  VNET_CHECKSUM_START,
-  VNET_FLAGS,
-  VNET_GSO_ECN,
-  VNET_GSO_NONE,
-  VNET_GSO_SIZE,
-  VNET_GSO_TCPV4,
-  VNET_GSO_TCPV6,
-  VNET_GSO_TYPE,
-  VNET_GSO_UDP_L4,
-  VNET_HEADER_LENGTH,
-  VNET_HEADER_SIZE,
-  VNET_NEEDS_CHECKSUM,
+  ETHERNET_HEADER_SIZE, IPV6_HEADER_SIZE, PROTOCOL_TCP, PROTOCOL_UDP, TCP_CHECKSUM, UDP_CHECKSUM,
+  UDP_HEADER_SIZE, VNET_CHECKSUM_OFFSET, VNET_CHECKSUM_START, VNET_FLAGS, VNET_GSO_ECN,
+  VNET_GSO_NONE, VNET_GSO_SIZE, VNET_GSO_TCPV4, VNET_GSO_TCPV6, VNET_GSO_TYPE, VNET_GSO_UDP_L4,
+  VNET_HEADER_LENGTH, VNET_HEADER_SIZE, VNET_NEEDS_CHECKSUM,
 } from "../abi/headers";
 import {
-  DESCRIPTOR_CHECKSUM_OFFSET,
-  DESCRIPTOR_CHECKSUM_START,
-  DESCRIPTOR_GSO_TYPE,
-  DESCRIPTOR_OFFLOAD_FLAGS,
-  DESCRIPTOR_SEGMENTS,
-  DESCRIPTOR_SEGMENT_SIZE,
-  DEVICE_KIND_TAP,
-  HEADER_STRIDE,
-  PEER_HEADER_SIZE,
-  SEGMENTS_MAX,
+  DESCRIPTOR_CHECKSUM_OFFSET, DESCRIPTOR_CHECKSUM_START, DESCRIPTOR_GSO_TYPE,
+  DESCRIPTOR_OFFLOAD_FLAGS, DESCRIPTOR_SEGMENTS, DESCRIPTOR_SEGMENT_SIZE, DEVICE_KIND_TAP,
+  HEADER_STRIDE, PEER_HEADER_SIZE, SEGMENTS_MAX,
 } from "../abi/layout";
 import { REASON_NONE, REASON_OFFLOAD } from "../abi/verdict";
 import { checksumAdd, checksumFold } from "../checksum";
 import {
-  clearOffload,
-  isSuperPacket,
-  packetLength,
-  packetSegments,
-  packetStart,
-  trimTo,
+  clearOffload, isSuperPacket, packetLength, packetSegments, packetStart, trimTo,
 } from "../packet";
 import { deviceKind, deviceVnetSize } from "../table/record";
 import { ipTransport, isIpv4, setIpTotalLength } from "../wire/ip";

@@ -9,12 +9,7 @@
 // change takes far longer than a look.
 
 import { DIRECTORY_POLICY_EPOCH, DIRECTORY_START } from "../abi/layout";
-import {
-  ANSWER_ALLOW,
-  FLOW_ANSWER_EGRESS,
-  FLOW_ANSWER_INGRESS,
-  FLOW_EPOCH,
-} from "../abi/policy";
+import { ANSWER_ALLOW, FLOW_ANSWER_EGRESS, FLOW_ANSWER_INGRESS, FLOW_EPOCH } from "../abi/policy";
 import { REASON_NONE, REASON_POLICY_EGRESS, REASON_POLICY_INGRESS } from "../abi/verdict";
 import { flowDestination, flowIsIpv4, flowPolicyKey, flowSource } from "../flow-key";
 import { deviceEgress, deviceIngress, endpointDevice, nextHopAt } from "../table/record";

@@ -11,14 +11,20 @@
 // Flows that are not yet established are, the oldest first: a flood of SYNs goes round in its own
 // entries, and an honest new flow gets one too. What neither expires nor is wanted is swept, one
 // group a turn. The slow twin is test/reference/flows.ts.
+//
+// Pairs. A connection to a Service has two entries: the session, as its client has it, and the
+// translated flow, as its backend has it. Each leads to the other, and only both together count:
+// where one has been given up or taken over, the other has no pair any more. A session lives by the
+// time and state of its pair.
 
 import {
-  DIRECTORY_FLOWS, DIRECTORY_FLOW_COUNT, WORKERS_START, WORKER_CANDIDATE, WORKER_FLOWS,
-  WORKER_FLOW_SWEEP, WORKER_QUOTED, WORKER_STRIDE,
+  DIRECTORY_FLOWS, DIRECTORY_FLOW_COUNT, WORKERS_START, WORKER_AFFINITY, WORKER_CANDIDATE,
+  WORKER_FLOW, WORKER_FLOWS, WORKER_FLOW_SWEEP, WORKER_QUOTED, WORKER_SESSION, WORKER_STRIDE,
 } from "../abi/layout";
 import {
-  FLOW_EXPIRES, FLOW_FLAGS, FLOW_GROUP_SIZE, FLOW_KEYS, FLOW_KEYS_ADDRESS_A, FLOW_KEYS_ADDRESS_B,
-  FLOW_KEYS_REST, FLOW_KEYS_SPREAD, FLOW_SIZE, FLOW_STATE, FLOW_STATE_ESTABLISHED,
+  FLOW_EXPIRES, FLOW_FLAGS, FLOW_FLAG_SESSION, FLOW_FLAG_TRANSLATED, FLOW_GROUP_SIZE, FLOW_KEYS,
+  FLOW_KEYS_ADDRESS_A, FLOW_KEYS_ADDRESS_B, FLOW_KEYS_REST, FLOW_KEYS_SPREAD, FLOW_PAIR, FLOW_SIZE,
+  FLOW_STATE, FLOW_STATE_ESTABLISHED,
 } from "../abi/policy";
 import { flowMatches } from "../flow-key";
 import { directory } from "../packet";
@@ -37,6 +43,25 @@ export function flowCandidate(worker: i32): usize {
 /** Likewise for the key of the packet that an ICMP error quotes. */
 export function flowQuoted(worker: i32): usize {
   return workerField(worker, WORKER_QUOTED);
+}
+
+/** Likewise for the key of a packet that came for a Service. */
+export function flowSession(worker: i32): usize {
+  return workerField(worker, WORKER_SESSION);
+}
+
+/** Likewise for the key of an affinity. */
+export function flowAffinity(worker: i32): usize {
+  return workerField(worker, WORKER_AFFINITY);
+}
+
+/** The flow of the packet in hand, 0 where it has none. */
+export function packetFlow(worker: i32): usize {
+  return load<u32>(workerField(worker, WORKER_FLOW));
+}
+
+export function setPacketFlow(worker: i32, flow: usize): void {
+  store<u32>(workerField(worker, WORKER_FLOW), <u32>flow);
 }
 
 /** Address of the entry of a key, 0 if there is none. It may have expired. */
@@ -144,9 +169,35 @@ export function flowRemove(worker: i32, flow: usize): void {
   addToCount(worker, -1);
 }
 
+const PAIR_FLAGS: i32 = FLOW_FLAG_SESSION | FLOW_FLAG_TRANSLATED;
+
+/** The other entry of a pair; 0 where there is none, or it has been given up. */
+export function flowPair(flow: usize): usize {
+  const flags = load<u8>(flow, FLOW_FLAGS) & PAIR_FLAGS;
+  if (flags == 0) return 0;
+  const other = <usize>load<u32>(flow, FLOW_PAIR);
+  const isPair = load<u32>(other, FLOW_PAIR) == <u32>flow
+    && (load<u8>(other, FLOW_FLAGS) & PAIR_FLAGS) == (flags ^ PAIR_FLAGS);
+  return isPair ? other : 0;
+}
+
+export function flowIsSession(flow: usize): bool {
+  return (load<u8>(flow, FLOW_FLAGS) & FLOW_FLAG_SESSION) != 0;
+}
+
+export function flowIsTranslated(flow: usize): bool {
+  return (load<u8>(flow, FLOW_FLAGS) & FLOW_FLAG_TRANSLATED) != 0;
+}
+
+/** The entry whose time and state are this one's; 0 of a session without a pair. */
+function livingEntry(flow: usize): usize {
+  return flowIsSession(flow) ? flowPair(flow) : flow;
+}
+
 /** Milliseconds until the entry expires, 0 or less if it has. The clock may wrap. */
 export function flowTimeLeft(flow: usize, nowMs: i32): i32 {
-  return load<i32>(flow, FLOW_EXPIRES) - nowMs;
+  const living = livingEntry(flow);
+  return living == 0 ? 0 : load<i32>(living, FLOW_EXPIRES) - nowMs;
 }
 
 /** Takes expired entries out of the next group in turn. Once around the table must take less than
@@ -231,13 +282,15 @@ function spareEntry(table: usize, home: i32, second: i32, nowMs: i32): i32 {
     const place = group + (index & (FLOW_GROUP_SIZE - 1));
     const flow = entryAt(table, place);
     const left = flowTimeLeft(flow, nowMs);
-    if (left >= least || (left > 0 && load<u8>(flow, FLOW_STATE) == FLOW_STATE_ESTABLISHED)) {
-      continue;
-    }
+    if (left >= least || (left > 0 && isEstablished(livingEntry(flow)))) continue;
     best = place;
     least = left;
   }
   return best;
+}
+
+function isEstablished(flow: usize): bool {
+  return load<u8>(flow, FLOW_STATE) == FLOW_STATE_ESTABLISHED;
 }
 
 function addToCount(worker: i32, change: i32): void {

@@ -3,34 +3,19 @@
 // ready-made in the peer's record but for the EtherType.
 
 import {
-  ETHERNET_DESTINATION,
-  ETHERNET_HEADER_SIZE,
-  ETHERNET_SOURCE,
-  ETHER_TYPE_IPV4,
-  ETHER_TYPE_IPV6,
+  ETHERNET_DESTINATION, ETHERNET_HEADER_SIZE, ETHERNET_SOURCE, ETHER_TYPE_IPV4, ETHER_TYPE_IPV6,
   VXLAN_HEADER_SIZE,
 } from "../abi/headers";
 import { PEER_HEADER, PEER_HEADER_SIZE } from "../abi/layout";
 import {
-  REASON_ETHER_TYPE,
-  REASON_IP_VERSION,
-  REASON_NONE,
-  REASON_OWN_MAC,
-  REASON_TOO_SHORT,
-  REASON_TUNNEL_HEADER,
-  REASON_WRONG_MAC,
-  REASON_WRONG_VNI,
+  REASON_ETHER_TYPE, REASON_IP_VERSION, REASON_NONE, REASON_OWN_MAC, REASON_TOO_SHORT,
+  REASON_TUNNEL_HEADER, REASON_WRONG_MAC, REASON_WRONG_VNI,
 } from "../abi/verdict";
 import { cutSegments } from "../offload/segment";
 import { largestPacket, lastPacket } from "../offload/vnet";
 import { addDatagram, addDatagrams, addPiece, takeHeaders } from "../outbox";
 import {
-  packetLength,
-  packetSegments,
-  packetStart,
-  prepend,
-  setOutput,
-  trimFront,
+  packetLength, packetSegments, packetStart, prepend, setOutput, trimFront,
 } from "../packet";
 import { peerDevice, peerMtu, peerVni } from "../table/record";
 import { etherType, macEquals, macIsBroadcast, setEtherType } from "../wire/ethernet";

@@ -2,13 +2,7 @@
 // said about the outer packet becomes true of the inner one, by the table of RFC 6040 section 4.2.
 
 import {
-  ECN_CE,
-  ECN_ECT_0,
-  ECN_ECT_1,
-  ECN_MASK,
-  ECN_NOT_ECT,
-  IPV4_CHECKSUM,
-  IPV4_VERSION_IHL,
+  ECN_CE, ECN_ECT_0, ECN_ECT_1, ECN_MASK, ECN_NOT_ECT, IPV4_CHECKSUM, IPV4_VERSION_IHL,
   IPV6_VERSION_CLASS,
 } from "../abi/headers";
 import { checksumUpdate } from "../checksum";

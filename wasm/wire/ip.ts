@@ -2,49 +2,22 @@
 // has the precondition that checkIp() accepted the packet.
 
 import {
-  ECN_MASK,
-  ETHER_TYPE_IPV4,
-  ETHER_TYPE_IPV6,
-  IPV4_DESTINATION,
-  IPV4_SOURCE,
-  IPV4_TOS,
-  IPV6_DESTINATION,
-  IPV6_HEADER_SIZE,
-  IPV6_SOURCE,
+  ECN_MASK, ETHER_TYPE_IPV4, ETHER_TYPE_IPV6, IPV4_DESTINATION, IPV4_SOURCE, IPV4_TOS,
+  IPV6_DESTINATION, IPV6_HEADER_SIZE, IPV6_SOURCE,
 } from "../abi/headers";
 import {
-  REASON_IP_VERSION,
-  REASON_NONE,
-  REASON_SOURCE_ROUTE,
-  REASON_TOO_SHORT,
+  REASON_IP_VERSION, REASON_NONE, REASON_SOURCE_ROUTE, REASON_TOO_SHORT,
 } from "../abi/verdict";
 import {
-  checkIpv4,
-  checkIpv4Addresses,
-  ipv4DecrementTtl,
-  ipv4Destination,
-  ipv4DontFragment,
-  ipv4Source,
-  ipv4TotalLength,
-  ipv4Ttl,
-  setIpv4TotalLength,
+  checkIpv4, checkIpv4Addresses, ipv4DecrementTtl, ipv4Destination, ipv4DontFragment, ipv4Source,
+  ipv4TotalLength, ipv4Ttl, setIpv4TotalLength,
 } from "./ipv4";
 import {
-  checkIpv6,
-  checkIpv6Addresses,
-  ipv6DecrementHopLimit,
-  ipv6HopLimit,
-  ipv6TotalLength,
-  ipv6TrafficClass,
-  setIpv6PayloadLength,
+  checkIpv6, checkIpv6Addresses, ipv6DecrementHopLimit, ipv6HopLimit, ipv6TotalLength,
+  ipv6TrafficClass, setIpv6PayloadLength,
 } from "./ipv6";
 import {
-  ipv4Transport,
-  ipv6Transport,
-  isFragment,
-  isSourceRouted,
-  transportPorts,
-  transportProtocol,
+  ipv4Transport, ipv6Transport, isFragment, isSourceRouted, transportPorts, transportProtocol,
 } from "./transport";
 
 /** Accepts a packet with REASON_NONE: its headers are sound, lie within `length`, and its addresses

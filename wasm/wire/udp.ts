@@ -1,10 +1,7 @@
 // UDP, RFC 768. Precondition of every function: UDP_HEADER_SIZE bytes.
 
 import {
-  TRANSPORT_DESTINATION_PORT,
-  TRANSPORT_SOURCE_PORT,
-  UDP_CHECKSUM,
-  UDP_LENGTH,
+  TRANSPORT_DESTINATION_PORT, TRANSPORT_SOURCE_PORT, UDP_CHECKSUM, UDP_LENGTH,
 } from "../abi/headers";
 
 /** Header and payload, in bytes. */

@@ -123,10 +123,10 @@ function serveStream(socket: Socket): void {
 
 /** One stream, as the client. */
 function stream(
-  verb: 'send' | 'fetch', address: string, bytes: number, timeoutMs: number,
+  verb: 'send' | 'fetch', address: string, port: number, bytes: number, timeoutMs: number,
 ): Promise<StreamAnswer> {
   return new Promise((resolve, reject) => {
-    const socket = connect({ host: address, port: TRAFFIC_PORT, allowHalfOpen: true });
+    const socket = connect({ host: address, port, allowHalfOpen: true });
     const basin = new Basin(bytes);
     let answer = '';
     const timer = setTimeout(() => {
@@ -224,8 +224,8 @@ async function answer(request: TrafficRequest): Promise<unknown> {
     case 'counters': return readCounters();
     case 'end': return process.exit();
     default: {
-      const { verb, address, bytes, timeoutMs } = request;
-      return stream(verb, address, bytes, timeoutMs);
+      const { verb, address, port, bytes, timeoutMs } = request;
+      return stream(verb, address, port, bytes, timeoutMs);
     }
   }
 }

@@ -22,7 +22,9 @@ export interface Train {
 
 export type TrafficRequest =
   | { verb: 'serve' }
-  | { verb: 'send' | 'fetch'; address: string; bytes: number; timeoutMs: number }
+  | {
+    verb: 'send' | 'fetch'; address: string; port: number; bytes: number; timeoutMs: number;
+  }
   | { verb: 'bursts' | 'urgent'; address: string }
   | ({ verb: 'train' } & Train)
   | { verb: 'streams' }
@@ -86,13 +88,17 @@ export class Traffic {
   }
 
   /** Sends a TCP stream to another pod. */
-  send(address: string, bytes: number, timeoutMs: number): Promise<StreamAnswer> {
-    return this.#ask({ verb: 'send', address, bytes, timeoutMs }) as Promise<StreamAnswer>;
+  send(
+    address: string, bytes: number, timeoutMs: number, port = TRAFFIC_PORT,
+  ): Promise<StreamAnswer> {
+    return this.#ask({ verb: 'send', address, port, bytes, timeoutMs }) as Promise<StreamAnswer>;
   }
 
   /** Has another pod send us a TCP stream. */
-  fetch(address: string, bytes: number, timeoutMs: number): Promise<StreamAnswer> {
-    return this.#ask({ verb: 'fetch', address, bytes, timeoutMs }) as Promise<StreamAnswer>;
+  fetch(
+    address: string, bytes: number, timeoutMs: number, port = TRAFFIC_PORT,
+  ): Promise<StreamAnswer> {
+    return this.#ask({ verb: 'fetch', address, port, bytes, timeoutMs }) as Promise<StreamAnswer>;
   }
 
   /** Sends a TCP stream with pauses, each part of it pushed. True where it arrived as it was. */

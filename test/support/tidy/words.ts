@@ -24,7 +24,10 @@ const IDENTIFIERS: Word[] = [
     pattern: /ingress|egress/i, where: /^wasm\/(wire|tunnel)\/|^host\/device\/|^ffi\//,
     instead: 'say inbound or outbound; ingress and egress are NetworkPolicy directions',
   },
-  { pattern: /backend/i, where: /^(wasm|engine|host|ffi)\//, instead: 'say tunnel' },
+  {
+    pattern: /(vxlan|tunnel)\w*backend|^backend(Type|Kind)/i, where: /^(wasm|engine|host|ffi)\//,
+    instead: 'say tunnel; backends are those of Services',
+  },
   {
     pattern: /^(rx|tx)[A-Z]\w*(Packet|Batch)/, where: PACKET_PATH,
     instead: 'say inbound or outbound; rx and tx are device counters',
