@@ -6,7 +6,7 @@ import * as layout from '../../wasm/abi/layout.ts';
 import { addressFamily, addressText } from '../../engine/address.ts';
 import type { Backend, Service, ServicePort } from '../../engine/model.ts';
 import { ServiceTables } from '../../engine/tables/services.ts';
-import type { ServiceLimits } from '../../engine/memory-map.ts';
+import type { PolicyLimits, ServiceLimits } from '../../engine/memory-map.ts';
 import { crc32c } from '../reference/services.ts';
 import type { Verdict } from './core.ts';
 import {
@@ -33,7 +33,7 @@ export class ServiceBed extends PolicyBed {
   readonly services: ServiceTables;
 
   constructor(pods: Record<string, string[]>, settings: {
-    services?: Partial<ServiceLimits>; policy?: { flows?: number }; routes?: number;
+    services?: Partial<ServiceLimits>; policy?: Partial<PolicyLimits>; routes?: number;
   } = {}) {
     const services = { ...TEST_LIMITS.services, ...settings.services };
     const prefixes = settings.routes ?? 512;

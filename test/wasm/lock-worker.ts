@@ -4,11 +4,13 @@
 
 import { parentPort, workerData } from 'node:worker_threads';
 import {
-  DESCRIPTOR_INPUT, DESCRIPTOR_LENGTH, DESCRIPTOR_REASON, DESCRIPTOR_START,
+  DESCRIPTOR_INPUT, DESCRIPTOR_LENGTH, DESCRIPTOR_REASON, DESCRIPTOR_START, DESCRIPTOR_VERDICT,
 } from '../../wasm/abi/layout.ts';
+import { VERDICT_SEND } from '../../wasm/abi/verdict.ts';
 import { REASON_NAMES } from '../../engine/counters.ts';
 import { Core } from '../../engine/core.ts';
 import { placePacket } from '../support/core.ts';
+import { internetChecksum, toHex } from '../support/packets.ts';
 import { back, TCP, tcpPacket } from '../support/policy-core.ts';
 import { Random } from '../support/random.ts';
 
@@ -24,6 +26,8 @@ export interface LockData {
   turns: number;
   /** How far the clock goes on in each turn. */
   stepMs: number;
+  /** A Service that leads to the second pod: where there is one, packets go by it, and past it. */
+  front: string | null;
   /** One word: workers that have yet to come before all begin. */
   gate: Int32Array;
 }
@@ -37,13 +41,16 @@ interface Ready {
 }
 
 const PACKETS = 8192;
+const IPV4_HEADER = 20;
+const IPV4_TO = 16;
 const SIGNALS = [TCP.syn, TCP.syn | TCP.ack, TCP.ack, TCP.ack, TCP.ack, TCP.fin | TCP.ack, TCP.rst];
 
-function makePackets({ device, ports }: LockData, random: Random): Ready[] {
+function makePackets({ device, ports, front }: LockData, random: Random): Ready[] {
   return Array.from({ length: PACKETS }, () => {
     const sourcePort = 1024 + random.below(ports);
-    const flow = { source: '10.1.0.2', destination: '10.1.0.3', sourcePort };
     const isReply = random.below(2) === 1;
+    const destination = front !== null && !isReply && !random.oneIn(8) ? front : '10.1.0.3';
+    const flow = { source: '10.1.0.2', destination, sourcePort };
     const signal = SIGNALS[random.below(SIGNALS.length)] ?? TCP.ack;
     const bytes = tcpPacket(isReply ? back(flow) : flow, signal);
     return { bytes, device: device + Number(isReply) };
@@ -68,12 +75,23 @@ function run(data: LockData): LockReport {
     }
     core.exports.processBatch(first, slots, turn * stepMs);
     for (let slot = first; slot < first + slots; slot += 1) {
+      if (data.front !== null) checkHeader(core, slot);
       const reason = core.bytes[core.descriptorAddress(slot) + DESCRIPTOR_REASON] ?? 0;
       reasons[reason] = (reasons[reason] ?? 0) + 1;
     }
   }
   return Object.fromEntries([...reasons].map((count, reason): [string, number] =>
     [REASON_NAMES[reason] ?? '', count]).filter(([, count]) => count > 0));
+}
+
+/** What leaves has a right header, and is for nobody who does not exist. */
+function checkHeader(core: Core, slot: number): void {
+  const descriptor = core.descriptorAddress(slot);
+  if (core.bytes[descriptor + DESCRIPTOR_VERDICT] !== VERDICT_SEND) return;
+  const start = core.view.getUint32(descriptor + DESCRIPTOR_START, true);
+  const header = core.bytes.slice(start, start + IPV4_HEADER);
+  if (internetChecksum(header) !== 0) throw new Error(`wrong checksum: ${toHex(header)}`);
+  if (header[IPV4_TO + 1] !== 1) throw new Error(`for a Service: ${toHex(header)}`);
 }
 
 function put(core: Core, slot: number, packet: Ready | undefined): void {

@@ -6,23 +6,31 @@ import { Worker } from 'node:worker_threads';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import * as layout from '../../wasm/abi/layout.ts';
-import { FLOW_KEYS, FLOW_KEYS_SIZE, FLOW_SIZE } from '../../wasm/abi/policy.ts';
+import {
+  FLOW_FLAGS, FLOW_FLAG_SESSION, FLOW_FLAG_TRANSLATED, FLOW_KEYS, FLOW_KEYS_SIZE, FLOW_PAIR,
+  FLOW_PORT_A, FLOW_SIZE,
+} from '../../wasm/abi/policy.ts';
 import type { Core } from '../../engine/core.ts';
 import { readFlowFill } from '../../engine/counters.ts';
+import type { Forwarding } from '../../engine/forwarding.ts';
 import { endTurn } from '../../engine/tables/grace.ts';
+import { ServiceTables } from '../../engine/tables/services.ts';
 import { coreModule, TEST_LIMITS } from '../support/core.ts';
 import { ALLOW_ALL, PolicyBed, ruleSet } from '../support/policy-core.ts';
+import { service } from '../support/service-core.ts';
 import type { LockData, LockReport } from './lock-worker.ts';
 
 const SLOTS = 32;
 const WORKERS = 2;
 const TURNS = 50_000;
+const FRONT = '10.96.0.10';
 const TIMEOUT_MS = 30_000;
 /** Keys that flowFindMany() takes at a time. */
 const KEYS_AT_ONCE = 32;
 
 interface Node {
   core: Core;
+  forwarding: Forwarding;
   /** Of the first of its pods. */
   device: number;
 }
@@ -35,10 +43,10 @@ function makeNode(flows: number): Node {
   bed.isolate('a', { ingress: 1, egress: 1 }, { ruleSets: [ruleSet(1, ALLOW_ALL)] });
   bed.isolate('b', { ingress: 1, egress: 1 });
   assert.is(bed.device('b'), bed.device('a') + 1);
-  return { core: bed.core, device: bed.device('a') };
+  return { core: bed.core, forwarding: bed.forwarding, device: bed.device('a') };
 }
 
-type Load = Pick<LockData, 'ports' | 'turns' | 'stepMs'>;
+type Load = Pick<LockData, 'ports' | 'turns' | 'stepMs'> & Partial<Pick<LockData, 'front'>>;
 
 /** Runs these workers; says what became of the packets of each. */
 function run({ core, device }: Node, workers: number[], load: Load): Promise<LockReport[]> {
@@ -46,7 +54,8 @@ function run({ core, device }: Node, workers: number[], load: Load): Promise<Loc
   gate[0] = workers.length;
   return Promise.all(workers.map((worker) => {
     const data: LockData = {
-      module: coreModule(), memory: core.memory, worker, slots: SLOTS, device, gate, ...load,
+      module: coreModule(), memory: core.memory, worker, slots: SLOTS, device, gate,
+      front: null, ...load,
     };
     const thread = new Worker(new URL('./lock-worker.js', import.meta.url), { workerData: data });
     return new Promise<LockReport>((done, fail) => {
@@ -90,7 +99,7 @@ function findAll({ core }: Node, entries: number[]): number[] {
   return found;
 }
 
-function lockWord({ core }: Node): number {
+function lockWord({ core }: Pick<Node, 'core'>): number {
   return core.directory(layout.DIRECTORY_FLOW_LOCK);
 }
 
@@ -117,6 +126,51 @@ for (const [name, flows, load] of [
     }
     assert.ok(checkTable(node) > 0);
   });
+}
+
+test('two workers on one table: by a Service that changes all the time', async () => {
+  const node = makeNode(4096);
+  const services = new ServiceTables(node.core, TEST_LIMITS.services, (name, addresses) =>
+    node.forwarding.claimService(name, addresses));
+  const put = (port: number): void => services.apply({
+    services: [service([FRONT], [{ address: '10.1.0.3', port, state: 'ready' }])],
+    removedServices: [],
+  });
+  put(80);
+  let changes = 0;
+  const timer = setInterval(() => {
+    changes += 1;
+    put(changes % 2 === 0 ? 80 : 81);
+  }, 1);
+  const load = { ports: 200, turns: TURNS / 4, stepMs: 1, front: FRONT };
+  try {
+    for (const report of await run(node, [0, 1], load)) {
+      const known = ['none', 'serviceGone', 'serviceConflict', 'serviceSession'];
+      for (const reason of Object.keys(report)) assert.ok(known.includes(reason), reason);
+      assert.ok((report['none'] ?? 0) > load.turns * SLOTS / 4, JSON.stringify(report));
+    }
+  } finally {
+    clearInterval(timer);
+  }
+  assert.ok(changes > 20, `${changes} changes`);
+  assert.ok(checkTable(node) > 0, 'there are flows');
+  assert.ok(checkPairs(node) > 0, 'there are pairs');
+});
+
+/** Counts pairs: each leads from a session to a translated flow and back, of one client. */
+function checkPairs(node: Node): number {
+  const { view, bytes } = node.core;
+  const has = (at: number, flag: number): boolean => ((bytes[at + FLOW_FLAGS] ?? 0) & flag) !== 0;
+  const pairOf = (at: number): number => view.getUint32(at + FLOW_PAIR, true);
+  const sessions = readTable(node).entries.filter((at) => has(at, FLOW_FLAG_SESSION)
+    && pairOf(pairOf(at)) === at && has(pairOf(at), FLOW_FLAG_TRANSLATED));
+  for (const at of sessions) {
+    const flow = pairOf(at);
+    // The client has the lower address in both.
+    assert.equal(bytes.slice(flow, flow + 16), bytes.slice(at, at + 16));
+    assert.is(view.getUint16(flow + FLOW_PORT_A), view.getUint16(at + FLOW_PORT_A));
+  }
+  return sessions.length;
 }
 
 test('what a worker held that died is free again, and others go on', async () => {
@@ -148,7 +202,7 @@ test('one worker takes no lock', () => {
   const words = new Int32Array(bed.core.memory.buffer);
   Atomics.store(words, (layout.DIRECTORY_START + layout.DIRECTORY_FLOW_LOCK) / 4, 2);
   bed.idle(3);
-  assert.is(lockWord({ core: bed.core, device: 0 }), 2);
+  assert.is(lockWord(bed), 2);
 });
 
 test('fields of the directory do not overlap the keys of the flow hash', () => {

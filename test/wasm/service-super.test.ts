@@ -23,6 +23,8 @@ const LOCAL = { IPv4: '10.1.0.3', IPv6: 'fd00:1::3' };
 const REMOTE = { IPv4: '10.1.1.7', IPv6: 'fd00:1:0:1::7' };
 const SEGMENT = 1000;
 const VNET = 10;
+/** A vnet header with tunnel fields, Ethernet, IPv4, UDP, VXLAN and Ethernet again. */
+const FRAME_HEADERS = 24 + 14 + 20 + 8 + 8 + 14;
 
 function superBed(backend: string): ServiceBed {
   const bed = new ServiceBed(PODS);
@@ -87,6 +89,20 @@ for (const family of FAMILIES) {
         payload.subarray(0, 333));
       const [alone] = sendOpen(bed, 'a', short, protocol, 0);
       assertSums(innerOf(alone?.bytes ?? request));
+    });
+
+    test(`${family} ${protocol}: whole, as one frame, where the kernel cuts tunnels`, () => {
+      const bed = superBed(REMOTE[family]);
+      bed.forwarding.devices.setSenders('IPv4', '192.168.0.10', [40000]);
+      bed.forwarding.devices.setTunnelTap('IPv4', '02:00:00:00:00:05');
+      const [send, ...more] = sendOpen(bed, 'a', request, protocol, SEGMENT);
+      assert.is(more.length, 0);
+      assert.is(send?.flags, layout.SEND_FLAG_FRAME);
+      const inner = (send?.bytes ?? request).subarray(FRAME_HEADERS);
+      const found = finishChecksum(inner, read(inner).offset, protocol === 'tcp' ? 16 : 6);
+      assertSums(found);
+      const { source, destination, destinationPort } = read(found);
+      assert.equal([source, destination, destinationPort], [CLIENT[family], REMOTE[family], 8080]);
     });
 
     test(`${family} ${protocol}: whole to a backend on the same node, and back`, () => {

@@ -11,7 +11,9 @@ import { REASON_NAMES } from '../../engine/counters.ts';
 import type { Backend, Service } from '../../engine/model.ts';
 import { ServiceTwin, type Asked, type Ends } from '../reference/services.ts';
 import type { Verdict } from '../support/core.ts';
-import { concat, icmp, icmpv6, ipv4, ipv6, PROTOCOL, tcp, udp } from '../support/packets.ts';
+import {
+  concat, fragmentHeader, icmp, icmpv6, ipv4, ipv6, PROTOCOL, tcp, udp, word32,
+} from '../support/packets.ts';
 import { TCP } from '../support/policy-core.ts';
 import { Random } from '../support/random.ts';
 import { assertSums, innerOf, read, sctp, ServiceBed } from '../support/service-core.ts';
@@ -59,12 +61,13 @@ function placeOf(address: string): string {
 
 /** One run of core and twin side by side. */
 class Pair {
-  readonly bed = new ServiceBed(PODS);
+  readonly bed = new ServiceBed(PODS, { policy: { fragments: 65_536 } });
   readonly twin: ServiceTwin;
   readonly random: Random;
   readonly seen = new Map<string, number>();
   /** Packets as they went on, which may be answered. */
   readonly sent: Asked[] = [];
+  #datagrams = 0;
 
   constructor(seed: number) {
     this.random = new Random(seed);
@@ -118,7 +121,9 @@ class Pair {
 
   /** Sends a packet by both. */
   step(asked: Asked): void {
-    const packet = packetOf(asked, this.random);
+    const { random } = this;
+    if (asked.protocol !== PROTOCOL.sctp && random.oneIn(8)) return this.#stepInFragments(asked);
+    const packet = packetOf(asked, random);
     const verdict = this.#through(asked.source, packet);
     if (verdict === null) return;
     const expected = this.twin.decide(asked);
@@ -139,6 +144,30 @@ class Pair {
     this.sent.push({ ...asked, ...endsFrom(expected) });
     if (this.sent.length > 50) this.sent.shift();
     if (this.random.oneIn(6)) this.#error({ ...asked, ...endsFrom(expected) }, found);
+  }
+
+  /** The same in two fragments: both go the same way. */
+  #stepInFragments(asked: Asked): void {
+    this.#datagrams += 1;
+    const [first, later] = fragmentsOf(asked, this.#datagrams);
+    const verdict = this.#through(asked.source, first);
+    if (verdict === null) return;
+    const expected = this.twin.decide(asked);
+    const what = `in fragments: ${JSON.stringify(asked)}\ntwin: ${JSON.stringify(expected)}`;
+    if (typeof expected === 'string') {
+      assert.is(REASON_NAMES[verdict.reason], expected, what);
+      return;
+    }
+    assert.is(REASON_NAMES[verdict.reason], 'none', what);
+    const one = innerOf(verdict).slice();
+    const rest = this.#through(asked.source, later);
+    assert.is(rest?.reason, 0, `${what}\nthe later one: ${REASON_NAMES[rest?.reason ?? 0]}`);
+    const two = rest === null ? one : innerOf(rest);
+    const joined = joinFragments(one, two);
+    assertSums(joined);
+    assert.equal(endsOf(joined), endsFrom(expected), what);
+    this.#count(expected.source === asked.source ? 'thereInFragments' : 'backInFragments');
+    this.sent.push({ ...asked, ...endsFrom(expected) });
   }
 
   /** The receiver of a packet says that it could not take it. */
@@ -202,6 +231,40 @@ function packetOf(asked: Asked, random: Random): Uint8Array {
     : ipv6({ source, destination, nextHeader: protocol }, payload);
 }
 
+const CUT = 40;
+const FRAGMENT_HEADER = 8;
+
+/** A packet in two fragments; without ports to show, the second has addresses only. */
+function fragmentsOf(asked: Asked, identification: number): [Uint8Array, Uint8Array] {
+  const { source, destination, protocol } = asked;
+  const payload = new Uint8Array(90).fill(0x37);
+  const whole = protocol === PROTOCOL.tcp ? tcp(asked, payload) : udp(asked, payload);
+  const part = (at: number, more: boolean): Uint8Array => {
+    const bytes = whole.subarray(at, more ? CUT : whole.length);
+    if (addressFamily(source) === 'IPv4') {
+      const place = { identification, moreFragments: more, offset: at / 8 };
+      return ipv4({ source, destination, protocol, ...place }, bytes);
+    }
+    const header = fragmentHeader(protocol, at / 8, more);
+    header.set(word32(identification), 4);
+    return ipv6({ source, destination, nextHeader: PROTOCOL.fragment }, concat(header, bytes));
+  };
+  return [part(0, true), part(CUT, false)];
+}
+
+/** The packet that two fragments make, from the addresses of the second. */
+function joinFragments(first: Uint8Array, second: Uint8Array): Uint8Array {
+  const [one, two] = [read(first), read(second)];
+  assert.equal([one.source, one.destination], [two.source, two.destination]);
+  const isIpv4 = addressFamily(one.source) === 'IPv4';
+  const skip = isIpv4 ? one.offset : one.offset + FRAGMENT_HEADER;
+  const protocol = isIpv4 ? one.protocol : first[one.offset] ?? 0;
+  const segment = concat(first.subarray(skip), second.subarray(skip));
+  const { source, destination } = two;
+  return isIpv4 ? ipv4({ source, destination, protocol }, segment)
+    : ipv6({ source, destination, nextHeader: protocol }, segment);
+}
+
 function endsFrom({ source, sourcePort, destination, destinationPort }: Ends): Ends {
   return { source, sourcePort, destination, destinationPort };
 }
@@ -224,8 +287,10 @@ for (let scene = 0; scene < SCENES; scene += 1) {
 }
 
 test('packets met every fate', () => {
-  for (const fate of ['there', 'back', 'error', 'serviceGone', 'serviceEmpty', 'servicePort',
-    'serviceConflict', 'serviceSession']) assert.ok(seenByAll.has(fate), fate);
+  for (const fate of [
+    'there', 'back', 'error', 'thereInFragments', 'backInFragments', 'serviceGone',
+    'serviceEmpty', 'servicePort', 'serviceConflict', 'serviceSession',
+  ]) assert.ok(seenByAll.has(fate), fate);
 });
 
 test.run();

@@ -2,6 +2,7 @@
 // connection, a reply gets the Service's address and port, an ICMP error quotes what its receiver
 // sent. The caller holds the lock of flows, and the packet's key stands at flowCandidate().
 
+import { PROTOCOL_SCTP } from "../abi/headers";
 import {
   TRANSLATED_REPLY, TRANSLATED_SERVED, WORKERS_START, WORKER_FRONT, WORKER_STRIDE,
 } from "../abi/layout";
@@ -12,7 +13,7 @@ import {
 import { FRONT_COUNTS_OPENED } from "../abi/service";
 import {
   EVENT_SERVED, REASON_FLOW_TABLE_FULL, REASON_FRAGMENT_TABLE_FULL, REASON_NONE,
-  REASON_SERVICE_CONFLICT, REASON_SERVICE_SESSION,
+  REASON_SERVICE_CONFLICT, REASON_SERVICE_PROTOCOL, REASON_SERVICE_SESSION,
 } from "../abi/verdict";
 import { countEvent, countFront } from "../count";
 import { rememberFirst } from "../flow-fragment";
@@ -22,7 +23,7 @@ import { packetStart, packetTranslated } from "../packet";
 import {
   flowCandidate, flowInsert, flowIsTranslated, flowPair, flowRemove, flowSession, packetFlow,
 } from "../table/flow";
-import { isFragment, isHeaderless, isLaterFragment } from "../wire/transport";
+import { isFragment, isHeaderless, isLaterFragment, transportProtocol } from "../wire/transport";
 import { translate, translateQuote } from "./translate";
 
 /** Finishes a packet that may pass. REASON_NONE lets it; otherwise it is to be dropped. */
@@ -95,6 +96,9 @@ function settleReply(
     return REASON_NONE;
   }
   if (pair == 0) return REASON_SERVICE_SESSION;
+  if (transportProtocol(transport) == PROTOCOL_SCTP && isFragment(transport)) {
+    return REASON_SERVICE_PROTOCOL;
+  }
   translate(descriptor, worker, pair, false, TRANSLATED_REPLY);
   if (!isFragment(transport) || isLaterFragment(transport)) return REASON_NONE;
   const isKept = rememberFirst(packetStart(descriptor), transport, key, flow, nowMs);
