@@ -96,10 +96,11 @@ export type PolicyChange = v.InferOutput<typeof PolicyChangeSchema>;
 
 // Services, as the core serves them: docs/SERVICES.md.
 
-/** Who answers in a Service's place. A draining one keeps its flows and gets none but where no
- * other is ready. */
+/** Who answers in a Service's place. All keep the connections that they have; new ones go to those
+ * that are ready, and where none is to draining ones. Distant ones are ready, too, and passed over
+ * for nearer ones. */
 export const BackendSchema = v.strictObject({
-  address: Address, port: Port, state: v.picklist(['ready', 'draining']),
+  address: Address, port: Port, state: v.picklist(['ready', 'draining', 'distant', 'unready']),
 });
 export type Backend = v.InferOutput<typeof BackendSchema>;
 
@@ -111,6 +112,11 @@ export const ServicePortSchema = v.strictObject({
 });
 export type ServicePort = v.InferOutput<typeof ServicePortSchema>;
 
+/** Most ports of a Service, and most backends of it, each counted once for each of its ports: the
+ * largest possible fits a frame. */
+export const SERVICE_PORT_LIMIT = 128;
+export const SERVICE_BACKEND_LIMIT = 8000;
+
 /** A Service with addresses of its own. Each address is served by the backends of its family.
  * `affinitySeconds` is how long a client keeps its backend, 0 for no longer than a connection;
  * `empty` what its packets get while there is no backend. */
@@ -118,7 +124,7 @@ export const ServiceSchema = v.strictObject({
   namespace: Name,
   name: Name,
   addresses: v.pipe(v.array(Address), v.maxLength(16)),
-  ports: v.pipe(v.array(ServicePortSchema), v.maxLength(128)),
+  ports: v.pipe(v.array(ServicePortSchema), v.maxLength(SERVICE_PORT_LIMIT)),
   affinitySeconds: v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(86_400)),
   empty: v.picklist(['reject', 'drop']),
 });

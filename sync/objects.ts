@@ -1,10 +1,10 @@
 // One Kubernetes object at a time: checks the few fields we read and keeps nothing else.
 //
-// Node, Pod and Namespace of apiVersion v1, NetworkPolicy and ClusterNetworkPolicy are read, every
-// other kind is ignored. As for the API server, null means absent. What flannel's other nodes must
-// know about a node stands in its annotations (prefix flannel.alpha.coreos.com/): backend-type,
-// backend-data and public-ip for IPv4, backend-v6-data and public-ipv6 for IPv6, all void unless
-// kube-subnet-manager is "true".
+// Node, Pod, Namespace and Service of apiVersion v1, EndpointSlice, NetworkPolicy and
+// ClusterNetworkPolicy are read, every other kind is ignored. As for the API server, null means
+// absent. What flannel's other nodes must know about a node stands in its annotations (prefix
+// flannel.alpha.coreos.com/): backend-type, backend-data and public-ip for IPv4, backend-v6-data
+// and public-ipv6 for IPv6, all void unless kube-subnet-manager is "true".
 
 import * as v from 'valibot';
 import {
@@ -21,6 +21,10 @@ import type { Labels, Path, Refuse } from './fields.ts';
 import { ClusterPolicySchema, readClusterPolicy } from './policy/cluster-policy.ts';
 import { NetworkPolicySchema, readNetworkPolicy } from './policy/network-policy.ts';
 import type { Policy } from './policy/rules.ts';
+import {
+  ServiceObjectSchema, SliceObjectSchema, readService, readSlice,
+} from './services/objects.ts';
+import type { ServiceFacts, SliceFacts } from './services/objects.ts';
 
 const PREFIX = 'flannel.alpha.coreos.com/';
 const MANAGED = `${PREFIX}kube-subnet-manager`;
@@ -84,8 +88,25 @@ interface PolicyEntry {
   policy: Policy;
 }
 
+interface ServiceEntry {
+  kind: 'Service';
+  key: string;
+  uid: string;
+  place: string;
+  service: ServiceFacts;
+}
+
+interface SliceEntry {
+  kind: 'EndpointSlice';
+  key: string;
+  uid: string;
+  place: string;
+  slice: SliceFacts;
+}
+
 /** What is kept of an object. `key` is unique within its kind, `place` is where it begins. */
-export type Entry = NodeEntry | PodEntry | NamespaceEntry | PolicyEntry;
+export type Entry =
+  NodeEntry | PodEntry | NamespaceEntry | PolicyEntry | ServiceEntry | SliceEntry;
 
 /** An object read: what is kept of it, if anything, and what is wrong with it, field by field. */
 export interface Projection {
@@ -178,15 +199,22 @@ export function project(object: unknown, locate: Locate): Projection {
       return read(NetworkPolicySchema, 'NetworkPolicy', object, locate, networkPolicyEntry);
     case 'policy.networking.k8s.io/v1alpha2 ClusterNetworkPolicy':
       return read(ClusterPolicySchema, 'ClusterNetworkPolicy', object, locate, clusterPolicyEntry);
+    case 'v1 Service': return read(ServiceObjectSchema, 'Service', object, locate, serviceEntry);
+    case 'discovery.k8s.io/v1 EndpointSlice':
+    case 'discovery.k8s.io/v1beta1 EndpointSlice':
+      return read(SliceObjectSchema, 'EndpointSlice', object, locate, sliceEntry);
     default: return { entry: null, problems: [] };
   }
 }
+
+/** Kinds whose names are told with the namespace. */
+const NAMESPACED = ['NetworkPolicy', 'Service', 'EndpointSlice'];
 
 function read<S extends v.GenericSchema>(
   schema: S, kind: string, object: unknown, locate: Locate,
   make: (object: v.InferOutput<S>, place: string, refuse: Refuse) => Entry,
 ): Projection {
-  const title = `${kind} ${nameOf(object, kind === 'NetworkPolicy')}`;
+  const title = `${kind} ${nameOf(object, NAMESPACED.includes(kind))}`;
   const parsed = v.safeParse(schema, object);
   if (!parsed.success) return { entry: null, problems: describe(title, parsed.issues, locate) };
   const problems: string[] = [];
@@ -377,6 +405,22 @@ function clusterPolicyEntry(
   const { name, uid = '' } = object.metadata;
   const policy = readClusterPolicy(object, refuse);
   return { kind: 'ClusterNetworkPolicy', key: name, uid, place, policy };
+}
+
+function serviceEntry(
+  object: v.InferOutput<typeof ServiceObjectSchema>, place: string, refuse: Refuse,
+): Entry {
+  const { namespace = 'default', name, uid = '' } = object.metadata;
+  const service = readService(object, refuse);
+  return { kind: 'Service', key: [namespace, name].join('/'), uid, place, service };
+}
+
+function sliceEntry(
+  object: v.InferOutput<typeof SliceObjectSchema>, place: string, refuse: Refuse,
+): Entry {
+  const { namespace = 'default', name, uid = '' } = object.metadata;
+  const slice = readSlice(object, refuse);
+  return { kind: 'EndpointSlice', key: [namespace, name].join('/'), uid, place, slice };
 }
 
 function unique(values: readonly string[]): string[] {

@@ -5,9 +5,10 @@
 // the last word about each thing stands, so that what waits never grows beyond the state itself.
 // What does not fit one delta is of no use: then the host needs everything anew.
 
-import type { Delta, PolicyChange } from '../engine/model.ts';
+import type { Delta, PolicyChange, ServiceChange } from '../engine/model.ts';
 import { PART_LIMIT } from '../engine/model.ts';
 import { isSmallChange, joinChanges, kept } from './policy/change.ts';
+import { PART_WEIGHT, weightOf } from './services/services.ts';
 
 /** A delta that has no numbers yet. */
 export type Change = Omit<Delta, 'from' | 'to'>;
@@ -49,8 +50,9 @@ export class Outbox {
     if (steps === null) return;
     const last = steps.length > this.#taken ? steps.at(-1) : undefined;
     const isAlone = last?.change.policy !== undefined && change.policy !== undefined;
-    if (last === undefined || isAlone) steps.push({ revision, change });
-    else steps[steps.length - 1] = { revision, change: join(last.change, change) };
+    const joined = last === undefined || isAlone ? null : join(last.change, change);
+    if (joined === null || !isSmall(joined)) steps.push({ revision, change });
+    else steps[steps.length - 1] = { revision, change: joined };
     if (steps.length - this.#taken > WAITING_STEPS) this.#compact(steps);
   }
 
@@ -80,10 +82,19 @@ export class Outbox {
 }
 
 /** Whether a change fits one frame whatever its names and addresses are. */
-export function isSmall({ nodes, pods, removedNodes, removedPods, policy }: Change): boolean {
+export function isSmall(change: Change): boolean {
+  const { nodes, pods, removedNodes, removedPods, policy, services = [], removedServices = [] }
+    = change;
   const count = nodes.length + pods.length + removedNodes.length + removedPods.length;
-  return count <= PART_LIMIT && (policy === undefined || isSmallChange(policy));
+  const served = services.length + removedServices.length;
+  const weight = services.reduce((sum, service) => sum + weightOf(service), 0);
+  const isAlone = count === 0 && policy === undefined;
+  return count + served <= PART_LIMIT && weight <= (isAlone ? PART_WEIGHT : SIDE_WEIGHT)
+    && (policy === undefined || isSmallChange(policy));
 }
+
+/** Weight of Services in a change of other things, too. */
+const SIDE_WEIGHT = 2000;
 
 /** Two changes, one after the other, as one. */
 function join(first: Change, second: Change): Change {
@@ -98,6 +109,19 @@ function join(first: Change, second: Change): Change {
     pods: kept(first.pods, second.pods, pod, second.removedPods.map(pod)),
     removedPods: kept(first.removedPods, second.removedPods, pod, second.pods.map(pod)),
     ...(policy === undefined ? {} : { policy }),
+    ...joinServices(first, second),
+  };
+}
+
+function joinServices(first: Change, second: Change): Partial<ServiceChange> {
+  const key = ({ namespace, name }: { namespace: string; name: string }): string =>
+    `${namespace}/${name}`;
+  const [{ services: early, removedServices: gone }, { services: late, removedServices: going }]
+    = [first, second];
+  if ((early ?? gone ?? late ?? going) === undefined) return {};
+  return {
+    services: kept(early ?? [], late ?? [], key, (going ?? []).map(key)),
+    removedServices: kept(gone ?? [], going ?? [], key, (late ?? []).map(key)),
   };
 }
 

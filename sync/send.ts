@@ -22,7 +22,7 @@ import {
   LocalEndpointsSchema, NodeFactsSchema, PART_LIMIT, RevisionAnswerSchema,
 } from '../engine/model.ts';
 import type {
-  ClusterNode, NodeFacts, Pod, PolicyChange, RevisionAnswer, SourceHealth,
+  ClusterNode, NodeFacts, Pod, PolicyChange, RevisionAnswer, Service, SourceHealth,
 } from '../engine/model.ts';
 import { Bell, pause } from './bell.ts';
 import { Outbox, isSmall } from './outbox.ts';
@@ -57,6 +57,8 @@ export interface Whole {
   nodes: readonly ClusterNode[];
   pods: readonly Pod[];
   policy: Iterable<PolicyChange> | null;
+  /** Likewise. */
+  services: Iterable<readonly Service[]> | null;
 }
 
 export class Sender {
@@ -245,13 +247,13 @@ export class Sender {
   }
 
   async #sendParts(connection: Connection, revision: number, whole: Whole): Promise<void> {
-    const { local, nodes, pods, policy } = whole;
+    const { local, nodes, pods } = whole;
     const counts = { nodes: nodes.length, pods: pods.length };
     const begin = { revision, local, counts, session: this.#session };
     await this.#ask(connection, 'snapshot.begin', begin, v.null());
     // The next part is made while the host reads this one.
     let answered: Promise<unknown> = Promise.resolve();
-    for (const part of partsOf(nodes, pods, policy)) {
+    for (const part of partsOf(whole)) {
       const answer = this.#ask(connection, 'snapshot.part', part, v.null());
       answer.catch(() => {});
       await answered;
@@ -333,14 +335,13 @@ function connectionSignal(connection: Connection, outer: AbortSignal): AbortSign
   return inner.signal;
 }
 
-function* partsOf(
-  nodes: Whole['nodes'], pods: Whole['pods'], policy: Whole['policy'],
-): Generator<object> {
+function* partsOf({ nodes, pods, policy, services }: Whole): Generator<object> {
   for (const some of pieces(nodes)) yield { nodes: some };
   for (const some of pieces(pods)) yield { pods: some };
   for (const some of policy ?? []) yield { policy: some };
   // A state of policy that says nothing is a state too.
   if (policy !== null) yield { policy: emptyChange() };
+  for (const some of services ?? []) yield { services: some };
 }
 
 function* pieces<T>(items: readonly T[]): Generator<readonly T[]> {

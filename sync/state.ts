@@ -1,9 +1,9 @@
 // The cluster as the sidecar knows it, kept object by object, and what each change of it means for
 // the host. A pod's change costs what concerns that pod, however many others there are.
 //
-// Kept are the nodes, the pods of our node, and what the policy compiler keeps. Objects are known
-// by uid: another object of the same name takes an older one's place, and the end of one that is
-// not there any more is no news.
+// Kept are the nodes, the pods of our node, Services, and what the policy compiler keeps. Objects
+// are known by uid: another object of the same name takes an older one's place, and the end of one
+// that is not there any more is no news.
 //
 // While few objects change at a time each is committed alone, since one object's change is safe at
 // every moment of its application (docs/POLICY.md); of a whole list, or of many, all at once. While
@@ -12,7 +12,7 @@
 import type { Log } from '../engine/log.ts';
 import { PROBLEM_LIMIT, PROBLEM_TEXT_LIMIT } from '../engine/model.ts';
 import type { Pod, SourceHealth } from '../engine/model.ts';
-import { compareText } from './fields.ts';
+import { compareText, labelValue } from './fields.ts';
 import { withEndpoint } from './local-endpoints.ts';
 import { NO_NODE, Nodes } from './nodes.ts';
 import type { Entry } from './objects.ts';
@@ -20,6 +20,7 @@ import type { Change } from './outbox.ts';
 import { PolicyCompiler } from './policy/compiler.ts';
 import { getOrMake } from './policy/selector-index.ts';
 import type { Whole } from './send.ts';
+import { Services } from './services/services.ts';
 import { podKey } from './translate.ts';
 
 export type { SourceHealth };
@@ -55,6 +56,8 @@ export interface ClusterStateOptions {
   legacyAnnotation?: boolean;
 }
 
+/** Labels that name a node's zone, the one of old last. */
+const ZONE_LABELS = ['topology.kubernetes.io/zone', 'failure-domain.beta.kubernetes.io/zone'];
 /** So many objects are committed one by one. */
 const SINGLE_OBJECTS = 16;
 
@@ -62,6 +65,7 @@ export class ClusterState implements ClusterSink {
   readonly #options: ClusterStateOptions;
   readonly #compiler: PolicyCompiler;
   readonly #nodes = new Nodes();
+  readonly #services: Services;
   /** Uids of all objects but pods, by kind and key. */
   readonly #uids = new Map<string, Map<string, string>>();
   /** The pods of our node that have a network, as the source has them. */
@@ -87,6 +91,7 @@ export class ClusterState implements ClusterSink {
     const { local, legacyAnnotation = false } = options;
     this.#options = options;
     this.#compiler = new PolicyCompiler({ local, legacyAnnotation });
+    this.#services = new Services(local);
   }
 
   /** How many nodes there are, and pods of ours. */
@@ -176,11 +181,14 @@ export class ClusterState implements ClusterSink {
     if (this.#nodes.size === 0) return false;
     const nodes = this.#nodes.take();
     const pods = this.#takePods();
-    const policy = this.#compiler.commit(this.#receiver?.wantsChanges !== false);
+    const isWanted = this.#receiver?.wantsChanges !== false;
+    const policy = this.#compiler.commit(isWanted);
+    const services = this.#services.take(isWanted);
     const lists = [nodes.nodes, nodes.removedNodes, pods.pods, pods.removedPods];
     if (nodes.nodes.length + nodes.removedNodes.length > 0) this.#warn();
-    if (policy === null && lists.every((list) => list.length === 0)) return true;
-    const change = { ...nodes, ...pods, ...(policy === null ? {} : { policy }) };
+    const isSame = policy === null && services === null;
+    if (isSame && lists.every((list) => list.length === 0)) return true;
+    const change = { ...nodes, ...pods, ...(policy === null ? {} : { policy }), ...services };
     this.#receiver?.tell(change, () => this.#whole());
     return true;
   }
@@ -191,6 +199,7 @@ export class ClusterState implements ClusterSink {
       nodes: this.#nodes.all(),
       pods: [...this.#told].sort(([a], [b]) => compareText(a, b)).map(([, pod]) => pod),
       policy: this.#compiler.parts(),
+      services: this.#services.parts(),
     };
   }
 
@@ -216,8 +225,17 @@ export class ClusterState implements ClusterSink {
   #set(entry: Entry): void {
     if (entry.kind === 'Pod') return this.#setPod(entry);
     getOrMake(this.#uids, entry.kind, () => new Map<string, string>()).set(entry.key, entry.uid);
-    if (entry.kind === 'Node') this.#nodes.upsert(entry);
+    if (entry.kind === 'Service') return this.#services.setService(entry.key, entry.service);
+    if (entry.kind === 'EndpointSlice') return this.#services.setSlice(entry.key, entry.slice);
+    if (entry.kind === 'Node') this.#setNode(entry);
     this.#compiler.upsert(entry);
+  }
+
+  #setNode(entry: Extract<Entry, { kind: 'Node' }>): void {
+    this.#nodes.upsert(entry);
+    if (entry.key !== this.#options.local) return;
+    const zones = ZONE_LABELS.map((label) => labelValue(entry.labels, label) ?? '');
+    this.#services.setZone(zones.find((zone) => zone !== '') ?? '');
   }
 
   #setPod(entry: PodEntry): void {
@@ -235,6 +253,8 @@ export class ClusterState implements ClusterSink {
     if (uid !== '' && known !== undefined && known !== '' && known !== uid) return;
     this.#uids.get(kind)?.delete(key);
     if (kind === 'Node') this.#nodes.remove(key);
+    if (kind === 'Service') this.#services.removeService(key);
+    if (kind === 'EndpointSlice') this.#services.removeSlice(key);
     if (kind === 'Pod' && this.#local.delete(key)) this.#touchedPods.add(key);
     this.#compiler.remove(kind, key);
   }
@@ -254,6 +274,7 @@ export class ClusterState implements ClusterSink {
     const lacking = this.#hasBegun && this.#nodes.size === 0 ? [NO_NODE] : [];
     const all = [
       ...this.#health.problems, ...this.#problems, ...lacking, ...this.#compiler.problems,
+      ...this.#services.problems,
     ]
       .map((problem) => problem.slice(0, PROBLEM_TEXT_LIMIT));
     const more = all.length - PROBLEM_LIMIT;

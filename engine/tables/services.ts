@@ -15,7 +15,7 @@ import {
 import {
   BACKEND_ADDRESS, BACKEND_PORT, BACKEND_SIZE, FRONT_ADDRESS, FRONT_AFFINITY, FRONT_BACKENDS,
   FRONT_COUNTS, FRONT_COUNTS_OPENED, FRONT_COUNTS_REFUSED, FRONT_COUNTS_SIZE, FRONT_EPOCH,
-  FRONT_FLAGS, FRONT_FLAG_SILENT, FRONT_LANES, FRONT_PORT, FRONT_PROTOCOL, FRONT_READY,
+  FRONT_FLAGS, FRONT_FLAG_SILENT, FRONT_LANES, FRONT_OFFERED, FRONT_PORT, FRONT_PROTOCOL,
   FRONT_SEEDS,
 } from '../../wasm/abi/service.ts';
 import { addressBytes, addressFamily } from '../address.ts';
@@ -29,6 +29,8 @@ import { TableFullError } from './limits.ts';
 /** Protocol numbers of what can be served, IANA. */
 const PROTOCOLS = { TCP: 6, UDP: 17, SCTP: 132 } as const;
 const MS_PER_SECOND = 1000;
+/** In the order of backends. */
+const STATES: readonly Backend['state'][] = ['ready', 'draining', 'distant', 'unready'];
 /** The first 12 bytes of an IPv4-mapped address (RFC 4291 section 2.5.5.2). */
 const MAPPED = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
 
@@ -272,8 +274,7 @@ export class ServiceTables {
     view.setUint16(front + FRONT_PORT, port.port, false);
     view.setUint8(front + FRONT_PROTOCOL, PROTOCOLS[port.protocol]);
     view.setUint8(front + FRONT_FLAGS, service.empty === 'drop' ? FRONT_FLAG_SILENT : 0);
-    const ready = backends.filter(({ state }) => state === 'ready').length;
-    view.setUint16(front + FRONT_READY, ready, true);
+    view.setUint16(front + FRONT_OFFERED, offered(backends), true);
     view.setUint16(front + FRONT_BACKENDS, backends.length, true);
     view.setUint32(front + FRONT_AFFINITY, service.affinitySeconds * MS_PER_SECOND, true);
     view.setUint32(front + FRONT_COUNTS, counts, true);
@@ -312,13 +313,23 @@ function wantedFronts(service: Service): Wanted[] {
   return [...wanted.values()];
 }
 
+/** How many of the backends, in their order, new connections get: those that are ready, or the
+ * draining ones where none is. */
+function offered(backends: SeededBackend[]): number {
+  const count = (wanted: Backend['state']): number =>
+    backends.filter(({ state }) => state === wanted).length;
+  return count('ready') > 0 ? count('ready') : count('draining');
+}
+
 /** The backends that an address of a Service has, which are those of its family: ready ones first,
- * each seed another. The same backends always make the same front. */
-function backendsOf({ backends }: ServicePort, address: string): SeededBackend[] {
+ * then draining ones, each seed another. The same backends always make the same front. One that is
+ * not ready has nothing to keep where there are no connections. */
+function backendsOf({ protocol, backends }: ServicePort, address: string): SeededBackend[] {
   const family = addressFamily(address);
   const known = new Map<string, SeededBackend>();
   for (const { address: text, port, state } of backends) {
     if (addressFamily(text) !== family) continue;
+    if (state === 'unready' && protocol === 'UDP') continue;
     const bytes = mappedBytes(text);
     known.set(`${text} ${port}`, { seed: seedOf(bytes, port), address: bytes, port, state });
   }
@@ -330,8 +341,8 @@ function backendsOf({ backends }: ServicePort, address: string): SeededBackend[]
     last = backend.seed;
   }
   const all = order.map(([, backend]) => backend);
-  return [...all.filter(({ state }) => state === 'ready'),
-    ...all.filter(({ state }) => state === 'draining')];
+  const rank = ({ state }: SeededBackend): number => STATES.indexOf(state);
+  return all.sort((one, other) => rank(one) - rank(other));
 }
 
 function contentOf(backends: SeededBackend[], { affinitySeconds, empty }: Service): string {

@@ -109,6 +109,8 @@ export class Reflector {
   /** Where the next watch begins; null where only a list will do. */
   #version: string | null = null;
   #mustCheck = true;
+  /** The older of two places is asked, since the server has not had the other. */
+  #isOlder = false;
   /** What was asked for last, as RBAC says it. */
   #verb: 'list' | 'watch' = 'list';
   /** Lists are asked for whole: a token for the next page has expired. */
@@ -141,6 +143,12 @@ export class Reflector {
     };
   }
 
+  /** Where the resource is. */
+  get #place(): Pick<Resource, 'apiVersion' | 'path'> {
+    const { resource } = this.#options;
+    return (this.#isOlder ? resource.older : undefined) ?? resource;
+  }
+
   /** Follows the resource until the signal aborts. Rejects only for errors of the sink. */
   async run(signal: AbortSignal): Promise<void> {
     while (!signal.aborted) {
@@ -157,7 +165,8 @@ export class Reflector {
   async #check(signal: AbortSignal): Promise<void> {
     this.counters.checks += 1;
     this.#verb = 'list';
-    const { client, resource: { path } } = this.#options;
+    const { client } = this.#options;
+    const { path } = this.#place;
     const version = listVersion(await client.get(path, { limit: 1 }, signal), path);
     this.#mustCheck = false;
     this.#provenAtMs = performance.now();
@@ -205,7 +214,7 @@ export class Reflector {
     sink.begin();
     do {
       const page = await this.#listPage(token, signal);
-      version ??= listVersion(page, this.#options.resource.path);
+      version ??= listVersion(page, this.#place.path);
       token = continueOf(page);
     } while (token !== '');
     this.#isUnpaged = false;
@@ -215,8 +224,8 @@ export class Reflector {
 
   /** Returns the page without its items. */
   async #listPage(token: string, signal: AbortSignal): Promise<object> {
-    const { client, resource, sink } = this.#options;
-    const { kind, apiVersion, path } = resource;
+    const { client, resource: { kind }, sink } = this.#options;
+    const { apiVersion, path } = this.#place;
     const query = {
       limit: this.#isUnpaged ? undefined : this.#timing.pageSize,
       continue: token === '' ? undefined : token,
@@ -245,7 +254,8 @@ export class Reflector {
 
   /** Takes the events of one watch until it ends or falls silent. */
   async #follow(watch: Watch, query: Query, signal: AbortSignal): Promise<void> {
-    const { client, resource: { path }, sink } = this.#options;
+    const { client, sink } = this.#options;
+    const { path } = this.#place;
     const { silenceMs, watchSeconds, shortWatchMs, checkMs } = this.#timing;
     this.#verb = 'watch';
     const beganAtMs = performance.now();
@@ -341,7 +351,7 @@ export class Reflector {
    * have been taken for newer than they are. */
   #advance(version: string): void {
     if (versionNumber(version) < versionNumber(this.#version ?? '')) {
-      const { path } = this.#options.resource;
+      const { path } = this.#place;
       const message = `${path}: version ${version} came after version ${this.#version}`;
       throw new ApiError(410, 'OutOfOrder', message);
     }
@@ -383,6 +393,7 @@ export class Reflector {
     const { refusalGraceMs, absenceGraceMs, lossGraceMs, slowRetryMs } = this.#timing;
     this.#refusedAtMs ??= performance.now();
     const isAbsent = status === 404;
+    if (isAbsent) this.#isOlder = !this.#isOlder;
     const absentMs = this.#hasSynced ? lossGraceMs : absenceGraceMs;
     const graceMs = isAbsent ? absentMs : refusalGraceMs;
     const leftMs = this.#refusedAtMs + graceMs - performance.now();

@@ -9,6 +9,8 @@ export interface Resource {
   apiVersion: string;
   /** The collection of all namespaces. */
   path: string;
+  /** Where servers have it that do not have it there yet. */
+  older?: { apiVersion: string; path: string };
   /** Nothing is told without it. */
   isRequired: boolean;
   /** It is no error that the server does not have it. */
@@ -45,5 +47,20 @@ export const RESOURCES: readonly Resource[] = [
     path: '/apis/policy.networking.k8s.io/v1alpha2/clusternetworkpolicies',
     isRequired: false, mayBeAbsent: true,
     loss: 'ClusterNetworkPolicy is not enforced',
+  },
+  {
+    plural: 'services', kind: 'Service', apiVersion: 'v1', path: '/api/v1/services',
+    isRequired: false, mayBeAbsent: false,
+    loss: 'Services are not served',
+  },
+  {
+    plural: 'endpointslices', kind: 'EndpointSlice', apiVersion: 'discovery.k8s.io/v1',
+    path: '/apis/discovery.k8s.io/v1/endpointslices',
+    older: {
+      apiVersion: 'discovery.k8s.io/v1beta1',
+      path: '/apis/discovery.k8s.io/v1beta1/endpointslices',
+    },
+    isRequired: false, mayBeAbsent: false,
+    loss: 'Services have no backends',
   },
 ];

@@ -77,6 +77,8 @@ export class PolicyCompiler {
       case 'Pod': return entry.hasNetwork ? this.#setPod(entry) : this.#removePod(entry.key);
       case 'Node': return this.#setNode(entry);
       case 'Namespace': return this.#inventory.setNamespace(entry.key, entry);
+      case 'Service':
+      case 'EndpointSlice': return; // policy sees their backends
       default: return this.#touch(this.#policies.set(entry.policy.title, entry.policy));
     }
   }
@@ -87,6 +89,8 @@ export class PolicyCompiler {
       case 'Pod': return this.#removePod(key);
       case 'Node': return this.#removeNode(key);
       case 'Namespace': return this.#inventory.setNamespace(key, null);
+      case 'Service':
+      case 'EndpointSlice': return;
       default: return this.#touch(this.#policies.set(`${kind} ${key}`, null));
     }
   }

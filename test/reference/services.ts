@@ -197,7 +197,9 @@ export class ServiceTwin {
       if (!addresses.includes(packet.destination)) continue;
       const port = ports.find(({ protocol, port: number }) =>
         PROTOCOLS[protocol] === packet.protocol && number === packet.destinationPort);
-      return port?.backends.filter(({ address }) => address.includes(':') === isIpv6);
+      const isOver = (state: string): boolean => state === 'unready' && packet.protocol === 17;
+      return port?.backends.filter(({ address, state }) =>
+        address.includes(':') === isIpv6 && !isOver(state));
     }
     return undefined;
   }
@@ -206,7 +208,8 @@ export class ServiceTwin {
   #choose(packet: Asked, backends: Backend[] | undefined): Asked | string {
     if (backends === undefined) return 'servicePort';
     const ready = backends.filter(({ state }) => state === 'ready');
-    const candidates = ready.length > 0 ? ready : backends;
+    const draining = backends.filter(({ state }) => state === 'draining');
+    const candidates = ready.length > 0 ? ready : draining;
     if (candidates.length === 0) return 'serviceEmpty';
     const seeds = seedsOf(backends);
     const hash = Number(this.#hash(packet) >> 32n);

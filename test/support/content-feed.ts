@@ -31,7 +31,9 @@ export class ContentFeed {
     this.#content = content;
     this.#sender.tell(
       policy?.change ? { ...change, policy: policy.change } : change,
-      () => ({ local, nodes, pods, policy: policy ? [...partsOf(policy.whole())] : null }));
+      () => ({
+        local, nodes, pods, policy: policy ? [...partsOf(policy.whole())] : null, services: null,
+      }));
     return true;
   }
 }

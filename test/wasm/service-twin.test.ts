@@ -47,6 +47,7 @@ const FRONT_PORTS = [80, 81];
 const BACKEND_PORTS = [80, 8080];
 const CLIENT_PORTS = [40000, 40001, 40002];
 const NAMES = ['TCP', 'UDP', 'SCTP'] as const;
+const STATES = ['draining', 'distant', 'unready'] as const;
 const NUMBERS = { TCP: PROTOCOL.tcp, UDP: PROTOCOL.udp, SCTP: PROTOCOL.sctp };
 
 function hostOf(address: string): { address: string; from: string | number } | undefined {
@@ -82,7 +83,7 @@ class Pair {
     const backends = this.random.oneIn(12) ? [] : FAMILIES.flatMap((family) =>
       HOSTS[family].flatMap(({ address }): Backend[] => this.random.oneIn(2) ? [] : [{
         address, port: this.random.pick(BACKEND_PORTS),
-        state: this.random.oneIn(4) ? 'draining' : 'ready',
+        state: this.random.oneIn(2) ? 'ready' : this.random.pick(STATES),
       }]));
     const service: Service = {
       namespace: 'test', name: `service-${index}`, affinitySeconds: 0, empty: 'reject',

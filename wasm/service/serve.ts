@@ -26,7 +26,7 @@ import {
 } from "../abi/policy";
 import {
   BACKEND_ADDRESS, BACKEND_PORT, FRONT_AFFINITY, FRONT_COUNTS_REFUSED, FRONT_EPOCH, FRONT_FLAGS,
-  FRONT_FLAG_SILENT, FRONT_READY,
+  FRONT_FLAG_SILENT, FRONT_OFFERED,
 } from "../abi/service";
 import {
   REASON_FRAGMENT_TABLE_FULL, REASON_FRAGMENT_UNKNOWN, REASON_NONE, REASON_SERVICE_CONFLICT,
@@ -48,7 +48,7 @@ import {
   flowSession, setPacketFlow,
 } from "../table/flow";
 import { flowKeyHash } from "../table/flow-hash";
-import { backendAt, backendCount, frontFind, hasBackend } from "../table/front";
+import { backendAt, frontFind, hasBackend } from "../table/front";
 import { nextHopAt, nextHopKind } from "../table/record";
 import { routeIpv4, routeIpv6 } from "../table/route";
 import { ipTotalLength, ipTransport } from "../wire/ip";
@@ -188,8 +188,7 @@ function chooseBackend(key: usize, worker: i32, nowMs: i32): i32 {
   store<i32>(key, serviceEpoch(), SESSION_EPOCH); // before the front is read
   const front = frontOf(key);
   if (front == 0) return REASON_SERVICE_PORT;
-  const ready = <i32>load<u16>(front, FRONT_READY);
-  const count = ready > 0 ? ready : backendCount(front);
+  const count = <i32>load<u16>(front, FRONT_OFFERED);
   if (count == 0) {
     countFront(worker, front, FRONT_COUNTS_REFUSED);
     const isSilent = (load<u8>(front, FRONT_FLAGS) & FRONT_FLAG_SILENT) != 0;
