@@ -155,6 +155,19 @@ function addHolder(program: Command): void {
 /** Verbs of show.ts that take nothing but options. */
 type ListVerb = 'showStatus' | 'showPeers' | 'showRoutes' | 'showEndpoints';
 
+function addService(program: Command): void {
+  const service = program.command('service').description('Services that the running daemon serves');
+  service.command('list').description('their addresses, ports, and how many backends are ready')
+    .addOption(outputOption()).addOption(runtimeOption())
+    .addHelpText('after', '\nExamples:\n  culvert service list\n  culvert service list -o json\n')
+    .action(async (options: ShowOptions) => (await import('./service.ts')).showServices(options));
+  service.command('get').description('one of them, with its backends')
+    .argument('<namespace/name>').addOption(outputOption()).addOption(runtimeOption())
+    .addHelpText('after', '\nExample:\n  culvert service get shop/web\n')
+    .action(async (name: string, options: ShowOptions) =>
+      (await import('./service.ts')).showService(name, options));
+}
+
 function addShow(program: Command): void {
   const show = (
     parent: Command, name: string, about: string, work: ListVerb,
@@ -320,6 +333,7 @@ async function main(): Promise<void> {
   addSync(program);
   addHolder(program);
   addShow(program);
+  addService(program);
   addObserve(program);
   addDoctor(program);
   addDemo(program);

@@ -3,13 +3,10 @@
 // canonical forms (RFC 5952 for IPv6); sizes are bytes.
 
 import * as v from 'valibot';
-import { isAddress, isMac, isPrefix } from './address.ts';
+import { Address, Count, Mac, Name, Port, Prefix } from './fields.ts';
+import { ServiceNameSchema, ServiceSchema } from './service.ts';
 
-const Address = v.pipe(v.string(), v.check(isAddress, 'not an IP address'));
-const Prefix = v.pipe(v.string(), v.check(isPrefix, 'not a prefix in CIDR form'));
-const Mac = v.pipe(v.string(), v.check(isMac, 'not a unicast MAC address'));
-const Name = v.pipe(v.string(), v.minLength(1), v.maxLength(253));
-const Port = v.pipe(v.number(), v.integer(), v.minValue(1), v.maxValue(65535));
+export * from './service.ts';
 
 /** One way to reach a cluster node: an encapsulation and where its packets go (a dual-stack flannel
  * node has two, one per address family). Pod packets of `family` take it. Where no port is said, it
@@ -94,50 +91,6 @@ export const PolicyChangeSchema = v.strictObject({
 });
 export type PolicyChange = v.InferOutput<typeof PolicyChangeSchema>;
 
-// Services, as the core serves them: docs/SERVICES.md.
-
-/** Who answers in a Service's place. All keep the connections that they have; new ones go to those
- * that are ready, and where none is to draining ones. Distant ones are ready, too, and passed over
- * for nearer ones. */
-export const BackendSchema = v.strictObject({
-  address: Address, port: Port, state: v.picklist(['ready', 'draining', 'distant', 'unready']),
-});
-export type Backend = v.InferOutput<typeof BackendSchema>;
-
-export const ServicePortSchema = v.strictObject({
-  name: v.pipe(v.string(), v.maxLength(253)),
-  protocol: v.picklist(['TCP', 'UDP', 'SCTP']),
-  port: Port,
-  backends: v.pipe(v.array(BackendSchema), v.maxLength(10_000)),
-});
-export type ServicePort = v.InferOutput<typeof ServicePortSchema>;
-
-/** Most ports of a Service, and most backends of it, each counted once for each of its ports: the
- * largest possible fits a frame. */
-export const SERVICE_PORT_LIMIT = 128;
-export const SERVICE_BACKEND_LIMIT = 8000;
-
-/** A Service with addresses of its own. Each address is served by the backends of its family.
- * `affinitySeconds` is how long a client keeps its backend, 0 for no longer than a connection;
- * `empty` what its packets get while there is no backend. */
-export const ServiceSchema = v.strictObject({
-  namespace: Name,
-  name: Name,
-  addresses: v.pipe(v.array(Address), v.maxLength(16)),
-  ports: v.pipe(v.array(ServicePortSchema), v.maxLength(SERVICE_PORT_LIMIT)),
-  affinitySeconds: v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(86_400)),
-  empty: v.picklist(['reject', 'drop']),
-});
-export type Service = v.InferOutput<typeof ServiceSchema>;
-
-export const ServiceNameSchema = v.strictObject({ namespace: Name, name: Name });
-
-/** A change of Services: whole ones, by namespace and name. */
-export interface ServiceChange {
-  services: Service[];
-  removedServices: v.InferOutput<typeof ServiceNameSchema>[];
-}
-
 export const RevisionSchema = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
 
 /** Everything the host must know, at one revision. `local` is the name of the node it is for;
@@ -196,8 +149,6 @@ export interface Route {
 
 /** Most nodes, and most pods, in one `snapshot.part`: the largest possible fits a frame. */
 export const PART_LIMIT = 200;
-
-const Count = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
 
 /** Names one run of a sidecar: revisions of one session count on over its connections. */
 const Session = v.pipe(v.string(), v.minLength(1), v.maxLength(64));

@@ -24,6 +24,12 @@ export interface HostConfig {
   podNetworks: string[];
   /** Where Services have their addresses: the node reaches them through its device. */
   serviceNetworks: string[];
+  services: {
+    /** Off, packets for Services go where routes lead them. */
+    enabled: boolean;
+    /** What packets for a Service without backends get: port unreachable, or silence. */
+    empty: 'reject' | 'drop';
+  };
   underlay: {
     /** Local addresses to tunnel from, one per family; or the interface that has them. */
     addresses: string[];
@@ -92,6 +98,7 @@ export const DEFAULTS: HostConfig = {
   netConf: '',
   podNetworks: ['10.244.0.0/16'],
   serviceNetworks: [],
+  services: { enabled: true, empty: 'reject' },
   underlay: {
     addresses: [], interface: '', port: FLANNEL_VXLAN_PORT, mtu: 0, sendSockets: 16,
     takeUnfinished: false,
@@ -130,6 +137,9 @@ const SourceSchema = v.strictObject({
   netConf: text,
   podNetworks: v.optional(prefixes),
   serviceNetworks: v.optional(prefixes),
+  services: v.optional(v.strictObject({
+    enabled: v.optional(v.boolean()), empty: v.optional(v.picklist(['reject', 'drop'])),
+  })),
   underlay: v.optional(v.strictObject({
     addresses: v.optional(addresses),
     interface: interfaceName,

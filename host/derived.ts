@@ -16,6 +16,7 @@ import { workerCount } from './data-plane.ts';
 import { diskFiles } from './durable.ts';
 import type { HandoverOptions } from './handover.ts';
 import { Ipam } from './ipam.ts';
+import { ServiceGate } from './service-gate.ts';
 import type { Underlay } from './underlay.ts';
 
 const ADDRESSES_FOLDER = 'addresses';
@@ -68,9 +69,11 @@ export function overlayMtu({ mtu, addresses }: Pick<Underlay, 'mtu' | 'addresses
 }
 
 /** The tables of Services, whose addresses are routes like any others. */
-export function makeServices(core: Core, limits: Limits, forwarding: Forwarding): ServiceTables {
-  return new ServiceTables(core, limits.services, (name, addresses) =>
-    forwarding.claimService(name, addresses));
+export function makeServices(
+  core: Core, limits: Limits, forwarding: Forwarding, { services }: HostConfig,
+): ServiceGate {
+  return new ServiceGate(new ServiceTables(core, limits.services, (name, addresses) =>
+    forwarding.claimService(name, addresses)), services);
 }
 
 /** The node's addresses of pods, on disk. */

@@ -156,10 +156,12 @@ function assemble(entries: Entry[], fault: string | null): Omit<Recalled, 'fault
 }
 
 function addPart(
-  snapshot: Snapshot, policy: PolicyChange | undefined, { nodes, pods, policy: more }: SnapshotPart,
+  snapshot: Snapshot, policy: PolicyChange | undefined, part: SnapshotPart,
 ): void {
+  const { nodes, pods, policy: more, services } = part;
   for (const node of nodes ?? []) snapshot.nodes.push(node);
   for (const pod of pods ?? []) snapshot.pods.push(pod);
+  if (services !== undefined) snapshot.services = [...snapshot.services ?? [], ...services];
   if (policy === undefined || more === undefined) return;
   for (const [kind, items] of Object.entries(more) as [keyof PolicyChange, unknown[]][]) {
     const list = policy[kind] as unknown[];
@@ -168,10 +170,13 @@ function addPart(
 }
 
 function* snapshotEntries(snapshot: Snapshot): Generator<Entry> {
-  const { local, revision, nodes, pods, policy } = snapshot;
+  const { local, revision, nodes, pods, policy, services } = snapshot;
   yield { kind: 'begin', local, revision, hasPolicy: policy !== undefined };
   for (const some of pieces(nodes)) yield { kind: 'part', part: { nodes: some } };
   for (const some of pieces(pods)) yield { kind: 'part', part: { pods: some } };
+  for (const some of pieces(services ?? [])) yield { kind: 'part', part: { services: some } };
+  // That there are none is known, too.
+  if (services?.length === 0) yield { kind: 'part', part: { services } };
   const lists = Object.entries(policy ?? {}) as [keyof PolicyChange, unknown[]][];
   for (const [kind, items] of lists) {
     for (const some of pieces(items)) {
@@ -204,6 +209,7 @@ function halves(part: SnapshotPart): SnapshotPart[] {
   };
   if (part.nodes !== undefined) return split(part.nodes).map((nodes) => ({ nodes }));
   if (part.pods !== undefined) return split(part.pods).map((pods) => ({ pods }));
+  if (part.services !== undefined) return split(part.services).map((services) => ({ services }));
   const policy = part.policy ?? NO_POLICY;
   const [kind, items] = (Object.entries(policy) as [keyof PolicyChange, unknown[]][])
     .find(([, list]) => list.length > 0) ?? ['rules', []];

@@ -10,7 +10,6 @@ import type { Log } from '../engine/log.ts';
 import type { Limits } from '../engine/memory-map.ts';
 import { ENDED_FOLDER, type Delta, type Pod, type Snapshot } from '../engine/model.ts';
 import { PolicyTables } from '../engine/tables/policy.ts';
-import type { ServiceTables } from '../engine/tables/services.ts';
 import { errnoName } from '../ffi/errno.ts';
 import { closeFd, lockFile } from '../ffi/file.ts';
 import { Links } from '../ffi/netlink.ts';
@@ -37,6 +36,7 @@ import {
   LastKnown, makeCore, nothingRecovered, recoverPackets, restorePods,
   type Recovered,
 } from './recovery.ts';
+import type { ServiceGate } from './service-gate.ts';
 import { DeviceSpecs } from './specs.ts';
 import type { SystemdStore } from './systemd-store.ts';
 import { tellSubnet } from './subnet-env.ts';
@@ -89,7 +89,7 @@ export class Host {
   readonly startedMs = performance.now();
   readonly core: Core;
   readonly forwarding: Forwarding;
-  readonly services: ServiceTables;
+  readonly services: ServiceGate;
   readonly dataPlane: DataPlane;
   readonly nodeDevice: NodeDevice;
   readonly endpoints: Endpoints;
@@ -142,7 +142,7 @@ export class Host {
     this.policy = new PolicyGate(policyTables, config.policy.unknownPods, log);
     this.forwarding = new Forwarding(
       this.core, limits, forwardingOptions(config, underlay.mtu));
-    this.services = makeServices(this.core, limits, this.forwarding);
+    this.services = makeServices(this.core, limits, this.forwarding, config);
     this.forwarding.devices.closedAtStart = config.policy.unknownPods === 'closed';
     this.#setOffloads();
     const podNetworks = overlayNetworks(config);
@@ -252,7 +252,7 @@ export class Host {
 
   /** What is not as the cluster says. */
   problems(): string[] {
-    return [...this.forwarding.problems(), ...this.services.problems()];
+    return [...this.forwarding.problems(), ...this.services.tables.problems()];
   }
 
   /** Ends the daemon: no more requests, no more packets, then no more devices, unless these are
@@ -413,7 +413,7 @@ export class Host {
       this.forwarding.devices.closedAtStart = true;
     }
     this.forwarding.applySnapshot(snapshot);
-    if (snapshot.services !== undefined) this.services.replace(snapshot.services);
+    this.services.replace(snapshot.services);
     this.#pods.clear();
     for (const pod of snapshot.pods) this.#pods.set(podKey(pod), pod);
     await this.#applied();
@@ -422,8 +422,7 @@ export class Host {
   async #applyDelta(delta: Delta): Promise<void> {
     if (delta.policy !== undefined) this.policy.apply(delta.policy);
     this.forwarding.applyDelta(delta);
-    const { services = [], removedServices = [] } = delta;
-    this.services.apply({ services, removedServices });
+    this.services.apply(delta);
     for (const pod of delta.pods) this.#pods.set(podKey(pod), pod);
     for (const pod of delta.removedPods) this.#pods.delete(podKey(pod));
     await this.#applied();

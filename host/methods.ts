@@ -11,6 +11,7 @@ import {
   PAGE_LIMIT,
   PageQuerySchema,
   RouteQuerySchema,
+  ServiceNameSchema,
   type NodeFacts,
   type PeerReport,
   type StatusReport,
@@ -19,6 +20,8 @@ import type { ControlCounters } from './control.ts';
 import { defaultMac } from './derived.ts';
 import type { Host } from './main.ts';
 
+/** Services may have many ports: fewer of them fit a frame. */
+const SERVICES_A_PAGE = 100;
 const Nothing = v.nullable(v.strictObject({}));
 
 /** The table of methods over a running host. */
@@ -30,6 +33,9 @@ export function controlMethods(host: Host): Methods {
     'route.get': method(RouteQuerySchema, ({ address }) => host.forwarding.lookUp(address)),
     'endpoint.list': method(PageQuerySchema, ({ from }) => page(host.endpoints.list(), from)),
     'policy.list': method(PageQuerySchema, ({ from }) => page(host.policy.tables.rules(), from)),
+    'service.list': method(PageQuerySchema, ({ from }) =>
+      page(host.services.list(), from, SERVICES_A_PAGE)),
+    'service.get': method(ServiceNameSchema, (name) => host.services.get(name)),
     'verdict.recent': method(PageQuerySchema, ({ from }) => page(host.observer.recent(), from)),
     'verdict.follow': method(Nothing, (_, connection) => host.observer.follow(connection)),
     ...host.attachments.methods(),
@@ -46,8 +52,10 @@ function sum(first: ControlCounters, second: ControlCounters): Record<string, nu
     [name, count + second[name as keyof ControlCounters]]));
 }
 
-function page<T>(list: T[], from: number): { entries: T[]; next: number | null } {
-  const next = from + PAGE_LIMIT;
+function page<T>(
+  list: T[], from: number, limit = PAGE_LIMIT,
+): { entries: T[]; next: number | null } {
+  const next = from + limit;
   return { entries: list.slice(from, next), next: next < list.length ? next : null };
 }
 
@@ -142,7 +150,7 @@ function status(host: Host): StatusReport {
     events: readEvents(host.core),
     control: sum(host.control.counters, host.sync.counters),
     tables: [
-      ...host.forwarding.tables(), ...host.policy.tables.tables(), ...host.services.tables(),
+      ...host.forwarding.tables(), ...host.policy.tables.tables(), ...host.services.tables.tables(),
       host.ipam.table(),
     ],
   };

@@ -34,6 +34,8 @@ const REPLAYS: readonly Replay[] = ['1.36.2', '1.20.2'].flatMap((version): Repla
   { recording: `02b-watch-pods.v${version}`, list: 1, watch: 2 },
   { recording: `02c-watch-networkpolicies.v${version}`, list: 1, watch: 2, later: 3 },
   { recording: `02d-watch-nodes.v${version}`, list: 1, watch: 2 },
+  { recording: `02e-watch-services-endpointslices.v${version}`, list: 1, watch: 3 },
+  { recording: `02e-watch-services-endpointslices.v${version}`, list: 2, watch: 4 },
   { recording: `08-dual-stack.v${version}`, list: 1, watch: 2 },
   { recording: `08-dual-stack.v${version}`, list: 3, watch: 4 },
 ]).concat([1, 2, 3].map((watch) => (
