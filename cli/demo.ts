@@ -7,14 +7,15 @@ import { addressFamily, prefixKey, prefixText, type Family } from '../engine/add
 import { SystemError } from '../ffi/errno.ts';
 import { createNamespace } from '../ffi/netns.ts';
 import { AGENT_PORT } from './demo/agent.ts';
-import { Bed, type Host, type LabNode } from './demo/bed.ts';
+import { Bed, type LabNode } from './demo/bed.ts';
 import { readCluster, type DemoCluster } from './demo/cluster.ts';
 import { CulvertNode } from './demo/culvert-node.ts';
 import { expectedOf } from './demo/expect.ts';
+import { servicesFor, tryServices, type Client, type ServiceTrial } from './demo/services.ts';
 import { addKernelPod, setUpKernelNode } from './demo/kernel-node.ts';
 import { CommandError, EXIT_FAILED, EXIT_NO_PERMISSION, EXIT_OK } from './exit.ts';
 import { aborted } from './run.ts';
-import { print, type OutputFormat } from './table.ts';
+import { print, table, type OutputFormat } from './table.ts';
 import { PACKAGE_FOLDER } from './version.ts';
 
 const CLUSTER_FILE = join(PACKAGE_FOLDER, 'deploy', 'demo', 'cluster.yaml');
@@ -55,15 +56,13 @@ export interface DemoReport {
   nodes: { name: string; kind: 'culvert' | 'kernel-vxlan'; podCidrs: string[] }[];
   pairs: Pair[];
   skipped: SkippedPair[];
+  services: ServiceTrial[];
   throughputMbps: number;
 }
 
 /** An end of a pair: a pod, or a node with the addresses it is known by. `missing` says why this
  * machine cannot have it; empty where it is there. */
-interface End {
-  name: string;
-  host: Host;
-  addresses: string[];
+interface End extends Client {
   missing: string;
 }
 
@@ -112,16 +111,20 @@ async function runDemo(
   ask(cluster, possible);
   const pairs = await tryPairs(possible, stop);
   stop.throwIfAborted();
+  const services = await trySomeServices(present, cluster, stop);
+  stop.throwIfAborted();
   say('measuring throughput');
   const throughputMbps = await measure(ends, cluster);
   stop.throwIfAborted();
   const report: DemoReport = {
-    ok: pairs.every(({ expected, seen }) => expected === seen) && throughputMbps > 0,
+    ok: pairs.every(({ expected, seen }) => expected === seen)
+      && services.every(({ ok }) => ok) && throughputMbps > 0,
     nodes: cluster.nodes.map(({ name, podCidrs }) => ({
       name, kind: cluster.kernelNodes.has(name) ? 'kernel-vxlan' : 'culvert', podCidrs,
     })),
     pairs,
     skipped,
+    services,
     throughputMbps,
   };
   show(report, options.output);
@@ -163,7 +166,7 @@ async function build(bed: Bed, cluster: DemoCluster, options: DemoOptions): Prom
     if (self === undefined) continue;
     if (!cluster.kernelNodes.has(name)) {
       culvertNodes.set(name, new CulvertNode(bed, node, {
-        name, source, podNetworks: podNetworks(cluster),
+        name, source, podNetworks: podNetworks(cluster), serviceNetworks: serviceNetworks(cluster),
       }));
     } else {
       const others = cluster.nodes.filter((other) => other !== self);
@@ -171,7 +174,7 @@ async function build(bed: Bed, cluster: DemoCluster, options: DemoOptions): Prom
     }
     const { addresses } = self;
     const host = { host: node.host, missing: missing.get(name) ?? '' };
-    ends.push({ name: `node/${name}`, addresses, ...host });
+    ends.push({ name: `node/${name}`, node: name, addresses, ...host });
   }
   say(`starting culvert on ${[...culvertNodes.keys()].join(', ')}`);
   await Promise.all([...culvertNodes.values()].map((node) => node.start()));
@@ -183,7 +186,7 @@ async function build(bed: Bed, cluster: DemoCluster, options: DemoOptions): Prom
     const host = culvert !== undefined
       ? await culvert.addPod({ namespace, name, uid, addresses, device })
       : await addKernelPod(bed, node, name, addresses);
-    const end = { name: `${namespace}/${name}`, host, addresses };
+    const end = { name: `${namespace}/${name}`, node: pod.node, host, addresses };
     ends.push({ ...end, missing: missing.get(pod.node) ?? '' });
   }
   return ends;
@@ -203,11 +206,30 @@ async function reasonWithout(name: string, setUp: () => Promise<void>): Promise<
 
 /** Networks that hold the nodes' podCIDRs: /16 for IPv4, /48 for IPv6, as clusters have them. */
 function podNetworks(cluster: DemoCluster): string[] {
-  const wide = cluster.nodes.flatMap(({ podCidrs }) => podCidrs).map((cidr) => {
-    const [address = ''] = cidr.split('/');
-    return prefixText(prefixKey(`${address}/${addressFamily(address) === 'IPv4' ? 16 : 48}`));
-  });
-  return [...new Set(wide)];
+  return around(cluster.nodes.flatMap(({ podCidrs }) => podCidrs), { IPv4: 16, IPv6: 48 });
+}
+
+/** Networks that hold the addresses of Services. */
+function serviceNetworks({ entries }: DemoCluster): string[] {
+  return around(servicesFor('', entries).flatMap(({ addresses }) => addresses),
+    { IPv4: 16, IPv6: 112 });
+}
+
+function around(places: string[], lengths: Record<Family, number>): string[] {
+  return [...new Set(places.map((place) => {
+    const [address = ''] = place.split('/');
+    return prefixText(prefixKey(`${address}/${lengths[addressFamily(address)]}`));
+  }))];
+}
+
+/** Nodes with the kernel's vxlan know no Services: there it is others who would serve them. */
+function trySomeServices(
+  present: End[], cluster: DemoCluster, stop: AbortSignal,
+): Promise<ServiceTrial[]> {
+  const { entries, kernelNodes } = cluster;
+  const clients = present.filter(({ node }) => !kernelNodes.has(node));
+  if (servicesFor('', entries).length > 0) say('trying Services');
+  return tryServices(entries, clients, present, stop);
 }
 
 /** Every pod with every other pod and node, each way; nodes among themselves are the underlay's. */
@@ -307,6 +329,7 @@ function show(report: DemoReport, output: OutputFormat): void {
       [...ends, ...seen, new Set(expected).size === 1 ? expected[0] ?? '' : expected.join('/')]);
   });
   if (output === 'json') return;
+  showServices(report.services);
   const wrong = report.pairs.filter(({ expected, seen }) => expected !== seen).length;
   process.stdout.write(`\n${report.pairs.length} pairs, ${wrong} not as expected, `
     + `${report.skipped.length} skipped; `
@@ -314,6 +337,15 @@ function show(report: DemoReport, output: OutputFormat): void {
   for (const reason of new Set(report.skipped.map((pair) => pair.reason))) {
     process.stdout.write(`skipped: ${reason}\n`);
   }
+}
+
+function showServices(services: ServiceTrial[]): void {
+  if (services.length === 0) return;
+  const headers = ['FROM', 'SERVICE', 'ADDRESS', 'ADMITTED TO', 'ANSWERED', 'SEES CLIENT', ''];
+  process.stdout.write(`\n${table(headers, services.map((one) => [
+    one.from, one.service, `${one.address} port ${one.port}`, one.admitted.join(',') || '-',
+    one.answered.join(',') || '-', one.seesClient ? 'yes' : 'no', one.ok ? '' : 'NOT AS EXPECTED',
+  ]))}`);
 }
 
 async function keepRunning(bed: Bed, stop: AbortSignal): Promise<void> {

@@ -16,6 +16,7 @@ export const AGENT_PORT = 8080;
 export type AgentRequest =
   | { verb: 'serve'; addresses?: string[] }
   | { verb: 'tcp'; address: string; timeoutMs: number }
+  | { verb: 'who'; address: string; port: number; timeoutMs: number }
   | { verb: 'udp'; address: string; size: number; timeoutMs: number }
   | { verb: 'sizes'; address: string; sizes: number[]; timeoutMs: number }
   | { verb: 'ping'; address: string; size: number; timeoutMs: number; ttl?: number }
@@ -38,8 +39,9 @@ const RESEND_MS = 1000;
 const IN_FLIGHT = 16;
 const SOCKET_BUFFER_BYTES = 1 << 20;
 
-/** Echoes datagrams. A TCP client's first line is `echo`, answered with the client's address, or
- * `upload`, after which the rest is hashed and the digest answered. */
+/** Echoes datagrams. A TCP client's first line is `echo`, answered with the client's address,
+ * `who`, answered with that and the server's own, or `upload`, after which the rest is hashed and
+ * the digest answered. */
 async function serve(addresses: string[]): Promise<void> {
   const server = createServer({ allowHalfOpen: true }, handle);
   await new Promise<void>((resolve, reject) => {
@@ -69,6 +71,7 @@ function handle(socket: Socket): void {
       const end = chunk.indexOf('\n');
       mode = chunk.subarray(0, end).toString();
       rest = chunk.subarray(end + 1);
+      if (mode === 'who') socket.end(`${socket.remoteAddress ?? ''} ${socket.localAddress ?? ''}\n`);
       if (mode === 'echo') socket.end(`${socket.remoteAddress ?? ''}\n`);
     }
     if (mode === 'upload') hash.update(rest);
@@ -84,9 +87,10 @@ function converse(
   address: string,
   timeoutMs: number,
   send: (socket: Socket) => void,
+  port = AGENT_PORT,
 ): Promise<string> {
   return new Promise((resolve, reject) => {
-    const socket = connect({ host: address, port: AGENT_PORT });
+    const socket = connect({ host: address, port });
     let answer = '';
     const timer = setTimeout(() => socket.destroy(new Error('no answer in time')), timeoutMs);
     socket.on('connect', () => send(socket));
@@ -103,6 +107,11 @@ function converse(
 async function tcp(address: string, timeoutMs: number): Promise<string> {
   const answer = await converse(address, timeoutMs, (socket) => socket.end('echo\n'));
   return answer.replace(/^::ffff:/, '');
+}
+
+async function who(address: string, port: number, timeoutMs: number): Promise<string> {
+  const answer = await converse(address, timeoutMs, (socket) => socket.end('who\n'), port);
+  return answer.replace(/::ffff:/g, '');
 }
 
 /** Sends random bytes and compares the digest that the other side saw. */
@@ -286,7 +295,9 @@ async function answer(request: AgentRequest): Promise<AgentAnswer> {
     if (request.verb === 'serve') await serve(request.addresses ?? ['0.0.0.0', '::']);
     else if (request.verb === 'end') process.exit();
     else if (request.verb === 'tcp') result.from = await tcp(request.address, request.timeoutMs);
-    else if (request.verb === 'udp') {
+    else if (request.verb === 'who') {
+      result.from = await who(request.address, request.port, request.timeoutMs);
+    } else if (request.verb === 'udp') {
       result.from = await udp(request.address, request.size, request.timeoutMs);
     } else if (request.verb === 'sizes') {
       const resent = await sizes(request.address, request.sizes, request.timeoutMs);

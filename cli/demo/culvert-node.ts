@@ -18,6 +18,7 @@ export interface CulvertNodeOptions {
   /** File or folder of Kubernetes objects. */
   source: string;
   podNetworks: string[];
+  serviceNetworks?: string[];
   extra?: string[];
 }
 
@@ -50,6 +51,8 @@ export class CulvertNode {
       '--node-name', this.options.name,
       '--underlay-interface', 'eth0',
       '--pod-networks', this.options.podNetworks.join(','),
+      ...(this.options.serviceNetworks === undefined ? []
+        : ['--service-networks', this.options.serviceNetworks.join(',')]),
       '--runtime-directory', this.runtimeDirectory,
       '--memory', 'small',
       '--handover-enabled', 'false',

@@ -67,7 +67,7 @@ export interface SliceFacts {
 }
 
 const ServicePortSchema = v.object({
-  name: maybe(v.string()), protocol: maybe(Protocol), port: Port,
+  name: maybe(v.pipe(v.string(), v.maxLength(253))), protocol: maybe(Protocol), port: Port,
 });
 
 const ClusterAddress = v.union([v.picklist(['', 'None']), Address], 'not an IP address or None');

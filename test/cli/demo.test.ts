@@ -43,6 +43,17 @@ const PairSchema = v.strictObject({
 const SkippedSchema = v.strictObject({
   ...v.pick(PairSchema, ['from', 'to', 'protocol', 'family']).entries, reason: v.string(),
 });
+const TrialSchema = v.strictObject({
+  from: v.string(),
+  service: v.string(),
+  family: v.picklist(FAMILIES),
+  address: v.string(),
+  port: v.number(),
+  admitted: v.array(v.string()),
+  answered: v.array(v.string()),
+  seesClient: v.boolean(),
+  ok: v.boolean(),
+});
 const ReportSchema = v.strictObject({
   ok: v.boolean(),
   nodes: v.array(v.strictObject({
@@ -50,6 +61,7 @@ const ReportSchema = v.strictObject({
   })),
   pairs: v.array(PairSchema),
   skipped: v.array(SkippedSchema),
+  services: v.array(TrialSchema),
   throughputMbps: v.number(),
 });
 type Report = v.InferOutput<typeof ReportSchema>;
@@ -185,8 +197,28 @@ testWith(npmReason, 'npm run demo tries every pair and prints one JSON document'
     assert.equal([pair.expected, pair.seen], [expected, expected], JSON.stringify(pair));
   }
   assertCovers(pairs);
+  assertServes(report);
   await run.assertNothingIsLeft();
 });
+
+/** Who gets which backends of the shipped Service, read by a person: `web` takes the API only, and
+ * its own node; the legacy program may not reach the API. */
+function assertServes({ services }: Report): void {
+  const wanted: Record<string, string[]> = {
+    'demo/api': ['demo/api', 'demo/web'], 'demo/web': ['demo/api'], 'demo/legacy': [],
+    'node/edge-1': ['demo/api', 'demo/web'], 'node/edge-2': ['demo/api'],
+  };
+  for (const [from, admitted] of Object.entries(wanted)) {
+    for (const family of FAMILIES) {
+      const trial = services.find((one) => one.from === from && one.family === family);
+      assert.is(trial?.ok, true, `${from} ${family}: ${JSON.stringify(trial)}`);
+      const others = (names: string[] | undefined): string[] =>
+        (names ?? []).filter((name) => name !== from).sort();
+      assert.equal(others(trial?.answered), others(admitted), `${from} ${family}`);
+      assert.is(trial?.seesClient, true);
+    }
+  }
+}
 
 /** What the pairs must have among them, said without the list of all. */
 function assertCovers(pairs: Report['pairs']): void {

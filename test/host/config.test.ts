@@ -54,6 +54,7 @@ function otherValue({ path, example }: SettingPath): { value: unknown; text: str
     netConf: NET_CONF,
     podNetworks: ['10.9.0.0/16', 'fd00:9::/48'],
     serviceNetworks: ['10.96.0.0/12', 'fd00:96::/112'],
+    'services.empty': 'drop',
     'underlay.addresses': ['192.0.2.9', '2001:db8::9'],
     'underlay.interface': 'eth9',
     'underlay.mtu': 1400,
