@@ -71,8 +71,9 @@ function handle(socket: Socket): void {
       const end = chunk.indexOf('\n');
       mode = chunk.subarray(0, end).toString();
       rest = chunk.subarray(end + 1);
-      if (mode === 'who') socket.end(`${socket.remoteAddress ?? ''} ${socket.localAddress ?? ''}\n`);
-      if (mode === 'echo') socket.end(`${socket.remoteAddress ?? ''}\n`);
+      const { remoteAddress = '', localAddress = '' } = socket;
+      if (mode === 'who') socket.end(`${remoteAddress} ${localAddress}\n`);
+      if (mode === 'echo') socket.end(`${remoteAddress}\n`);
     }
     if (mode === 'upload') hash.update(rest);
   });
