@@ -129,6 +129,11 @@ function followLater(packet: usize, transport: i32, key: usize, worker: i32, now
   setPacketFlow(worker, laterFlow(packet, transport, key, nowMs));
 }
 
+/** True where a next hop leads to a pod whose policy is not known yet. */
+export function isPending(hop: i32): bool {
+  return isClosed(endpointDevice(nextHopAt(hop)));
+}
+
 function isClosed(device: usize): bool {
   return device != 0 && deviceIsClosed(device);
 }
