@@ -71,6 +71,8 @@ export class Core {
     const core = new Core(module, makeMemory(map.size));
     writeDirectory(core.view, map, limits, ABI_VERSION);
     core.setDirectory(layout.DIRECTORY_FLOW_SEED, seed);
+    // No epoch of another life of the flow table is met again by chance.
+    core.setDirectory(layout.DIRECTORY_SERVICE_EPOCH, seed);
     writeFlowKeys(core.view, core.directory(layout.DIRECTORY_FLOW_SEED));
     const clear = (at: number, { prefixes, nodes, leaves }: PrefixLimits, leaf: number): void => {
       core.exports.prefixTableInit(at, prefixes, nodes, leaves, leaf);

@@ -26,6 +26,7 @@ export function trackError(
   nowMs: i32,
   fromLocal: bool,
 ): i32 {
+  setPacketFlow(worker, 0);
   const flow = quotedFlow(packet, transport, total, worker, nowMs, fromLocal);
   if (flow == 0 || flowIsSession(flow) || confirmFlow(flow, worker, nowMs) != REASON_NONE) {
     return judgeFlow(candidate, worker, nowMs);

@@ -20,16 +20,15 @@ import { REASON_FLOW_TABLE_FULL, REASON_NONE } from "./abi/verdict";
 import { flowFromB, flowMatches, flowOpens, flowSameWay, isIcmp } from "./flow-key";
 import { judgeFlow, policyEpoch } from "./policy/judge";
 import {
-  flowFind, flowInsert, flowIsSession, flowRemove, flowTimeLeft, packetFlow, setPacketFlow,
+  flowFind, flowInsert, flowIsSession, flowRemove, flowTimeLeft, setPacketFlow,
 } from "./table/flow";
 
-/** Looks up the flow that a packet would open, `candidate`, unless it is the one that the packet's
+/** Looks up the flow that a packet would open, `candidate`, unless it is `hint`, the one that its
  * session led to, and judges what must be judged.
  * REASON_NONE lets the packet pass. */
 // @ts-ignore: decorator
 @inline
-export function trackPacket(candidate: usize, worker: i32, nowMs: i32): i32 {
-  const hint = packetFlow(worker);
+export function trackPacket(candidate: usize, worker: i32, nowMs: i32, hint: usize = 0): i32 {
   const flow = hint != 0 && flowMatches(hint, candidate) ? hint : flowFind(candidate);
   if (flow == 0) return openFlow(candidate, worker, nowMs);
   if (isQuiet(flow, candidate) && load<i32>(flow, FLOW_EXPIRES) - nowMs > 0
@@ -61,6 +60,7 @@ function isQuiet(flow: usize, seen: usize): bool {
 
 /** Takes note of any other packet of a flow. A session is none: its Service has gone. */
 function trackChange(flow: usize, candidate: usize, worker: i32, nowMs: i32): i32 {
+  setPacketFlow(worker, 0);
   if (flowTimeLeft(flow, nowMs) <= 0 || flowIsSession(flow)) {
     flowRemove(worker, flow);
     return openFlow(candidate, worker, nowMs);

@@ -27,7 +27,7 @@ import { followPacket, trackPacket } from "./flow-track";
 import { lockFlows, unlockFlows } from "./lock";
 import { directory, packetStart, packetTranslated } from "./packet";
 import { settle } from "./service/settle";
-import { flowCandidate, flowSweep, setPacketFlow } from "./table/flow";
+import { flowCandidate, flowSweep, packetFlow, setPacketFlow } from "./table/flow";
 import {
   deviceEgress, deviceIngress, deviceIsClosed, endpointDevice, nextHopAt, nextHopKind,
 } from "./table/record";
@@ -55,10 +55,10 @@ export function enforce(
   const packet = packetStart(descriptor);
   const transport = ipTransport(packet);
   lockFlows(worker);
-  if (packetTranslated(descriptor) == 0) setPacketFlow(worker, 0);
+  const hint = packetTranslated(descriptor) == 0 ? <usize>0 : packetFlow(worker);
   const isPlain = !isFragment(transport) && !isHeaderless(transport);
   let reason = isPlain
-    ? trackWhole(packet, transport, worker, nowMs, from != 0)
+    ? trackWhole(packet, transport, worker, nowMs, from != 0, hint)
     : trackPiece(packet, transport, worker, nowMs, hasRuleSet(from) || hasRuleSet(to));
   if (reason == REASON_FLOW_TABLE_FULL && !hasRuleSet(from) && !hasRuleSet(to)) {
     reason = REASON_NONE;
@@ -99,18 +99,24 @@ export function sweepFlows(worker: i32, nowMs: i32): void {
   unlockFlows();
 }
 
-function trackWhole(packet: usize, transport: i32, worker: i32, nowMs: i32, fromPod: bool): i32 {
+/** `hint` is the flow that the packet's session led to, or 0. */
+// @ts-ignore: decorator
+@inline
+function trackWhole(
+  packet: usize, transport: i32, worker: i32, nowMs: i32, fromPod: bool, hint: usize,
+): i32 {
   const candidate = flowCandidate(worker);
   const total = ipTotalLength(packet);
   writeFlowKey(candidate, packet, transport, total);
-  if (!flowIsError(candidate)) return trackPacket(candidate, worker, nowMs);
+  if (!flowIsError(candidate)) return trackPacket(candidate, worker, nowMs, hint);
   return trackError(packet, transport, total, candidate, worker, nowMs, fromPod);
 }
 
 /** Where no rule set looks at either end, nothing depends on flows: what has none passes. */
 function trackPiece(packet: usize, transport: i32, worker: i32, nowMs: i32, judged: bool): i32 {
+  setPacketFlow(worker, 0);
   if (judged) return trackFragment(packet, transport, ipTotalLength(packet), worker, nowMs);
-  if (!isHeaderless(transport)) return trackWhole(packet, transport, worker, nowMs, false);
+  if (!isHeaderless(transport)) return trackWhole(packet, transport, worker, nowMs, false, 0);
   const key = flowCandidate(worker);
   writeFlowKey(key, packet, transport, ipTotalLength(packet));
   followLater(packet, transport, key, worker, nowMs);
@@ -121,6 +127,11 @@ function trackPiece(packet: usize, transport: i32, worker: i32, nowMs: i32, judg
 function followLater(packet: usize, transport: i32, key: usize, worker: i32, nowMs: i32): void {
   if (!isLaterFragment(transport)) return;
   setPacketFlow(worker, laterFlow(packet, transport, key, nowMs));
+}
+
+/** True where a next hop leads to a pod whose policy is not known yet. */
+export function isPending(hop: i32): bool {
+  return isClosed(endpointDevice(nextHopAt(hop)));
 }
 
 function isClosed(device: usize): bool {

@@ -11,10 +11,10 @@ import {
 import {
   DIRECTION_INBOUND, DIRECTION_OUTBOUND, EVENT_OUTER_FRAGMENTED, REASON_BLACKHOLE,
   REASON_DEVICE_UNKNOWN, REASON_HOP_LIMIT, REASON_NONE, REASON_NOT_LOCAL, REASON_NO_ROUTE,
-  REASON_PROHIBITED, REASON_SERVICE_PEER, REASON_TOO_BIG,
+  REASON_POLICY_PENDING, REASON_PROHIBITED, REASON_SERVICE_PEER, REASON_TOO_BIG,
 } from "./abi/verdict";
 import { countEvents, countReceived, countSent, drop } from "./count";
-import { enforce } from "./flow";
+import { enforce, isPending } from "./flow";
 import { answerWithError } from "./icmp-error";
 import { cutSegments } from "./offload/segment";
 import {
@@ -60,7 +60,7 @@ export function forwardOutbound(
   let record = nextHopAt(nextHop);
   let reason = REASON_NONE;
   if (nextHopKind(record) == NEXT_HOP_KIND_SERVICE) {
-    reason = serve(descriptor, worker, nowMs);
+    reason = isPending(source) ? REASON_POLICY_PENDING : serve(descriptor, worker, nowMs);
     nextHop = routeDestination(packetStart(descriptor));
     record = nextHopAt(nextHop);
   }

@@ -34,6 +34,11 @@ const STATES: readonly Backend['state'][] = ['ready', 'draining', 'distant', 'un
 /** The first 12 bytes of an IPv4-mapped address (RFC 4291 section 2.5.5.2). */
 const MAPPED = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
 
+/** A Service that says two things of one front. */
+class ContradictionError extends Error {
+  override name = 'ContradictionError';
+}
+
 /** What a Service's routes are for: its addresses lead to the core's own next hop for Services. */
 export type ClaimAddresses = (owner: string, addresses: string[]) => void;
 
@@ -74,6 +79,7 @@ export class ServiceTables {
   #owned = new Map<string, Set<string>>();
   /** Fronts that a Service wants and another has: by owner, a line for each. */
   #contested = new Map<string, string[]>();
+  #refused = new Map<string, { service: Service; reason: string }>();
   #backends = 0;
 
   constructor(core: Core, limits: ServiceLimits, claim: ClaimAddresses = () => {}) {
@@ -86,19 +92,21 @@ export class ServiceTables {
     this.#pool = new IndexPool(core, 0, core.directory(DIRECTORY_FRONT_LIMIT));
   }
 
-  /** Puts a change into force, each Service of it as a whole. Throws TableFullError where it does
-   * not fit, and an Error where a Service contradicts itself; that Service is as before then, and
-   * those after it. */
+  /** Puts a change into force, each Service of it as a whole, as far as the tables take it: see
+   * problems(). One that does not fit, or contradicts itself, is as it was before. */
   apply({ services, removedServices }: ServiceChange): void {
     for (const name of removedServices) this.#remove(nameOf(name));
-    for (const service of services) this.#put(service);
+    for (const service of services) this.#putOrRefuse(service);
     this.#retryContested();
+    this.#retryRefused();
   }
 
   /** Makes `services` all there are. */
   replace(services: Service[]): void {
     const names = new Set(services.map(nameOf));
-    const removedServices = [...this.#services.values()].filter((one) => !names.has(nameOf(one)));
+    const refused = [...this.#refused.values()].map(({ service }) => service);
+    const known = [...this.#services.values(), ...refused];
+    const removedServices = known.filter((one) => !names.has(nameOf(one)));
     this.apply({ services, removedServices });
   }
 
@@ -107,9 +115,11 @@ export class ServiceTables {
     return [...this.#services.values()];
   }
 
-  /** What is not as the cluster says: fronts that two Services want. */
+  /** What is not as the cluster says: fronts that two Services want, Services that found a table
+   * full or contradict themselves. */
   problems(): string[] {
-    return [...this.#contested.values()].flat();
+    return [...this.#contested.values()].flat().concat(
+      [...this.#refused].map(([name, { reason }]) => `service ${name}: ${reason}`));
   }
 
   /** Tables and their fill, for `culvert status`. */
@@ -135,6 +145,28 @@ export class ServiceTables {
       }
     }
     return counts;
+  }
+
+  #putOrRefuse(service: Service): boolean {
+    const owner = nameOf(service);
+    this.#refused.delete(owner);
+    try {
+      this.#put(service);
+      return true;
+    } catch (error) {
+      const isRefusal = error instanceof TableFullError || error instanceof ContradictionError;
+      if (!isRefusal) throw error;
+      this.#refused.set(owner, { service, reason: error.message });
+      return false;
+    }
+  }
+
+  /** What found a table full is tried again with every change, in turn, until one finds it so
+   * again. */
+  #retryRefused(): void {
+    for (const { service } of [...this.#refused.values()]) {
+      if (!this.#putOrRefuse(service)) return;
+    }
   }
 
   /** A Service's routes lead to it from when its fronts are there until they go. */
@@ -164,6 +196,7 @@ export class ServiceTables {
   }
 
   #remove(owner: string): void {
+    this.#refused.delete(owner);
     if (!this.#services.delete(owner)) return;
     this.#claim(owner, []);
     this.#contested.delete(owner);
@@ -175,7 +208,7 @@ export class ServiceTables {
   #retryContested(): void {
     for (const owner of [...this.#contested.keys()]) {
       const service = this.#services.get(owner);
-      if (service !== undefined) this.#put(service);
+      if (service !== undefined) this.#putOrRefuse(service);
     }
   }
 
@@ -306,7 +339,7 @@ function wantedFronts(service: Service): Wanted[] {
   for (const address of service.addresses) {
     for (const port of service.ports) {
       const key = `${address} ${port.protocol} ${port.port}`;
-      if (wanted.has(key)) throw new Error(`service ${nameOf(service)}: ${key} comes twice`);
+      if (wanted.has(key)) throw new ContradictionError(`${key} comes twice`);
       wanted.set(key, { key, address, port, service });
     }
   }

@@ -227,6 +227,20 @@ for (const family of FAMILIES) {
   });
 }
 
+test('a pod whose policy is not known hears nothing of Services', () => {
+  const bed = bedWith();
+  const devices = bed.core.directory(layout.DIRECTORY_DEVICES);
+  const closed = devices + (bed.device('a') * layout.DEVICE_STRIDE) + layout.DEVICE_CLOSED;
+  for (const destinationPort of [80, 81]) {
+    bed.core.view.setUint32(closed, 1, true);
+    const packet = tcpPacket(request('IPv4', { destinationPort }), TCP.syn);
+    const verdict = bed.send('a', packet);
+    assert.equal([fateOf(verdict), verdict.sent], ['policyPending', false]);
+    bed.core.view.setUint32(closed, 0, true);
+    assert.is(bed.send('a', packet).sent, true);
+  }
+});
+
 test('the same ends and ports by two Services, and by a connection of its own', () => {
   const bed = bedWith(REMOTE.IPv4, OTHER.IPv4);
   bed.serve(service(['10.96.0.11'], [REMOTE.IPv4, OTHER.IPv4], { name: 'second' }),

@@ -51,6 +51,7 @@ export const FLOW_FLAG_SESSION = 32;          // a pair's first: as the client o
 export const FLOW_FLAG_TRANSLATED = 64;       // a pair's second: as its backend has it
 // Signal: TCP's flags, ICMP's type, SCTP's first chunk type. A session has in the words of answers:
 export const SESSION_EPOCH = 48;              // service epoch in which its backend was there
+export const SESSION_FRONT_EPOCH = 52;        // epoch of the front that had it
 // An affinity is an entry of protocol 0: client, with the protocol for a port, and front.
 export const AFFINITY_SEED = 56;              // of the client's backend
 export const FLOW_GROUP_SIZE = 16;

@@ -22,7 +22,7 @@ import {
 } from "../abi/layout";
 import {
   AFFINITY_SEED, FLOW_EXPIRES, FLOW_PROTOCOL, FLOW_STATE, FLOW_STATE_CLOSING, FLOW_STATE_NEW,
-  SESSION_EPOCH,
+  SESSION_EPOCH, SESSION_FRONT_EPOCH,
 } from "../abi/policy";
 import {
   BACKEND_ADDRESS, BACKEND_PORT, FRONT_AFFINITY, FRONT_COUNTS_REFUSED, FRONT_EPOCH, FRONT_FLAGS,
@@ -170,10 +170,12 @@ function keepsBackend(session: usize, pair: usize): bool {
   if (load<i32>(session, SESSION_EPOCH) == epoch) return true;
   const front = frontOf(session);
   if (front == 0) return false;
-  const isChanged = load<i32>(front, FRONT_EPOCH) - load<i32>(session, SESSION_EPOCH) > 0;
+  const frontEpoch = load<i32>(front, FRONT_EPOCH);
+  const isChanged = frontEpoch != load<i32>(session, SESSION_FRONT_EPOCH);
   const port = <u16>(flowOpenerPorts(pair) >>> 16);
   if (isChanged && !hasBackend(front, flowDestination(pair), port)) return false;
   store<i32>(session, epoch, SESSION_EPOCH);
+  store<i32>(session, frontEpoch, SESSION_FRONT_EPOCH);
   return true;
 }
 
@@ -188,6 +190,7 @@ function chooseBackend(key: usize, worker: i32, nowMs: i32): i32 {
   store<i32>(key, serviceEpoch(), SESSION_EPOCH); // before the front is read
   const front = frontOf(key);
   if (front == 0) return REASON_SERVICE_PORT;
+  store<i32>(key, load<i32>(front, FRONT_EPOCH), SESSION_FRONT_EPOCH);
   const count = <i32>load<u16>(front, FRONT_OFFERED);
   if (count == 0) {
     countFront(worker, front, FRONT_COUNTS_REFUSED);
