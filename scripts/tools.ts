@@ -27,6 +27,7 @@ export const TOOLS: readonly Tool[] = [
   { name: 'iperf3', package: 'iperf3', program: 'usr/bin/iperf3', always: '' },
   // As root, tcpdump becomes the user that its package would have made, unless told another.
   { name: 'tcpdump', package: 'tcpdump', program: 'usr/bin/tcpdump', always: '-Z root' },
+  { name: 'dnsmasq', package: 'dnsmasq-base', program: 'usr/sbin/dnsmasq', always: '' },
   { name: 'nft', package: 'nftables', program: 'usr/sbin/nft', always: '' },
   // The CNI project's own plugins, named after one of them, and a runtime that calls plugins.
   { name: 'cni-bridge', package: 'containernetworking-plugins', program: 'usr/lib/cni/bridge',
