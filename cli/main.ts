@@ -260,7 +260,7 @@ function addPolicy(program: Command): void {
   policy.command('explain').description('why a flow is allowed or denied')
     .addOption(objectsOption())
     .requiredOption('--from <end>', 'NAMESPACE/POD, an IP address or node:NAME')
-    .requiredOption('--to <end>', 'likewise')
+    .requiredOption('--to <end>', 'likewise, or service:NAMESPACE/NAME')
     .requiredOption('--port <port>', 'as 80/TCP, 53/UDP or ICMP')
     .addOption(new Option('--family <family>', 'where both ends have both')
       .choices(['IPv4', 'IPv6']))

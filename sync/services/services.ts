@@ -7,7 +7,8 @@ import { createHash } from 'node:crypto';
 import { addressFamily } from '../../engine/address.ts';
 import type { Backend, Service, ServiceChange } from '../../engine/model.ts';
 import { PART_LIMIT, SERVICE_BACKEND_LIMIT, SERVICE_PORT_LIMIT } from '../../engine/model.ts';
-import { compareText } from '../fields.ts';
+import { compareText, labelValue } from '../fields.ts';
+import type { Labels } from '../fields.ts';
 import { chooseBackends } from './choice.ts';
 import type { Candidate } from './choice.ts';
 import type { EndpointFacts, FrontPort, ServiceFacts, SliceFacts } from './objects.ts';
@@ -20,6 +21,8 @@ interface ServiceRecord {
   told: string;
 }
 
+/** Labels that name a node's zone, the one of old last. */
+const ZONE_LABELS = ['topology.kubernetes.io/zone', 'failure-domain.beta.kubernetes.io/zone'];
 /** Weight of a part at most: more than the heaviest Service, and far below what a frame holds. */
 export const PART_WEIGHT = 10_500;
 const CONDITIONS: readonly EndpointFacts['condition'][] = ['ready', 'draining', 'unready'];
@@ -70,8 +73,10 @@ export class Services {
     this.#touched.add(owner);
   }
 
-  /** Takes the zone of our node; empty for none. */
-  setZone(zone: string): void {
+  /** Takes the labels of our node, which name its zone. */
+  setNodeLabels(labels: Labels): void {
+    const zones = ZONE_LABELS.map((label) => labelValue(labels, label) ?? '');
+    const zone = zones.find((name) => name !== '') ?? '';
     if (zone === this.#zone) return;
     this.#zone = zone;
     for (const key of this.#records.keys()) this.#touched.add(key);
