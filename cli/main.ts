@@ -84,15 +84,14 @@ function addRun(program: Command): void {
       if (typeof given === 'string') setAt(flags, path, fromText(given, example));
     }
     if (options['stopOnStdinEnd'] === true) stopOnStdinEnd();
-    saveMemory();
     const file = typeof options['config'] === 'string' ? options['config'] : undefined;
     const { runDaemon } = await import('./run.ts');
     await runDaemon(file, process.env, flags, stopOnSignals());
   });
 }
 
-/** Has the heap grow in small steps, for programs that live beside pods on a small board. Without
- * it twice as much is held as is used. */
+/** Has the heap grow in small steps, for a program that lives beside pods on a small board and has
+ * time. Without it twice as much is held as is used. */
 function saveMemory(): void {
   for (const flag of ['--optimize-for-size', '--semi-space-growth-factor=1']) {
     setFlagsFromString(flag);

@@ -177,7 +177,7 @@ export const RevisionAnswerSchema = v.strictObject({
 });
 export type RevisionAnswer = v.InferOutput<typeof RevisionAnswerSchema>;
 
-/** `resume`: does the host still have what that session told it? The answer is `applied` with the
+/** `resume`: does the host still have what it was told before? The answer is `applied` with the
  * revision that it has, from which deltas go on, or `resync`. */
 export const ResumeSchema = v.strictObject({ session: Session });
 
@@ -264,8 +264,8 @@ export const EndpointReportSchema = v.strictObject({
 });
 
 /** `status`. `sync.staleSince` is the time from which on the state in force may not be that of the
- * cluster any more, null while it is. Drops are packets by reason, for each direction. `handover` is
- * what an earlier daemon has left, `flows` being null where no table could be used, and who keeps
+ * cluster any more, null while it is. Drops are packets by reason, for each direction. `handover`
+ * is what an earlier daemon has left, `flows` being null where no table could be used, and who keeps
  * things for the next. */
 export const StatusReportSchema = v.strictObject({
   version: v.string(),

@@ -94,7 +94,8 @@ export function pod(size: ClusterSize, index: number): object {
         ({ type, status: 'True', lastTransitionTime: CREATED })),
       containerStatuses: [{ name: 'main', ready: true, restartCount: 0,
         image: IMAGE + hex(app, 64),
-        containerID: `containerd://${hex(index, 64)}`, state: { running: { startedAt: CREATED } } }],
+        containerID: `containerd://${hex(index, 64)}`,
+        state: { running: { startedAt: CREATED } } }],
     },
   };
 }
