@@ -32,7 +32,7 @@ export function changeTo(whole: PolicyChange, there: PolicyThere): PolicyChange 
 }
 
 /** Enters the first identities of all, which takes no transition: no verdict depends on them.
- * `count` is told what each prefix had and has. Throws where they do not fit; then none is there. */
+ * `count` is told what each prefix had and has. Throws where they do not fit; then none stays. */
 export function enterFirst(
   tables: IdentityTables, identities: PolicyChange['identities'],
   count: (had: number, value: number) => void,
