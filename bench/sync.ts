@@ -7,7 +7,7 @@
 //
 // Memory is what the kernel says is in RAM (VmRSS), and the most that was (VmHWM). A change is
 // timed from the patch of a pod's label at the server to the revision that the daemon says is in
-// force; asking it takes up to a millisecond, which is counted.
+// force, which it is asked every millisecond; that is counted.
 
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { spawn } from 'node:child_process';
@@ -36,6 +36,8 @@ const START_TIMEOUT_MS = 60_000;
 const READ_TIMEOUT_MS = 600_000;
 const CHANGE_TIMEOUT_MS = 10_000;
 const BETWEEN_MS = 20;
+/** How often it is asked: what asks without end is in the way of what it asks for. */
+const ASK_MS = 1;
 
 export interface SyncBenchOptions {
   size: ClusterSize;
@@ -160,6 +162,7 @@ async function timeChanges(
     server.tell(JSON.stringify({ relabel: index, tier: isWeb ? 'db' : 'web' }));
     const deadline = performance.now() + CHANGE_TIMEOUT_MS;
     while ((await status()).sync.revision === before) {
+      await sleep(ASK_MS);
       if (performance.now() > deadline) throw new Error(`change ${change} never came`);
     }
     const doneMs = performance.timeOrigin + performance.now();

@@ -26,6 +26,7 @@ import { diskFiles } from './durable.ts';
 import { Endpoints } from './endpoints.ts';
 import { Freshness } from './freshness.ts';
 import { Handover } from './handover.ts';
+import { Heap } from './heap.ts';
 import { Intake } from './intake.ts';
 import { Ipam } from './ipam.ts';
 import { controlMethods, nodeFacts } from './methods.ts';
@@ -114,6 +115,7 @@ export class Host {
   readonly #lock: number;
   /** The cluster's pods of this node, by namespace and name. */
   readonly #pods = new Map<string, Pod>();
+  readonly #heap = new Heap();
   #isStopping = false;
   #warned = '';
 
@@ -255,6 +257,7 @@ export class Host {
     this.#underlayWatch.close();
     const isKept = isLeft && this.handover.keeper !== 'none';
     this.attachments.close();
+    this.#heap.close();
     await Promise.allSettled([this.control.close(), this.sync.close()]);
     this.observer.close();
     if (!isKept) await this.endpoints.close();
@@ -390,6 +393,7 @@ export class Host {
   async #take(snapshot: Snapshot): Promise<void> {
     await this.#applySnapshot(snapshot);
     this.lastKnown.replace(snapshot);
+    this.#heap.settleSoon();
     this.options.log.info(
       { revision: snapshot.revision, nodes: snapshot.nodes.length }, 'snapshot in force');
   }
