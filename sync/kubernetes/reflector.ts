@@ -277,10 +277,14 @@ export class Reflector {
     }
   }
 
+  /** What comes before an error in a chunk counts: the next watch begins after it. */
   #push(stream: JsonStream, chunk: Buffer): void {
     this.counters.bytes += chunk.length;
-    stream.push(chunk);
-    this.#options.sink.flush();
+    try {
+      stream.push(chunk);
+    } finally {
+      this.#options.sink.flush();
+    }
   }
 
   #open({ isInitial }: Watch): void {
