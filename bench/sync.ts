@@ -107,7 +107,7 @@ async function measureOurs(
     CLI, 'sync', ...common, '--source', 'kubernetes', '--kubeconfig', kubeconfig,
     '--stop-on-stdin-end',
   ]);
-  const line = await sidecar.logged('host has everything', READ_TIMEOUT_MS);
+  const line = await sidecar.logged('host is up to date', READ_TIMEOUT_MS);
   const readMs = performance.now() - startMs;
   const { ms: snapshotMs } = JSON.parse(line) as { ms: number };
   const { nodes, pods } = await status();
