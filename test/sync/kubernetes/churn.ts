@@ -180,7 +180,9 @@ async function inject(server: TestApiServer, cluster: Cluster, random: Random): 
     default: {
       const where = random.oneIn(2) ? { afterEvents: random.below(50) }
         : { afterBytes: random.below(50_000) };
-      server.faults.add({ ...fault, ...where, match });
+      // Events in another order and then a cut: what was overtaken is lost, and nothing shows it.
+      // No server does that.
+      server.faults.add({ ...fault, ...fault.reversed === undefined ? where : {}, match });
       return server.dropWatches('end', resource);
     }
   }
