@@ -19,8 +19,8 @@ interface OutputOption {
 }
 
 /** Flags of V8 for programs that live beside pods on a small board: young objects get no more room
- * than at first, and, where there is time, all of the heap grows in small steps. Without these twice
- * as much is held as is used. */
+ * than at first, and, where there is time, all of the heap grows in small steps. Without these
+ * twice as much is held as is used. */
 const SMALL_YOUNG_SPACE = '--semi-space-growth-factor=1';
 const SMALL_STEPS = '--optimize-for-size';
 

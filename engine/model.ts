@@ -265,8 +265,8 @@ export const EndpointReportSchema = v.strictObject({
 
 /** `status`. `sync.staleSince` is the time from which on the state in force may not be that of the
  * cluster any more, null while it is. Drops are packets by reason, for each direction. `handover`
- * is what an earlier daemon has left, `flows` being null where no table could be used, and who keeps
- * things for the next. */
+ * is what an earlier daemon has left, `flows` being null where no table could be used, and who
+ * keeps things for the next. */
 export const StatusReportSchema = v.strictObject({
   version: v.string(),
   nodeName: Name,
