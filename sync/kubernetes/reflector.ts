@@ -284,8 +284,12 @@ export class Reflector {
 
   #push(stream: JsonStream, chunk: Buffer): void {
     this.counters.bytes += chunk.length;
-    stream.push(chunk);
-    this.#options.sink.flush();
+    try {
+      stream.push(chunk);
+    } finally {
+      // What came before an error counts, and nothing may come after it.
+      this.#options.sink.flush();
+    }
   }
 
   #open({ isInitial }: Watch): void {
