@@ -282,12 +282,12 @@ export class Reflector {
     }
   }
 
-  /** What comes before an error in a chunk counts: the next watch begins after it. */
   #push(stream: JsonStream, chunk: Buffer): void {
     this.counters.bytes += chunk.length;
     try {
       stream.push(chunk);
     } finally {
+      // What came before an error counts, and nothing may come after it.
       this.#options.sink.flush();
     }
   }

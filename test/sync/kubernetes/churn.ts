@@ -191,7 +191,7 @@ async function inject(server: TestApiServer, cluster: Cluster, random: Random): 
 const FAULTS: readonly Fault[] = [
   { then: 'cut' }, { then: 'end' }, { then: 'hang' }, { then: 'garbage' },
   { errorCode: 410 }, { errorCode: 500 }, { copies: 2 }, { copies: 3 }, { reversed: 3 },
-  { padBytes: 100_000 }, { status: 429, retryAfterSeconds: 0 }, { status: 500, times: 2 },
+  { padBytes: 20_000 }, { status: 429, retryAfterSeconds: 0 }, { status: 500, times: 2 },
   { status: 503, text: 'not ready' }, { delayMs: 50 },
 ];
 
