@@ -265,7 +265,7 @@ export class Host {
 
   async #open(): Promise<void> {
     const { log, times } = this.options;
-    const limits = [...this.tier.limits, ...this.underlay.tap?.limits ?? []];
+    const limits = [...this.tier.limits, ...this.underlay.limits];
     const workers = this.dataPlane.workers.length;
     log.info({ tier: this.tier.name, limits, workers }, 'data plane tier');
     await this.nodeDevice.open();
