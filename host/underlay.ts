@@ -3,7 +3,9 @@
 import { addressFamily, type Family } from '../engine/address.ts';
 import { closeFd } from '../ffi/file.ts';
 import type { Links } from '../ffi/netlink.ts';
-import { joinDatagrams, openUdpSocket, receiveTos, shareAddress } from '../ffi/socket.ts';
+import {
+  joinDatagrams, openUdpSocket, receiveBufferBytes, receiveTos, shareAddress,
+} from '../ffi/socket.ts';
 import type { HostConfig } from './config.ts';
 import type { Handover } from './handover.ts';
 import {
@@ -79,6 +81,19 @@ export class Underlay {
       underlay.close();
       throw error;
     }
+  }
+
+  /** What is less than it could be, and why. */
+  get limits(): string[] {
+    const [receiver] = this.sockets.flatMap(({ receivers }) => receivers);
+    const limits = [...this.tap?.limits ?? []];
+    // The kernel tells twice what it was asked for, its own needs included: socket(7).
+    const wanted = RECEIVE_BUFFER_BYTES;
+    const granted = receiver === undefined ? wanted : receiveBufferBytes(receiver) / 2;
+    if (granted < wanted) {
+      limits.push(`receive queue of ${granted} bytes in place of ${wanted}: net.core.rmem_max`);
+    }
+    return limits;
   }
 
   close(): void {
