@@ -179,7 +179,7 @@ export const RevisionAnswerSchema = v.strictObject({
 });
 export type RevisionAnswer = v.InferOutput<typeof RevisionAnswerSchema>;
 
-/** `resume`: does the host still have what a session told it? The answer is `applied` with the
+/** `resume`: does the host still have what it was told before? The answer is `applied` with the
  * revision that it has, from which deltas go on, or `resync`. */
 export const ResumeSchema = v.strictObject({ session: Session });
 

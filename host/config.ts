@@ -13,7 +13,7 @@ import type { ProfileName } from '../engine/memory-map.ts';
 import { FLANNEL_VXLAN_PORT, NetConfError, parseNetConf } from '../engine/net-conf.ts';
 import { fieldPath, issuePath, issueReason } from '../engine/shape.ts';
 import type { FaultOptions } from './device/fault.ts';
-import { TIERS, type TierName } from './tier.ts';
+import { TIERS, type TierName } from './tier-names.ts';
 
 export interface HostConfig {
   nodeName: string;

@@ -16,6 +16,18 @@ export function intern(text: string): string {
   return text;
 }
 
+const PART_LIMIT = 4096;
+const parts = new Map<string, string>();
+
+/** The same for longer texts, of which there are fewer: policies of many namespaces are alike. */
+export function internPart(text: string): string {
+  const known = parts.get(text);
+  if (known !== undefined) return known;
+  if (parts.size >= PART_LIMIT) parts.clear();
+  parts.set(text, text);
+  return text;
+}
+
 const VALUE_LIMIT = 8192;
 const values = new Map<string, unknown>();
 

@@ -243,7 +243,7 @@ export class Sender {
     if (this.#outbox.isLost) return;
     this.#taken(revision, answer);
     const ms = Math.round(performance.now() - startMs);
-    this.#options.log.info({ revision, ms }, 'host has everything');
+    this.#options.log.info({ revision, ms }, 'host is up to date');
   }
 
   async #sendParts(connection: Connection, revision: number, whole: Whole): Promise<void> {
@@ -268,7 +268,7 @@ export class Sender {
       throw new Error(`the host has revision ${revision} after it was sent ${sent}`);
     }
     this.#confirm(sent);
-    this.#options.log.debug({ revision }, 'host is up to date');
+    this.#options.log.debug({ revision }, 'host has the change');
   }
 
   #confirm(revision: number): void {
