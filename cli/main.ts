@@ -123,7 +123,9 @@ function addSync(program: Command): void {
       if (options.stopOnStdinEnd === true) stopOnStdinEnd();
       for (const flag of [SMALL_YOUNG_SPACE, SMALL_STEPS]) setFlagsFromString(flag);
       const { runSync } = await import('../sync/main.ts');
-      const { makeLog } = await import('./run.ts');
+      const { makeLog } = await import('./log.ts');
+      const { Heap } = await import('../host/heap.ts');
+      const heap = new Heap();
       await runSync({
         source: options.source,
         socket: `${options.runtimeDirectory}/sync.sock`,
@@ -131,6 +133,7 @@ function addSync(program: Command): void {
         version: VERSION,
         signal: stopOnSignals(),
         cluster: { ...options, environment: process.env },
+        sender: { onWhole: () => heap.settleSoon() },
       }, makeLog('sync', options.logLevel));
     });
 }

@@ -1,7 +1,6 @@
 // `culvert run`: the daemon from its first line to a clean end, and what long-running verbs share.
 
 import { existsSync } from 'node:fs';
-import { pino, type Logger } from 'pino';
 import { SystemError } from '../ffi/errno.ts';
 import { ConfigError, loadConfig, type HostConfig, type Settings } from '../host/config.ts';
 import { SecondInstanceError } from '../host/derived.ts';
@@ -10,6 +9,7 @@ import { StartTimes } from '../host/start-times.ts';
 import { TierError } from '../host/tier.ts';
 import { notifyReady, SystemdStore } from '../host/systemd-store.ts';
 import { CommandError, EXIT_CONFIG, EXIT_FAILED, EXIT_NO_PERMISSION } from './exit.ts';
+import { makeLog } from './log.ts';
 import { CORE_PATH, VERSION } from './version.ts';
 
 export const DEFAULT_CONFIG = '/etc/culvert/config.yaml';
@@ -59,16 +59,6 @@ function explain(error: unknown): Error {
   const isDenied = ['EPERM', 'EACCES'].includes(error.code);
   const isMissing = isDenied || error.object.includes('/dev/net/tun');
   return new CommandError(isMissing ? EXIT_NO_PERMISSION : EXIT_FAILED, error.message);
-}
-
-/** JSON lines on standard error; standard output is for answers. */
-export function makeLog(component: string, level: string): Logger {
-  return pino({
-    level,
-    base: { component },
-    timestamp: pino.stdTimeFunctions.isoTime,
-    formatters: { level: (label) => ({ level: label }) },
-  }, pino.destination({ fd: 2, sync: true }));
 }
 
 /** Resolves when the signal is given. */

@@ -1,5 +1,6 @@
 // Memory that a snapshot takes on its way through the process and that nobody needs afterwards: the
-// collector would come for it when more is wanted, which on a quiet node is never.
+// collector would come for it when more is wanted, which on a quiet node is never. The sidecar has
+// as much of it as the daemon, from reading the cluster.
 
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';

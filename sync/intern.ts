@@ -41,3 +41,8 @@ export function internValue<T>(value: T): T {
   values.set(text, value);
   return value;
 }
+
+/** Forgets which texts and values were met: after many objects, few are going to come. */
+export function forgetInterned(): void {
+  for (const known of [texts, parts, values]) known.clear();
+}

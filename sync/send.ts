@@ -46,6 +46,8 @@ export interface SenderOptions {
   onNode?(facts: NodeFacts): void;
   /** Told that a snapshot has been read, or given up. */
   onRead?(): void;
+  /** Told that a snapshot is in force. */
+  onWhole?(): void;
   /** 0 to 1, for the jitter. */
   random?(): number;
 }
@@ -244,6 +246,7 @@ export class Sender {
     this.#taken(revision, answer);
     const ms = Math.round(performance.now() - startMs);
     this.#options.log.info({ revision, ms }, 'host is up to date');
+    this.#options.onWhole?.();
   }
 
   async #sendParts(connection: Connection, revision: number, whole: Whole): Promise<void> {
