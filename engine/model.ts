@@ -32,12 +32,23 @@ export const ClusterNodeSchema = v.strictObject({
 });
 export type ClusterNode = v.InferOutput<typeof ClusterNodeSchema>;
 
+/** A port of the node that leads to one of a pod's. `hostIP` is the node's address to listen at;
+ * empty, or unspecified (0.0.0.0, ::), stands for all that node ports are served at. */
+export const HostPortSchema = v.strictObject({
+  protocol: v.picklist(['TCP', 'UDP', 'SCTP']),
+  hostPort: Port,
+  containerPort: Port,
+  hostIP: v.union([v.literal(''), Address]),
+});
+export type HostPort = v.InferOutput<typeof HostPortSchema>;
+
 /** A pod that runs on this node, as the cluster describes it. */
 export const PodSchema = v.strictObject({
   namespace: Name,
   name: Name,
   uid: v.pipe(v.string(), v.maxLength(128)),
   addresses: v.pipe(v.array(Address), v.maxLength(16)),
+  hostPorts: v.exactOptional(v.pipe(v.array(HostPortSchema), v.maxLength(128))),
 });
 export type Pod = v.InferOutput<typeof PodSchema>;
 
@@ -96,9 +107,10 @@ export type PolicyChange = v.InferOutput<typeof PolicyChangeSchema>;
 // Services, as the core serves them: docs/SERVICES.md.
 
 /** Who answers in a Service's place. A draining one keeps its flows and gets none but where no
- * other is ready. */
+ * other is ready. `local` says that it runs on this node; node ports ask for it. */
 export const BackendSchema = v.strictObject({
   address: Address, port: Port, state: v.picklist(['ready', 'draining']),
+  local: v.exactOptional(v.boolean()),
 });
 export type Backend = v.InferOutput<typeof BackendSchema>;
 
@@ -106,13 +118,17 @@ export const ServicePortSchema = v.strictObject({
   name: v.pipe(v.string(), v.maxLength(253)),
   protocol: v.picklist(['TCP', 'UDP', 'SCTP']),
   port: Port,
+  /** The port of every node that leads to the backends, too; absent where there is none. */
+  nodePort: v.exactOptional(Port),
   backends: v.pipe(v.array(BackendSchema), v.maxLength(10_000)),
 });
 export type ServicePort = v.InferOutput<typeof ServicePortSchema>;
 
 /** A Service with addresses of its own. Each address is served by the backends of its family.
  * `affinitySeconds` is how long a client keeps its backend, 0 for no longer than a connection;
- * `empty` what its packets get while there is no backend. */
+ * `empty` what its packets get while there is no backend. The last two are for node ports alone:
+ * `externalLocal` keeps them to this node's backends, `proxyProtocol` tells backends who the client
+ * is (PROXY protocol of HAProxy, by version). */
 export const ServiceSchema = v.strictObject({
   namespace: Name,
   name: Name,
@@ -120,6 +136,8 @@ export const ServiceSchema = v.strictObject({
   ports: v.pipe(v.array(ServicePortSchema), v.maxLength(128)),
   affinitySeconds: v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(86_400)),
   empty: v.picklist(['reject', 'drop']),
+  externalLocal: v.exactOptional(v.boolean()),
+  proxyProtocol: v.exactOptional(v.picklist(['none', 'v1', 'v2'])),
 });
 export type Service = v.InferOutput<typeof ServiceSchema>;
 
@@ -293,6 +311,7 @@ export const StatusReportSchema = v.strictObject({
   drops: v.strictObject({ outbound: Counters, inbound: Counters }),
   events: Counters,
   control: Counters,
+  nodePorts: Counters,
   tables: v.array(v.strictObject({ name: v.string(), used: Count, limit: Count })),
 });
 export type StatusReport = v.InferOutput<typeof StatusReportSchema>;

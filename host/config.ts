@@ -10,6 +10,7 @@ import { isAddress, isPrefix } from '../engine/address.ts';
 import type { ProfileName } from '../engine/memory-map.ts';
 import { fieldPath, issuePath, issueReason } from '../engine/shape.ts';
 import type { FaultOptions } from './device/fault.ts';
+import { isPortRange } from './node-ports/plan.ts';
 import { TIERS, type TierName } from './tier.ts';
 
 export interface HostConfig {
@@ -18,6 +19,14 @@ export interface HostConfig {
   podNetworks: string[];
   /** Where Services have their addresses: the node reaches them through its device. */
   serviceNetworks: string[];
+  /** Node ports of Services and host ports of pods, by a proxy in this process. */
+  nodePorts: {
+    enabled: boolean;
+    /** The node's addresses to listen at; none stands for the underlay's. */
+    addresses: string[];
+    /** Where node ports of Services may be, as FIRST-LAST. Host ports may be anywhere. */
+    range: string;
+  };
   underlay: {
     /** Local addresses to tunnel from, one per family; or the interface that has them. */
     addresses: string[];
@@ -64,6 +73,7 @@ export const DEFAULTS: HostConfig = {
   nodeName: '',
   podNetworks: ['10.244.0.0/16'],
   serviceNetworks: [],
+  nodePorts: { enabled: false, addresses: [], range: '30000-32767' },
   underlay: {
     addresses: [], interface: '', port: 8472, mtu: 0, sendSockets: 16, takeUnfinished: false,
   },
@@ -96,6 +106,11 @@ const SourceSchema = v.strictObject({
   nodeName: v.optional(v.pipe(v.string(), v.minLength(1), v.maxLength(253))),
   podNetworks: v.optional(prefixes),
   serviceNetworks: v.optional(prefixes),
+  nodePorts: v.optional(v.strictObject({
+    enabled: v.optional(v.boolean()),
+    addresses: v.optional(addresses),
+    range: v.optional(v.pipe(v.string(), v.check(isPortRange, 'not a range as 30000-32767'))),
+  })),
   underlay: v.optional(v.strictObject({
     addresses: v.optional(addresses),
     interface: interfaceName,

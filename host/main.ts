@@ -32,6 +32,7 @@ import { Endpoints } from './endpoints.ts';
 import { Intake } from './intake.ts';
 import { controlMethods } from './methods.ts';
 import { NodeDevice } from './node-device.ts';
+import { NodePorts } from './node-ports.ts';
 import { Observer } from './observe.ts';
 import { PolicyGate } from './policy-gate.ts';
 import { chooseTier, probeKernel, type Tier, type TierName } from './tier.ts';
@@ -78,6 +79,7 @@ export class Host {
   readonly core: Core;
   readonly forwarding: Forwarding;
   readonly services: ServiceTables;
+  readonly nodePorts: NodePorts;
   readonly dataPlane: DataPlane;
   readonly nodeDevice: NodeDevice;
   readonly endpoints: Endpoints;
@@ -131,6 +133,7 @@ export class Host {
     });
     this.services = new ServiceTables(this.core, limits.services, (name, addresses) =>
       this.forwarding.claimService(name, addresses));
+    this.nodePorts = makeNodePorts(config, underlay, log);
     this.forwarding.devices.closedAtStart = config.policy.unknownPods === 'closed';
     this.#setOffloads();
     this.dataPlane = this.#makeDataPlane(module);
@@ -217,6 +220,7 @@ export class Host {
     this.#isStopping = true;
     await Promise.allSettled([this.control.close(), this.sync.close()]);
     this.observer.close();
+    await this.nodePorts.close();
     await this.endpoints.close();
     await this.dataPlane.stop();
     this.nodeDevice.close();
@@ -327,6 +331,7 @@ export class Host {
     }
     this.forwarding.applySnapshot(snapshot);
     if (snapshot.services !== undefined) this.services.replace(snapshot.services);
+    this.nodePorts.take(snapshot);
     this.#pods.clear();
     for (const pod of snapshot.pods) this.#pods.add(podKey(pod));
     await this.#applied();
@@ -339,6 +344,7 @@ export class Host {
     this.forwarding.applyDelta(delta);
     const { services = [], removedServices = [] } = delta;
     this.services.apply({ services, removedServices });
+    this.nodePorts.apply(delta);
     for (const pod of delta.pods) this.#pods.add(podKey(pod));
     for (const pod of delta.removedPods) this.#pods.delete(podKey(pod));
     await this.#applied();
@@ -396,6 +402,12 @@ export class Host {
 /** What linear memory has room for. */
 function limitsOf({ memory, dataPlane }: HostConfig): Limits {
   return { ...PROFILES[memory], workers: workerCount(dataPlane.workers) };
+}
+
+function makeNodePorts({ nodePorts }: HostConfig, underlay: Underlay, log: Log): NodePorts {
+  const { enabled, addresses, range } = nodePorts;
+  const all = addresses.length > 0 ? addresses : Object.values(underlay.addresses);
+  return new NodePorts({ enabled, addresses: all, range, log });
 }
 
 /** What the node's routes lead to us, and what of it is nowhere leads to nobody. */

@@ -99,7 +99,7 @@ function status(host: Host): StatusReport {
     sync: {
       connected: host.intake.isConnected,
       revision: host.intake.revision,
-      problems: host.problems(),
+      problems: [...host.problems(), ...host.nodePorts.problems()],
     },
     policy: {
       known: host.policy.isKnown,
@@ -115,9 +115,11 @@ function status(host: Host): StatusReport {
       inbound: readDrops(host.core, 'inbound'),
     },
     events: readEvents(host.core),
+    nodePorts: host.nodePorts.counters(),
     control: sum(host.control.counters, host.sync.counters),
     tables: [
       ...host.forwarding.tables(), ...host.policy.tables.tables(), ...host.services.tables(),
+      ...host.nodePorts.tables(),
     ],
   };
 }
