@@ -137,10 +137,9 @@ export class Host {
     this.forwarding.devices.closedAtStart = config.policy.unknownPods === 'closed';
     this.#setOffloads();
     this.dataPlane = this.#makeDataPlane(module);
+    const mtu = overlayMtu(underlay);
     const podNetworks = overlayNetworks(config);
-    this.nodeDevice = new NodeDevice(links, {
-      ...config.device, mtu: overlayMtu(underlay), podNetworks, tier, queues,
-    });
+    this.nodeDevice = new NodeDevice(links, { ...config.device, mtu, podNetworks, tier, queues });
     this.endpoints = new Endpoints({
       core: this.core,
       forwarding: this.forwarding,
