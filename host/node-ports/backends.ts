@@ -13,6 +13,7 @@ export function backendKey({ address, port }: { address: string; port: number })
 export class Backends {
   readonly #affinityLimit: number;
   #backends = new Map<string, Backend>();
+  #ready: Backend[] = [];
   #affinityMs = 0;
   #turn = 0;
   /** By client, the longest unused first. */
@@ -22,13 +23,10 @@ export class Backends {
     this.#affinityLimit = affinityLimit;
   }
 
-  get count(): number {
-    return this.#backends.size;
-  }
-
   /** Makes these all there are. */
   set(backends: Backend[], affinitySeconds: number): void {
     this.#backends = new Map(backends.map((backend) => [backendKey(backend), backend]));
+    this.#ready = [...this.#backends.values()].filter(({ state }) => state === 'ready');
     this.#affinityMs = affinitySeconds * MS_PER_SECOND;
     if (affinitySeconds === 0) this.#affinities.clear();
   }
@@ -40,17 +38,26 @@ export class Backends {
 
   /** A backend that was not tried yet; null where there is none. */
   pick(client: string, tried: ReadonlySet<string>, nowMs: number): Backend | null {
-    const left = [...this.#backends].filter(([key]) => !tried.has(key));
-    const ready = left.filter(([, { state }]) => state === 'ready');
-    const able = ready.length > 0 ? ready : left;
-    const known = this.#affinities.get(client);
-    const kept = known !== undefined && known.untilMs > nowMs
-      ? able.find(([key]) => key === known.key)
-      : undefined;
-    const [key, backend] = kept ?? able[this.#turn % able.length] ?? ['', null];
-    if (kept === undefined) this.#turn = (this.#turn + 1) & 0x7fffffff;
-    if (backend !== null && this.#affinityMs > 0) this.#remember(client, key, nowMs);
+    const ready = untried(this.#ready, tried);
+    const able = ready.length > 0 ? ready : untried([...this.#backends.values()], tried);
+    const backend = this.#kept(client, able, nowMs) ?? this.#next(able);
+    if (backend !== null && this.#affinityMs > 0) {
+      this.#remember(client, backendKey(backend), nowMs);
+    }
     return backend;
+  }
+
+  /** The backend that a client had, where it may have it again. */
+  #kept(client: string, able: readonly Backend[], nowMs: number): Backend | null {
+    const known = this.#affinities.get(client);
+    if (known === undefined || known.untilMs <= nowMs) return null;
+    return able.find((backend) => backendKey(backend) === known.key) ?? null;
+  }
+
+  #next(able: readonly Backend[]): Backend | null {
+    const turn = this.#turn;
+    this.#turn = (turn + 1) % Number.MAX_SAFE_INTEGER;
+    return able[turn % able.length] ?? null;
   }
 
   #remember(client: string, key: string, nowMs: number): void {
@@ -62,4 +69,9 @@ export class Backends {
       return;
     }
   }
+}
+
+function untried(backends: readonly Backend[], tried: ReadonlySet<string>): readonly Backend[] {
+  if (tried.size === 0) return backends;
+  return backends.filter((backend) => !tried.has(backendKey(backend)));
 }

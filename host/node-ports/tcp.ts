@@ -47,7 +47,7 @@ export class TcpFront implements Front {
     this.listener = listener;
     this.backends.set(listener.backends, listener.affinitySeconds);
     for (const connection of this.connections) {
-      if (!this.backends.has(connection.backend)) connection.abort();
+      if (!this.backends.has(connection.backend)) connection.leave();
     }
   }
 
@@ -107,6 +107,12 @@ class Connection {
     this.backend = backendKey(backend);
     this.#tried.add(this.backend);
     this.#upstream = this.#connect(backend);
+  }
+
+  /** Its backend is no more. A connection that it has not accepted yet goes to another. */
+  leave(): void {
+    if (this.#isJoined) this.abort();
+    else this.#upstream?.destroy(new Error('the backend is gone'));
   }
 
   /** Resets both sides. */

@@ -131,7 +131,6 @@ class Session {
       { protocol, client: remote.address, clientPort: remote.port, address, port });
     this.#timer = setTimeout(() => this.end(), shared.limits.unansweredMs);
     this.#socket = makeSocket(backend.address);
-    // ICMP port unreachable, for one (RFC 1122 section 4.1.3.3).
     this.#socket.on('error', () => this.#fail());
     this.#socket.on('message', (datagram) => {
       this.#heard();
@@ -151,7 +150,7 @@ class Session {
       : this.#waiting.length < limits.waitingDatagrams;
     if (!hasPlace) counters.datagramsDropped += 1;
     else if (this.#waiting !== null) this.#waiting.push(datagram);
-    else this.#socket.send(this.#withHeader(datagram), () => {});
+    else this.#socket.send(this.#withHeader(datagram), (error) => this.#sent(error));
   }
 
   end(): void {
@@ -169,6 +168,14 @@ class Session {
     const waiting = this.#waiting ?? [];
     this.#waiting = null;
     for (const datagram of waiting) this.send(datagram);
+  }
+
+  /** ICMP port unreachable (RFC 1122 section 4.1.3.3) comes up with whatever is done next; other
+   * errors are about this datagram alone. */
+  #sent(error: NodeJS.ErrnoException | null): void {
+    if (error === null) return;
+    this.#front.shared.counters.datagramsDropped += 1;
+    if (error.code === 'ECONNREFUSED') this.#fail();
   }
 
   #withHeader(datagram: Uint8Array): Uint8Array | Uint8Array[] {

@@ -2,6 +2,7 @@
 
 import { createSocket, type Socket as Datagrams } from 'node:dgram';
 import { connect, createServer, type AddressInfo, type Server, type Socket } from 'node:net';
+import { Worker } from 'node:worker_threads';
 import type { Backend } from '../../engine/model.ts';
 import { PROXY_LIMITS, type ProxyLimits } from '../../host/node-ports/limits.ts';
 import type { Listener } from '../../host/node-ports/plan.ts';
@@ -9,6 +10,17 @@ import { PortProxy } from '../../host/node-ports/proxy.ts';
 
 const PATIENCE_MS = 5000;
 const POLL_MS = 10;
+/** The kernel lets one connection more wait than it is told. */
+const SILENT_BACKLOG = 1;
+const SILENT_SERVER = `
+  const { createServer } = require('node:net');
+  const { parentPort } = require('node:worker_threads');
+  const server = createServer();
+  server.listen({ port: 0, host: '127.0.0.1', backlog: ${SILENT_BACKLOG} }, () => {
+    parentPort.postMessage(server.address().port);
+    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0);
+  });
+`;
 
 /** A proxy with what it needs, all of which ends with close(). */
 export class ProxyBed {
@@ -50,6 +62,20 @@ export class ProxyBed {
     await new Promise<void>((resolve) => server.listen(port, address, resolve));
     this.#ends.push(() => server.close());
     return { address, port: (server.address() as AddressInfo).port, state: 'ready' };
+  }
+
+  /** A TCP port that does not answer: its queue is full, and its thread does nothing. */
+  async silent(): Promise<Backend> {
+    const worker = new Worker(SILENT_SERVER, { eval: true });
+    this.#ends.push(() => void worker.terminate());
+    const port = await new Promise<number>((resolve) => worker.once('message', resolve));
+    const backend: Backend = { address: '127.0.0.1', port, state: 'ready' };
+    for (let count = 0; count <= SILENT_BACKLOG; count += 1) {
+      const client = this.client(backend);
+      client.on('error', () => {});
+      await new Promise((resolve) => client.once('connect', resolve));
+    }
+    return backend;
   }
 
   /** A UDP server that answers with a prefix and what it got. */

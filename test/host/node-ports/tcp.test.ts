@@ -1,13 +1,16 @@
 // TCP ports of the node: bytes, ends and resets go through; limits, retries and draining hold.
 
 import { createHash } from 'node:crypto';
+import type { Socket } from 'node:net';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { ProxyBed, echo, listenerFor } from '../../support/proxy-bed.ts';
+import { Random } from '../../support/random.ts';
 import type { ProxyLimits } from '../../../host/node-ports/limits.ts';
 
 const MEGABYTES = 16;
 const CLOSED_PORT = 1;
+const CLIENTS = 300;
 
 /** A test with a proxy of its own. */
 function proxyTest(name: string, work: (bed: ProxyBed) => Promise<void>,
@@ -170,12 +173,21 @@ proxyTest('silence ends a connection', async (bed) => {
 }, { idleMs: 100 });
 
 proxyTest('a backend that does not answer is given up', async (bed) => {
-  const listener = await listenerFor([{ address: '192.0.2.1', port: 9, state: 'ready' }]);
+  const listener = await listenerFor([await bed.silent()]);
   await bed.put([listener]);
   const answer = await bed.answer(bed.client(listener));
   assert.is(answer, 'ECONNRESET');
   await bed.until('ended', () => bed.proxy.shared.used.connections === 0);
 }, { connectMs: 100 });
+
+proxyTest('a backend that goes before it has accepted: another one does', async (bed) => {
+  const listener = await listenerFor([await bed.silent()]);
+  await bed.put([listener]);
+  const answer = bed.ask(listener, '?');
+  await bed.until('it came', () => bed.proxy.shared.used.connections === 1);
+  await bed.put([{ ...listener, backends: [await bed.server(echo('a'))] }]);
+  assert.is(await answer, 'a?');
+});
 
 proxyTest('resets go through in both directions', async (bed) => {
   let heard = '';
@@ -262,6 +274,37 @@ proxyTest('ports that come and go quickly end as they were last wanted', async (
   assert.is(await bed.ask(listener), 'a');
   await bed.put([], 0);
   assert.is(await bed.ask(listener), 'ECONNREFUSED');
+});
+
+proxyTest('whatever clients and backends do, nothing is left of them', async (bed) => {
+  const random = new Random(7);
+  const unruly = (client: Socket): void => {
+    client.on('data', () => {
+      if (random.below(10) < 3) client.resetAndDestroy();
+      else if (random.below(10) < 3) client.end('bye');
+    });
+    client.on('end', () => client.end('end'));
+  };
+  const backends = [await bed.server(unruly), await bed.server(unruly)];
+  const listener = await listenerFor(backends);
+  await bed.put([listener]);
+  const endings: Promise<unknown>[] = [];
+  for (let count = 0; count < CLIENTS; count += 1) {
+    const client = bed.client(listener);
+    endings.push(new Promise((resolve) => client.once('close', resolve)));
+    client.on('error', () => {});
+    client.on('end', () => client.end());
+    client.write(Buffer.alloc(random.below(100_000) + 1));
+    if (random.below(10) < 5) client.end();
+    if (random.below(10) < 3) setTimeout(() => client.destroy(), random.below(30));
+    if (random.below(10) < 2) setTimeout(() => !client.destroyed && client.resetAndDestroy(), 5);
+    client.resume();
+    if (count % 20 === 0) await new Promise((resolve) => setTimeout(resolve, 5));
+  }
+  await bed.until('most are over', () => bed.proxy.shared.used.connections < CLIENTS / 2);
+  await bed.put([{ ...listener, backends: [] }], 0);
+  await bed.until('all are over', () => bed.proxy.shared.used.connections === 0);
+  await Promise.all(endings);
 });
 
 test.run();

@@ -88,6 +88,20 @@ proxyTest('nobody at the backend: the session ends, the next one asks another', 
   assert.match(await bed.askDatagram(listener, '', socket), /^a from/);
 });
 
+proxyTest('nobody at the only backend, and many datagrams: nothing is left', async (bed) => {
+  const dead = { address: '127.0.0.1', port: 1, state: 'ready' } as const;
+  const listener = await listenerFor([dead], UDP);
+  await bed.put([listener]);
+  const socket = bed.socket('127.0.0.1');
+  for (let count = 0; count < 20; count += 1) {
+    socket.send('lost', listener.port, '127.0.0.1');
+    if (count % 3 === 0) await new Promise((resolve) => setTimeout(resolve, 2));
+  }
+  const { counters, used } = bed.proxy.shared;
+  await bed.until('all came', () => counters.rxDatagrams === 20 && used.sessions === 0);
+  assert.is(counters.sessionsFailed, counters.sessionsOpened);
+});
+
 proxyTest('the limit of sessions', async (bed) => {
   const listener = await listenerFor([await bed.datagrams('a')], UDP);
   await bed.put([listener]);
