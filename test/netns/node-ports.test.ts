@@ -14,7 +14,7 @@ import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { AGENT_PORT } from '../../cli/demo/agent.ts';
 import type { Bed, Host } from '../../cli/demo/bed.ts';
-import type { Service } from '../../engine/model.ts';
+import type { Service, StatusReport } from '../../engine/model.ts';
 import { testNeeding } from '../support/needs.ts';
 import { nodeAddress, podAddress, podAddresses } from './support/forge-cluster.ts';
 import { Place, openBed, type Pod } from './support/forge-scene.ts';
@@ -27,6 +27,7 @@ const PATIENCE_MS = 5000;
 
 interface Scene {
   bed: Bed;
+  one: Place;
   pod: Pod;
   outside: Host;
   voice: ServiceVoice;
@@ -56,7 +57,7 @@ async function scene(): Promise<Scene> {
     const outside = await bed.addNode('node-3', {
       ipv4: nodeAddress(3, 'IPv4'), ipv6: nodeAddress(3, 'IPv6'),
     });
-    made = { bed, pod, outside: outside.host, voice };
+    made = { bed, one, pod, outside: outside.host, voice };
     return made;
   } catch (error) {
     await bed.close();
@@ -122,5 +123,28 @@ for (const family of FAMILIES) {
     await voice.say([], [{ namespace: 'test', name: 'service-1' }]);
   });
 }
+
+testNeeding('tun', test, 'the daemon tells of its ports, and of those it cannot have', async () => {
+  const { one, voice } = await scene();
+  const status = async (isSo: (now: StatusReport) => boolean): Promise<StatusReport> => {
+    const endMs = performance.now() + PATIENCE_MS;
+    for (;;) {
+      const now = await one.culvert.status();
+      if (isSo(now) || performance.now() > endMs) return now;
+    }
+  };
+  const { nodePorts, tables } = await status((now) => (now.nodePorts.connectionsOpened ?? 0) > 0);
+  assert.ok((nodePorts.connectionsOpened ?? 0) > 0);
+  assert.ok((nodePorts.sessionsOpened ?? 0) > 0);
+  assert.ok(tables.some(({ name }) => name === 'node port connections'));
+  await one.host.agent.ask({ verb: 'serve', addresses: [nodeAddress(1, 'IPv4')] });
+  await voice.say([nodePortService([1])]);
+  const { sync: { problems } } = await status((now) => now.sync.problems.length === 3);
+  assert.is(problems.length, 3, 'TCP of both families, UDP of the one that the agent serves');
+  for (const problem of problems) {
+    assert.match(problem, /^service test\/service-1: port .*:8080\/(TCP|UDP): EADDRINUSE; /);
+    assert.match(problem, /the port is in use by another program$/);
+  }
+});
 
 test.run();
