@@ -17,6 +17,7 @@ import { workerCount } from './data-plane.ts';
 import { diskFiles } from './durable.ts';
 import type { HandoverOptions } from './handover.ts';
 import { Ipam } from './ipam.ts';
+import { NodePorts } from './node-ports.ts';
 import { ServiceGate } from './service-gate.ts';
 import type { Underlay } from './underlay.ts';
 
@@ -81,6 +82,15 @@ export function makeServices(
 ): ServiceGate {
   return new ServiceGate(new ServiceTables(core, limits.services, (name, addresses) =>
     forwarding.claimService(name, addresses)), services);
+}
+
+/** Node ports and host ports, at the addresses that the operator names, or else the underlay's. */
+export function makeNodePorts(
+  { nodePorts }: HostConfig, underlay: Pick<Underlay, 'addresses'>, log: Log,
+): NodePorts {
+  const { enabled, addresses, range } = nodePorts;
+  const all = addresses.length > 0 ? addresses : Object.values(underlay.addresses);
+  return new NodePorts({ enabled, addresses: all, range, log });
 }
 
 /** The node's addresses of pods, on disk. */

@@ -19,8 +19,8 @@ import type { HostConfig } from './config.ts';
 import { ControlServer } from './control.ts';
 import { DataPlane } from './data-plane.ts';
 import {
-  forwardingOptions, handoverOptions, lockRuntimeDirectory, makeIpam, makeServices, memoryLimits,
-  overlayMtu, overlayNetworks, RUNTIME_DIRECTORY_MODE,
+  forwardingOptions, handoverOptions, lockRuntimeDirectory, makeIpam, makeNodePorts, makeServices,
+  memoryLimits, overlayMtu, overlayNetworks, RUNTIME_DIRECTORY_MODE,
 } from './derived.ts';
 import { diskFiles } from './durable.ts';
 import { Endpoints } from './endpoints.ts';
@@ -31,6 +31,7 @@ import { Intake } from './intake.ts';
 import { Ipam } from './ipam.ts';
 import { controlMethods, nodeFacts } from './methods.ts';
 import { keptDevice, NodeDevice } from './node-device.ts';
+import type { NodePorts } from './node-ports.ts';
 import { Observer } from './observe.ts';
 import { PolicyGate } from './policy-gate.ts';
 import {
@@ -87,6 +88,7 @@ export class Host {
   readonly core: Core;
   readonly forwarding: Forwarding;
   readonly services: ServiceGate;
+  readonly nodePorts: NodePorts;
   readonly dataPlane: DataPlane;
   readonly nodeDevice: NodeDevice;
   readonly endpoints: Endpoints;
@@ -141,6 +143,7 @@ export class Host {
     this.forwarding = new Forwarding(
       this.core, limits, forwardingOptions(config, underlay.mtu));
     this.services = makeServices(this.core, limits, this.forwarding, config);
+    this.nodePorts = makeNodePorts(config, underlay, log);
     this.forwarding.devices.closedAtStart = config.policy.unknownPods === 'closed';
     this.#setOffloads();
     const podNetworks = overlayNetworks(config);
@@ -264,6 +267,7 @@ export class Host {
     this.#heap.close();
     await Promise.allSettled([this.control.close(), this.sync.close()]);
     this.observer.close();
+    await this.nodePorts.close();
     if (!isKept) await this.endpoints.close();
     await this.dataPlane.stop();
     if (isKept) {
@@ -419,6 +423,7 @@ export class Host {
     }
     this.forwarding.applySnapshot(snapshot);
     this.services.replace(snapshot.services);
+    this.nodePorts.take(snapshot);
     this.#pods.clear();
     for (const pod of snapshot.pods) this.#pods.set(podKey(pod), pod);
     await this.#applied();
@@ -428,6 +433,7 @@ export class Host {
     if (delta.policy !== undefined) this.policy.apply(delta.policy);
     this.forwarding.applyDelta(delta);
     this.services.apply(delta);
+    this.nodePorts.apply(delta);
     for (const pod of delta.pods) this.#pods.set(podKey(pod), pod);
     for (const pod of delta.removedPods) this.#pods.delete(podKey(pod));
     await this.#applied();
