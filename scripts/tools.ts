@@ -27,6 +27,7 @@ export const TOOLS: readonly Tool[] = [
   { name: 'iperf3', package: 'iperf3', program: 'usr/bin/iperf3', always: '' },
   // As root, tcpdump becomes the user that its package would have made, unless told another.
   { name: 'tcpdump', package: 'tcpdump', program: 'usr/bin/tcpdump', always: '-Z root' },
+  { name: 'dnsmasq', package: 'dnsmasq-base', program: 'usr/sbin/dnsmasq', always: '' },
   { name: 'nft', package: 'nftables', program: 'usr/sbin/nft', always: '' },
   // The CNI project's own plugins, named after one of them, and a runtime that calls plugins.
   { name: 'cni-bridge', package: 'containernetworking-plugins', program: 'usr/lib/cni/bridge',
@@ -36,6 +37,9 @@ export const TOOLS: readonly Tool[] = [
   // Needs no libraries, and so no more than itself in a container's image.
   { name: 'busybox-static', package: 'busybox-static', program: 'bin/busybox', always: '',
     probe: '--help' },
+  // What clusters put in front of Services.
+  { name: 'nginx', package: 'nginx', program: 'usr/sbin/nginx', always: '', probe: '-v' },
+  { name: 'haproxy', package: 'haproxy', program: 'usr/sbin/haproxy', always: '', probe: '-v' },
 ];
 
 /** The rival of `bench path`. The package of Debian 12 itself is older than the offloads that made
