@@ -37,10 +37,19 @@ const CLIENT = podAddresses(1, 10);
 /** Service 1 is for long connections, these are for change. */
 const CHURNED = [2, 3, 4, 5, 6, 7, 8, 9];
 const HELD_PER_FAMILY = 50;
-const CHANGES = 8000;
+const CHANGES = 4000;
 const CHANGES_PER_SECOND = 1000;
 const DATAGRAMS_PER_SECOND = 2000;
 const SEED = 20_251;
+/** How many datagrams each port sends, and whether that needs more flows than there may be. */
+const LOADS = {
+  bounded: { name: 'under load', each: 20, isFull: false },
+  full: { name: 'with more connections than the flow table holds', each: 1, isFull: true },
+};
+/** Connections that are kept all the time. */
+const KEPT = 20;
+/** Replies of which one may be lost to its Service where the table is full. */
+const REPLIES_PER_STRAY = 50;
 
 class Scene {
   readonly place: Place;
@@ -153,18 +162,21 @@ testNeeding('tun', test, 'long connections feel nothing of other backends', asyn
   }
 });
 
-/** Judges arrivals. Faults are kept as texts, the first few of them. */
+/** Judges arrivals of the Services that change. The first few faults are kept as texts. */
 class Judge {
   readonly faults: string[] = [];
   readonly membership = new Membership();
   /** Packets at backends, and at the client. */
   judged = 0;
   replies = 0;
+  /** Replies as the backend sent them, whose connection the flow table has given up. */
+  strays = 0;
 
   /** At backend number `b`: from the client's port for the Service that the backend's port is for,
    * and sent while it may have been a backend. */
   atBackend(b: number, arrival: Arrival): void {
     const { isUdp, source, sourcePort, destination, destinationPort, sentMs, arrivedMs } = arrival;
+    if (destinationPort === backendPort(1, b)) return;
     const n = CHURNED.find((service) => backendPort(service, b) === destinationPort);
     const first = clientPorts(n ?? 0, isUdp ? 'UDP' : 'TCP');
     const isWhole = n !== undefined && CLIENT.includes(source)
@@ -176,16 +188,24 @@ class Judge {
     this.#blame(`backend ${b} had left Service ${n}`, arrival);
   }
 
-  /** At the client: from the Service that its port is for. */
+  /** At the client: from the Service that its port is for, or, as a whole, from a backend of it. */
   atClient(arrival: Arrival): void {
     const { isUdp, source, sourcePort, destination, destinationPort } = arrival;
-    const n = CHURNED.find((service) => frontPort(service) === sourcePort);
-    const first = clientPorts(n ?? 0, isUdp ? 'UDP' : 'TCP');
-    const isWhole = n !== undefined && CLIENT.includes(destination)
-      && FAMILIES.some((family) => serviceAddress(n, family) === source)
-      && destinationPort >= first && destinationPort < first + CLIENT_PORTS;
-    if (!isWhole) return this.#blame('mixed at the client', arrival);
-    this.replies += 1;
+    if (sourcePort === frontPort(1)) return;
+    const n = CHURNED.find((service) => {
+      const first = clientPorts(service, isUdp ? 'UDP' : 'TCP');
+      return destinationPort >= first && destinationPort < first + CLIENT_PORTS;
+    });
+    if (n === undefined || !CLIENT.includes(destination)) {
+      return this.#blame('not for the client', arrival);
+    }
+    const isReply = sourcePort === frontPort(n)
+      && FAMILIES.some((family) => serviceAddress(n, family) === source);
+    const isStray = ADDRESSES.some((addresses, b) =>
+      addresses.includes(source) && sourcePort === backendPort(n, b));
+    if (isReply) this.replies += 1;
+    else if (isStray) this.strays += 1;
+    else this.#blame('mixed at the client', arrival);
   }
 
   #blame(what: string, arrival: Arrival): void {
@@ -229,38 +249,51 @@ async function churn(voice: ServiceVoice, membership: Membership): Promise<numbe
   return (done * 1000) / (nowMs() - startMs);
 }
 
-testNeeding('tun', test, 'a thousand changes a second under load, packet by packet', async () => {
-  const { place, client, pods, voice } = await scene();
-  const judge = new Judge();
-  const all = BACKENDS.map((_, b) => b);
-  for (const n of CHURNED) for (const b of all) judge.membership.join(n, b, nowMs());
-  await voice.say(CHURNED.map((n) => churnService(n, ADDRESSES, all)));
-  const captures = pods.map(({ host }, b) =>
-    new Arrivals(host, (arrival) => judge.atBackend(b, arrival)));
-  captures.push(new Arrivals(client.host, (arrival) => judge.atClient(arrival)));
-  const load = new Load(client.host);
-  try {
-    await load.start(CHURNED.map(loadTarget), DATAGRAMS_PER_SECOND);
-    const rate = await churn(voice, judge.membership);
-    const report = await load.stop();
-    await pause(SETTLE_MS);
-    for (const capture of captures) capture.drain();
-    const status = await place.culvert.status();
-    const flows = status.tables.find(({ name }) => name === 'flows');
-    console.log(`${Math.round(rate)} changes/s; ${judge.judged} packets judged at backends, `
-      + `${judge.replies} at the client; ${JSON.stringify(report)}; flows ${flows?.used} of `
-      + `${flows?.limit}; drops ${dropsOf(status).join(' ')}`);
-    assert.equal(judge.faults, []);
-    assert.ok(rate > CHANGES_PER_SECOND / 2, 'the changes were as fast as they are meant to be');
-    assert.ok(judge.judged > report.sent / 2 && report.answered > report.sent / 2);
-    assert.ok(report.connected > report.failed, 'connections');
-    assert.ok(flows !== undefined && flows.used <= flows.limit);
-    assert.is(status.dataPlane.crashes, 0);
-  } finally {
-    await load.close();
-    assert.equal(captures.map((capture) => capture.close()), captures.map(() => 0), 'not seen');
-  }
-});
+/** Adds a case: what happens under one load. */
+function testLoad({ name, each, isFull }: (typeof LOADS)['full']): void {
+  testNeeding('tun', test, `a thousand changes a second ${name}, packet by packet`, async () => {
+    const lab = await scene();
+    const { client, pods, voice } = lab;
+    const judge = new Judge();
+    const all = BACKENDS.map((_, b) => b);
+    for (const n of CHURNED) for (const b of all) judge.membership.join(n, b, nowMs());
+    await voice.say(CHURNED.map((n) => churnService(n, ADDRESSES, all)));
+    const captures = pods.map(({ host }, b) =>
+      new Arrivals(host, (arrival) => judge.atBackend(b, arrival)));
+    captures.push(new Arrivals(client.host, (arrival) => judge.atClient(arrival)));
+    const load = new Load(client.host);
+    const lines = new Lines(client.host);
+    try {
+      await lab.say(...all);
+      await lines.hold(serviceAddress(1, 'IPv4'), frontPort(1), KEPT, TIMEOUT_MS);
+      await load.start(CHURNED.map(loadTarget), DATAGRAMS_PER_SECOND, each);
+      const rate = await churn(voice, judge.membership);
+      await pause(SETTLE_MS);
+      const report = await load.stop();
+      for (const capture of captures) capture.drain();
+      const status = await lab.place.culvert.status();
+      const { used = 0, limit = 0 } = status.tables.find((table) => table.name === 'flows') ?? {};
+      console.log(`${Math.round(rate)} changes/s; ${judge.judged} packets judged at backends, `
+        + `${judge.replies} at the client, ${judge.strays} strays; ${JSON.stringify(report)}; `
+        + `flows ${used} of ${limit}; drops ${dropsOf(status).join(' ')}`);
+      assert.equal(judge.faults, []);
+      assert.ok(rate > CHANGES_PER_SECOND / 2, 'changes as fast as they are meant to be');
+      assert.ok(judge.judged > report.sent / 2 && report.answered > report.sent / 2);
+      assert.ok(report.connected > report.failed, 'connections');
+      assert.ok(used > 0 && used <= limit, `flows: ${used} of ${limit}`);
+      assert.is(used > limit / 2, isFull, 'the table is full where it is meant to be');
+      assert.ok(judge.strays <= (isFull ? judge.replies / REPLIES_PER_STRAY : 0), 'strays');
+      assert.ok((await lines.held()).every(({ end }) => end === ''), 'who was there stays');
+      assert.is(status.dataPlane.crashes, 0);
+    } finally {
+      await load.close();
+      await lines.close();
+      assert.equal(captures.map((capture) => capture.close()), captures.map(() => 0), 'not seen');
+    }
+  });
+}
+
+testLoad(LOADS.bounded);
 
 testNeeding('tun', test, 'afterwards connections find their way as before', async () => {
   const place = await scene();
@@ -275,5 +308,8 @@ testNeeding('tun', test, 'afterwards connections find their way as before', asyn
     await lines.close();
   }
 });
+
+// Last: it leaves the table full.
+testLoad(LOADS.full);
 
 test.run();

@@ -20,7 +20,7 @@ export interface LoadTarget {
 }
 
 export type LoadRequest =
-  | { verb: 'start'; targets: LoadTarget[]; perSecond: number }
+  | { verb: 'start'; targets: LoadTarget[]; perSecond: number; each: number }
   | { verb: 'stop' };
 
 /** Of datagrams and of connections; `opened` counts ports of both. */
@@ -39,9 +39,10 @@ export class Load {
     this.#thread = new Thread(host, new URL('./churn-worker.js', import.meta.url));
   }
 
-  /** Sends datagrams at a rate, and opens a connection of each Service after the other. */
-  async start(targets: LoadTarget[], perSecond: number): Promise<void> {
-    await this.#thread.ask({ verb: 'start', targets, perSecond });
+  /** Sends datagrams at a rate, `each` from one port, and opens a connection of each Service after
+   * the other. */
+  async start(targets: LoadTarget[], perSecond: number, each: number): Promise<void> {
+    await this.#thread.ask({ verb: 'start', targets, perSecond, each });
   }
 
   /** Sends no more. */

@@ -7,9 +7,8 @@ import {
 } from './churn-load.ts';
 import { serveThread } from './thread.ts';
 
-/** Sockets of each Service, and datagrams that each sends before another takes its place. */
+/** Sockets of each Service at a time. */
 const SOCKETS = 4;
-const DATAGRAMS = 20;
 /** Between the end of a connection and the next one of a Service. */
 const PAUSE_MS = 20;
 const CONNECTION_MS = 1000;
@@ -41,14 +40,14 @@ function take(
   };
 }
 
-function makeTalker(target: LoadTarget): Talker {
+function makeTalker(target: LoadTarget, left: number): Talker {
   const { localPort, address } = take(target, 'UDP');
   const isIpv6 = address.includes(':');
   const socket = createSocket({ type: isIpv6 ? 'udp6' : 'udp4', ipv6Only: isIpv6 });
   socket.on('error', () => {});
   socket.on('message', () => { report.answered += 1; });
   socket.bind({ port: localPort, exclusive: true });
-  return { target, socket, address, left: DATAGRAMS };
+  return { target, socket, address, left };
 }
 
 function speak(talker: Talker): void {
@@ -59,9 +58,9 @@ function speak(talker: Talker): void {
   report.sent += 1;
 }
 
-function sendAll(targets: LoadTarget[], perSecond: number): void {
+function sendAll(targets: LoadTarget[], perSecond: number, each: number): void {
   const talkers = targets.flatMap((target) =>
-    Array.from({ length: SOCKETS }, () => makeTalker(target)));
+    Array.from({ length: SOCKETS }, () => makeTalker(target, each)));
   const startMs = nowMs();
   let turn = 0;
   const timer = setInterval(() => {
@@ -77,7 +76,7 @@ function sendAll(targets: LoadTarget[], perSecond: number): void {
       speak(talker);
       if (talker.left > 0) continue;
       setTimeout(() => talker.socket.close(), CONNECTION_MS);
-      talkers[at] = makeTalker(talker.target);
+      talkers[at] = makeTalker(talker.target, each);
     }
   }, 1);
 }
@@ -104,7 +103,7 @@ function connectAll(target: LoadTarget): void {
 
 serveThread<LoadRequest>(async (request) => {
   if (request.verb === 'start') {
-    sendAll(request.targets, request.perSecond);
+    sendAll(request.targets, request.perSecond, request.each);
     request.targets.forEach(connectAll);
   }
   if (request.verb === 'stop') isOver = true;
