@@ -50,6 +50,7 @@ interface SyncArguments {
   policies: number;
   changes: number;
   rival: boolean;
+  rivalFolder: string;
 }
 
 function parseCount(text: string): number {
@@ -130,9 +131,12 @@ async function path(options: PathArguments): Promise<void> {
 }
 
 async function sync(options: SyncArguments): Promise<void> {
-  const { output, pods, nodes, policies, changes, rival } = options;
+  const { output, pods, nodes, policies, changes } = options;
+  const rivalFolder = options.rival ? options.rivalFolder : null;
   const size = { ...LARGE, pods, nodes, policies };
-  const report = await runSyncBench({ size, changes, rival, restMs: SYNC_REST_MS, say });
+  const report = await runSyncBench({
+    size, changes, rivalFolder, restMs: SYNC_REST_MS, say,
+  });
   process.stdout.write(output === 'json' ? `${JSON.stringify(report)}\n` : syncText(report));
 }
 
@@ -180,6 +184,7 @@ async function main(): Promise<void> {
     .option('--policies <number>', 'of the cluster', parseCount, LARGE.policies)
     .option('--changes <number>', 'that are timed', parseCount, SYNC_CHANGES)
     .option('--no-rival', 'leave out the informers of @kubernetes/client-node')
+    .option('--rival-folder <path>', 'where that is installed', '.')
     .addHelpText('after', '\nExamples:\n  culvert bench sync\n'
       + '  culvert bench sync -o json --pods 10000 --no-rival\n')
     .exitOverride()

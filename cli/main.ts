@@ -18,6 +18,12 @@ interface OutputOption {
   output: OutputFormat;
 }
 
+/** Flags of V8 for programs that live beside pods on a small board: young objects get no more room
+ * than at first, and, where there is time, all of the heap grows in small steps. Without these
+ * twice as much is held as is used. */
+const SMALL_YOUNG_SPACE = '--semi-space-growth-factor=1';
+const SMALL_STEPS = '--optimize-for-size';
+
 interface SyncVerbOptions {
   source: string;
   nodeName: string;
@@ -84,19 +90,11 @@ function addRun(program: Command): void {
       if (typeof given === 'string') setAt(flags, path, fromText(given, example));
     }
     if (options['stopOnStdinEnd'] === true) stopOnStdinEnd();
-    saveMemory();
+    setFlagsFromString(SMALL_YOUNG_SPACE);
     const file = typeof options['config'] === 'string' ? options['config'] : undefined;
     const { runDaemon } = await import('./run.ts');
     await runDaemon(file, process.env, flags, stopOnSignals());
   });
-}
-
-/** Has the heap grow in small steps, for programs that live beside pods on a small board. Without
- * it twice as much is held as is used. */
-function saveMemory(): void {
-  for (const flag of ['--optimize-for-size', '--semi-space-growth-factor=1']) {
-    setFlagsFromString(flag);
-  }
 }
 
 function addSync(program: Command): void {
@@ -123,9 +121,11 @@ function addSync(program: Command): void {
       + 'flannel\'s own ConfigMap', '')
     .action(async (options: SyncVerbOptions) => {
       if (options.stopOnStdinEnd === true) stopOnStdinEnd();
-      saveMemory();
+      for (const flag of [SMALL_YOUNG_SPACE, SMALL_STEPS]) setFlagsFromString(flag);
       const { runSync } = await import('../sync/main.ts');
-      const { makeLog } = await import('./run.ts');
+      const { makeLog } = await import('./log.ts');
+      const { Heap } = await import('../host/heap.ts');
+      const heap = new Heap();
       await runSync({
         source: options.source,
         socket: `${options.runtimeDirectory}/sync.sock`,
@@ -133,6 +133,7 @@ function addSync(program: Command): void {
         version: VERSION,
         signal: stopOnSignals(),
         cluster: { ...options, environment: process.env },
+        sender: { onWhole: () => heap.settleSoon() },
       }, makeLog('sync', options.logLevel));
     });
 }
@@ -260,7 +261,7 @@ function addPolicy(program: Command): void {
   policy.command('explain').description('why a flow is allowed or denied')
     .addOption(objectsOption())
     .requiredOption('--from <end>', 'NAMESPACE/POD, an IP address or node:NAME')
-    .requiredOption('--to <end>', 'likewise')
+    .requiredOption('--to <end>', 'likewise, or service:NAMESPACE/NAME')
     .requiredOption('--port <port>', 'as 80/TCP, 53/UDP or ICMP')
     .addOption(new Option('--family <family>', 'where both ends have both')
       .choices(['IPv4', 'IPv6']))

@@ -13,6 +13,7 @@ import { FlowProblem, judgeFlows, resultOf, type Judgement, type Progress } from
 import { describePolicies } from './policy/list.ts';
 import { compareResults } from './policy/expect.ts';
 import { loadObjects, readText } from './policy/objects.ts';
+import { endAddress, translationOf, type Translation } from './policy/services.ts';
 import type { ShowOptions } from './show.ts';
 import { print, type OutputFormat } from './table.ts';
 import { CORE_PATH } from './version.ts';
@@ -66,13 +67,35 @@ export async function testPolicy(options: TestOptions): Promise<number> {
 
 /** Why one flow is allowed or denied. */
 export async function explainPolicy(options: ExplainOptions): Promise<void> {
-  const flow = flowOf(options);
   const entries = await loadObjects(options.objects);
+  const flow = flowOf({ ...options, to: endAddress(options.to, options.family, entries) });
+  const translation = translationOf(flow, entries);
+  if (translation !== null) return explainService(flow, translation, entries, options);
   const [judgement] = judge(entries, [flow], options, '');
   if (judgement === undefined) throw new Error('no verdict');
   const explanation = explanationOf(judgement);
   if (options.output === 'json') process.stdout.write(`${JSON.stringify(explanation)}\n`);
   else process.stdout.write(explanationText(explanation));
+}
+
+/** Policy sees what the Service makes of the flow: the same for each backend that it may get. */
+function explainService(
+  flow: Flow, { service, address, flows }: Translation, entries: readonly Entry[],
+  options: ExplainOptions,
+): void {
+  const backends = judge(entries, flows, options, '').map(explanationOf);
+  const { from } = options;
+  const { protocol, port = null } = flow;
+  if (options.output === 'json') {
+    const explanation = { from, to: address, protocol, port, service, backends };
+    process.stdout.write(`${JSON.stringify(explanation)}\n`);
+    return;
+  }
+  const count = backends.length === 1 ? '1 backend' : `${backends.length || 'no'} backends`;
+  process.stdout.write([
+    `Service ${service}, ${address} ${port ?? ''}/${protocol}: ${count} for new connections\n`,
+    ...backends.map(explanationText),
+  ].join('\n'));
 }
 
 /** The rules that the running daemon judges the pods of its node by, policy by policy. */

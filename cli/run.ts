@@ -1,13 +1,15 @@
 // `culvert run`: the daemon from its first line to a clean end, and what long-running verbs share.
 
 import { existsSync } from 'node:fs';
-import { pino, type Logger } from 'pino';
 import { SystemError } from '../ffi/errno.ts';
 import { ConfigError, loadConfig, type HostConfig, type Settings } from '../host/config.ts';
-import { Host, SecondInstanceError } from '../host/main.ts';
+import { SecondInstanceError } from '../host/derived.ts';
+import { Host } from '../host/main.ts';
+import { StartTimes } from '../host/start-times.ts';
 import { TierError } from '../host/tier.ts';
 import { notifyReady, SystemdStore } from '../host/systemd-store.ts';
 import { CommandError, EXIT_CONFIG, EXIT_FAILED, EXIT_NO_PERMISSION } from './exit.ts';
+import { makeLog } from './log.ts';
 import { CORE_PATH, VERSION } from './version.ts';
 
 export const DEFAULT_CONFIG = '/etc/culvert/config.yaml';
@@ -19,11 +21,15 @@ export async function runDaemon(
   flags: Settings,
   stop: AbortSignal,
 ): Promise<void> {
+  const times = new StartTimes();
+  times.mark('program');
   const config = readConfig(file, environment, flags);
   const log = makeLog('host', config.logLevel);
   const store = SystemdStore.from(environment);
-  const host = await Host.start({ config, log, version: VERSION, corePath: CORE_PATH, store })
-    .catch((error: unknown) => Promise.reject(explain(error)));
+  const host = await Host.start({
+    config, log, version: VERSION, corePath: CORE_PATH, store, times,
+  }).catch((error: unknown) => Promise.reject(explain(error)));
+  log.debug({}, times.describe());
   log.info({ node: config.nodeName, version: VERSION }, 'ready');
   notifyReady(environment);
   await aborted(stop);
@@ -53,16 +59,6 @@ function explain(error: unknown): Error {
   const isDenied = ['EPERM', 'EACCES'].includes(error.code);
   const isMissing = isDenied || error.object.includes('/dev/net/tun');
   return new CommandError(isMissing ? EXIT_NO_PERMISSION : EXIT_FAILED, error.message);
-}
-
-/** JSON lines on standard error; standard output is for answers. */
-export function makeLog(component: string, level: string): Logger {
-  return pino({
-    level,
-    base: { component },
-    timestamp: pino.stdTimeFunctions.isoTime,
-    formatters: { level: (label) => ({ level: label }) },
-  }, pino.destination({ fd: 2, sync: true }));
 }
 
 /** Resolves when the signal is given. */

@@ -30,12 +30,23 @@ export const ClusterNodeSchema = v.strictObject({
 });
 export type ClusterNode = v.InferOutput<typeof ClusterNodeSchema>;
 
+/** A port of the node that leads to one of a pod's. `hostIP` is the node's address to listen at;
+ * empty, or unspecified (0.0.0.0, ::), stands for all that node ports are served at. */
+export const HostPortSchema = v.strictObject({
+  protocol: v.picklist(['TCP', 'UDP', 'SCTP']),
+  hostPort: Port,
+  containerPort: Port,
+  hostIP: v.union([v.literal(''), Address]),
+});
+export type HostPort = v.InferOutput<typeof HostPortSchema>;
+
 /** A pod that runs on this node, as the cluster describes it. */
 export const PodSchema = v.strictObject({
   namespace: Name,
   name: Name,
   uid: v.pipe(v.string(), v.maxLength(128)),
   addresses: v.pipe(v.array(Address), v.maxLength(16)),
+  hostPorts: v.exactOptional(v.pipe(v.array(HostPortSchema), v.maxLength(128))),
 });
 export type Pod = v.InferOutput<typeof PodSchema>;
 
@@ -179,7 +190,7 @@ export const RevisionAnswerSchema = v.strictObject({
 });
 export type RevisionAnswer = v.InferOutput<typeof RevisionAnswerSchema>;
 
-/** `resume`: does the host still have what a session told it? The answer is `applied` with the
+/** `resume`: does the host still have what it was told before? The answer is `applied` with the
  * revision that it has, from which deltas go on, or `resync`. */
 export const ResumeSchema = v.strictObject({ session: Session });
 
@@ -309,6 +320,7 @@ export const StatusReportSchema = v.strictObject({
   drops: v.strictObject({ outbound: Counters, inbound: Counters }),
   events: Counters,
   control: Counters,
+  nodePorts: Counters,
   tables: v.array(v.strictObject({ name: v.string(), used: Count, limit: Count })),
 });
 export type StatusReport = v.InferOutput<typeof StatusReportSchema>;

@@ -13,7 +13,8 @@ import type { ProfileName } from '../engine/memory-map.ts';
 import { FLANNEL_VXLAN_PORT, NetConfError, parseNetConf } from '../engine/net-conf.ts';
 import { fieldPath, issuePath, issueReason } from '../engine/shape.ts';
 import type { FaultOptions } from './device/fault.ts';
-import { TIERS, type TierName } from './tier.ts';
+import { isPortRange } from './node-ports/plan.ts';
+import { TIERS, type TierName } from './tier-names.ts';
 
 export interface HostConfig {
   nodeName: string;
@@ -29,6 +30,14 @@ export interface HostConfig {
     enabled: boolean;
     /** What packets for a Service without backends get: port unreachable, or silence. */
     empty: 'reject' | 'drop';
+  };
+  /** Node ports of Services and host ports of pods, by a proxy in this process. */
+  nodePorts: {
+    enabled: boolean;
+    /** The node's addresses to listen at; none stands for the underlay's. */
+    addresses: string[];
+    /** Where node ports of Services may be, as FIRST-LAST. Host ports may be anywhere. */
+    range: string;
   };
   underlay: {
     /** Local addresses to tunnel from, one per family; or the interface that has them. */
@@ -99,6 +108,7 @@ export const DEFAULTS: HostConfig = {
   podNetworks: ['10.244.0.0/16'],
   serviceNetworks: [],
   services: { enabled: true, empty: 'reject' },
+  nodePorts: { enabled: false, addresses: [], range: '30000-32767' },
   underlay: {
     addresses: [], interface: '', port: FLANNEL_VXLAN_PORT, mtu: 0, sendSockets: 16,
     takeUnfinished: false,
@@ -139,6 +149,11 @@ const SourceSchema = v.strictObject({
   serviceNetworks: v.optional(prefixes),
   services: v.optional(v.strictObject({
     enabled: v.optional(v.boolean()), empty: v.optional(v.picklist(['reject', 'drop'])),
+  })),
+  nodePorts: v.optional(v.strictObject({
+    enabled: v.optional(v.boolean()),
+    addresses: v.optional(addresses),
+    range: v.optional(v.pipe(v.string(), v.check(isPortRange, 'not a range as 30000-32767'))),
   })),
   underlay: v.optional(v.strictObject({
     addresses: v.optional(addresses),

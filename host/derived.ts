@@ -9,6 +9,7 @@ import type { Log } from '../engine/log.ts';
 import { PROFILES, type Limits } from '../engine/memory-map.ts';
 import { ServiceTables } from '../engine/tables/services.ts';
 import { SystemError } from '../ffi/errno.ts';
+import { lockFile } from '../ffi/file.ts';
 import { VXLAN_OVERHEAD_IPV4, VXLAN_OVERHEAD_IPV6 } from '../wasm/abi/headers.ts';
 import { WORKER_LIMIT } from '../wasm/abi/layout.ts';
 import type { HostConfig } from './config.ts';
@@ -16,6 +17,7 @@ import { workerCount } from './data-plane.ts';
 import { diskFiles } from './durable.ts';
 import type { HandoverOptions } from './handover.ts';
 import { Ipam } from './ipam.ts';
+import { NodePorts } from './node-ports.ts';
 import { ServiceGate } from './service-gate.ts';
 import type { Underlay } from './underlay.ts';
 
@@ -23,6 +25,12 @@ const ADDRESSES_FOLDER = 'addresses';
 const BOOT_ID = '/proc/sys/kernel/random/boot_id';
 /** The sidecar's user must get through; each socket has a mode of its own. */
 export const RUNTIME_DIRECTORY_MODE = 0o755;
+const LOCK_FILE = 'culvert.lock';
+
+/** Another daemon has this runtime directory. */
+export class SecondInstanceError extends Error {
+  override name = 'SecondInstanceError';
+}
 
 /** A VTEP MAC for a node that the cluster has not given one: stable, locally administered. */
 export function defaultMac(nodeName: string, family: string): string {
@@ -76,6 +84,15 @@ export function makeServices(
     forwarding.claimService(name, addresses)), services);
 }
 
+/** Node ports and host ports, at the addresses that the operator names, or else the underlay's. */
+export function makeNodePorts(
+  { nodePorts }: HostConfig, underlay: Pick<Underlay, 'addresses'>, log: Log,
+): NodePorts {
+  const { enabled, addresses, range } = nodePorts;
+  const all = addresses.length > 0 ? addresses : Object.values(underlay.addresses);
+  return new NodePorts({ enabled, addresses: all, range, log });
+}
+
 /** The node's addresses of pods, on disk. */
 export function makeIpam({ runtimeDirectory }: HostConfig, log: Log): Ipam {
   return new Ipam({
@@ -86,8 +103,17 @@ export function makeIpam({ runtimeDirectory }: HostConfig, log: Log): Ipam {
   });
 }
 
-/** Makes the folder of sockets, lock and whatever else is of this daemon only. */
-export function makeRuntimeDirectory(path: string): void {
+/** Makes the folder of sockets and whatever else is of this daemon only, and locks it. Returns the
+ * lock's descriptor. */
+export function lockRuntimeDirectory(path: string): number {
+  makeRuntimeDirectory(path);
+  const lockPath = join(path, LOCK_FILE);
+  const lock = lockFile(lockPath);
+  if (lock !== null) return lock;
+  throw new SecondInstanceError(`start daemon: another one holds ${lockPath}`);
+}
+
+function makeRuntimeDirectory(path: string): void {
   try {
     mkdirSync(path, { recursive: true, mode: RUNTIME_DIRECTORY_MODE });
   } catch (error) {

@@ -11,7 +11,7 @@ import type { Limits } from '../engine/memory-map.ts';
 import { ENDED_FOLDER, type Delta, type Pod, type Snapshot } from '../engine/model.ts';
 import { PolicyTables } from '../engine/tables/policy.ts';
 import { errnoName } from '../ffi/errno.ts';
-import { closeFd, lockFile } from '../ffi/file.ts';
+import { closeFd } from '../ffi/file.ts';
 import { Links } from '../ffi/netlink.ts';
 import { localPort, peerCredentials } from '../ffi/socket.ts';
 import { Attachments } from './attachments.ts';
@@ -19,17 +19,19 @@ import type { HostConfig } from './config.ts';
 import { ControlServer } from './control.ts';
 import { DataPlane } from './data-plane.ts';
 import {
-  forwardingOptions, handoverOptions, makeIpam, makeRuntimeDirectory, makeServices, memoryLimits,
-  overlayMtu, overlayNetworks, RUNTIME_DIRECTORY_MODE,
+  forwardingOptions, handoverOptions, lockRuntimeDirectory, makeIpam, makeNodePorts, makeServices,
+  memoryLimits, overlayMtu, overlayNetworks, RUNTIME_DIRECTORY_MODE,
 } from './derived.ts';
 import { diskFiles } from './durable.ts';
 import { Endpoints } from './endpoints.ts';
 import { Freshness } from './freshness.ts';
 import { Handover } from './handover.ts';
+import { Heap } from './heap.ts';
 import { Intake } from './intake.ts';
 import { Ipam } from './ipam.ts';
 import { controlMethods, nodeFacts } from './methods.ts';
 import { keptDevice, NodeDevice } from './node-device.ts';
+import type { NodePorts } from './node-ports.ts';
 import { Observer } from './observe.ts';
 import { PolicyGate } from './policy-gate.ts';
 import {
@@ -38,6 +40,7 @@ import {
 } from './recovery.ts';
 import type { ServiceGate } from './service-gate.ts';
 import { DeviceSpecs } from './specs.ts';
+import type { StartTimes } from './start-times.ts';
 import type { SystemdStore } from './systemd-store.ts';
 import { tellSubnet } from './subnet-env.ts';
 import { chooseTier, probeKernel, type Tier, type TierName } from './tier.ts';
@@ -53,12 +56,6 @@ const REOPEN_LIMIT_MS = 5000;
 /** Names of the files in the runtime directory. */
 export const CONTROL_SOCKET = 'control.sock';
 export const SYNC_SOCKET = 'sync.sock';
-const LOCK_FILE = 'culvert.lock';
-
-/** Another daemon has this runtime directory. */
-export class SecondInstanceError extends Error {
-  override name = 'SecondInstanceError';
-}
 
 export interface HostOptions {
   config: HostConfig;
@@ -68,6 +65,7 @@ export interface HostOptions {
   corePath: string;
   /** Where systemd runs us and keeps descriptors for us. */
   store?: SystemdStore | null;
+  times: StartTimes;
 }
 
 /** What a daemon is made of and must close in the end. */
@@ -90,6 +88,7 @@ export class Host {
   readonly core: Core;
   readonly forwarding: Forwarding;
   readonly services: ServiceGate;
+  readonly nodePorts: NodePorts;
   readonly dataPlane: DataPlane;
   readonly nodeDevice: NodeDevice;
   readonly endpoints: Endpoints;
@@ -116,6 +115,7 @@ export class Host {
   readonly #lock: number;
   /** The cluster's pods of this node, by namespace and name. */
   readonly #pods = new Map<string, Pod>();
+  readonly #heap = new Heap();
   #isStopping = false;
   #warned = '';
 
@@ -143,6 +143,7 @@ export class Host {
     this.forwarding = new Forwarding(
       this.core, limits, forwardingOptions(config, underlay.mtu));
     this.services = makeServices(this.core, limits, this.forwarding, config);
+    this.nodePorts = makeNodePorts(config, underlay, log);
     this.forwarding.devices.closedAtStart = config.policy.unknownPods === 'closed';
     this.#setOffloads();
     const podNetworks = overlayNetworks(config);
@@ -192,23 +193,20 @@ export class Host {
 
   /** Starts a daemon. Rejects with what is missing; then nothing is left behind. */
   static async start(options: HostOptions): Promise<Host> {
-    const { config, log } = options;
-    makeRuntimeDirectory(config.runtimeDirectory);
-    const lockPath = join(config.runtimeDirectory, LOCK_FILE);
-    const lock = lockFile(lockPath);
-    if (lock === null) {
-      throw new SecondInstanceError(`start daemon: another one holds ${lockPath}`);
-    }
+    const { config, log, times } = options;
+    const lock = lockRuntimeDirectory(config.runtimeDirectory);
     const links = new Links();
     const { store = null } = options;
     const handover = await Handover.begin({ ...handoverOptions(config), log, store });
     // A daemon that cannot start leaves what it has found to one that can.
     const isLeft = handover.offered('').length > 0;
     const recovered = nothingRecovered();
+    times.mark('holder');
     const module = new WebAssembly.Module(readFileSync(options.corePath));
     const queues = handover.offered(`${keptDevice(config.device.name)}.`).length;
     const limits = memoryLimits(config, queues);
     const core = makeCore(module, limits, config, handover, recovered, log);
+    times.mark('core');
     let underlay: Underlay | null = null;
     let host: Host | null = null;
     // The workers' threads start while all else is made ready.
@@ -222,13 +220,16 @@ export class Host {
     try {
       const tier = chooseTier(config.dataPlane.tier, probeKernel());
       const warm = isLeft ? Promise.resolve() : warmUp(module, tier);
+      times.mark('tier');
       await handover.ensure();
       underlay = await Underlay.open(links, config, tier, limits.workers, handover);
+      times.mark('underlay');
       host = new Host(options, {
         lock, links, handover, tier, underlay, limits, core, dataPlane, recovered,
       });
       // Packets that have waited long enough are not kept waiting for that.
       await warm;
+      times.mark('tables');
       await host.#open();
       return host;
     } catch (error) {
@@ -263,8 +264,10 @@ export class Host {
     this.#underlayWatch.close();
     const isKept = isLeft && this.handover.keeper !== 'none';
     this.attachments.close();
+    this.#heap.close();
     await Promise.allSettled([this.control.close(), this.sync.close()]);
     this.observer.close();
+    await this.nodePorts.close();
     if (!isKept) await this.endpoints.close();
     await this.dataPlane.stop();
     if (isKept) {
@@ -282,27 +285,32 @@ export class Host {
   }
 
   async #open(): Promise<void> {
-    const { log } = this.options;
-    const limits = [...this.tier.limits, ...this.underlay.tap?.limits ?? []];
+    const { log, times } = this.options;
+    const limits = [...this.tier.limits, ...this.underlay.limits];
     const workers = this.dataPlane.workers.length;
     log.info({ tier: this.tier.name, limits, workers }, 'data plane tier');
     await this.nodeDevice.open();
+    times.mark('device');
     this.attachments.open();
     const savedMs = await this.lastKnown.recall(
       (snapshot) => this.#applySnapshot(snapshot), (delta) => this.#applyDelta(delta));
     this.recovered.isClusterKnown = savedMs !== null;
     if (savedMs === null) await this.#takeConfigured();
     else this.freshness.recalled(savedMs);
+    times.mark('cluster');
     const pods = await restorePods(
       this.handover, this.endpoints, this.attachments.ready, this.recovered, log);
     recoverPackets(this.core, this.nodeDevice.isLeft, pods, this.recovered);
+    times.mark('pods');
     await this.dataPlane.begin(
       [...this.#specs.underlay(this.underlay), this.#specs.node(this.nodeDevice), ...pods.specs]);
     this.#underlayWatch.begin();
+    times.mark('workers');
     log.info({ ...this.recovered, keeper: this.handover.keeper }, 'left by an earlier daemon');
     await this.control.listen();
     this.attachments.takeNotes();
     await this.sync.listen();
+    times.mark('sockets');
   }
 
   #makeAttachments(): Attachments {
@@ -398,6 +406,7 @@ export class Host {
   async #take(snapshot: Snapshot): Promise<void> {
     await this.#applySnapshot(snapshot);
     this.lastKnown.replace(snapshot);
+    this.#heap.settleSoon();
     this.options.log.info(
       { revision: snapshot.revision, nodes: snapshot.nodes.length }, 'snapshot in force');
   }
@@ -414,6 +423,7 @@ export class Host {
     }
     this.forwarding.applySnapshot(snapshot);
     this.services.replace(snapshot.services);
+    this.nodePorts.take(snapshot);
     this.#pods.clear();
     for (const pod of snapshot.pods) this.#pods.set(podKey(pod), pod);
     await this.#applied();
@@ -423,6 +433,7 @@ export class Host {
     if (delta.policy !== undefined) this.policy.apply(delta.policy);
     this.forwarding.applyDelta(delta);
     this.services.apply(delta);
+    this.nodePorts.apply(delta);
     for (const pod of delta.pods) this.#pods.set(podKey(pod), pod);
     for (const pod of delta.removedPods) this.#pods.delete(podKey(pod));
     await this.#applied();

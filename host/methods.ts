@@ -130,6 +130,7 @@ function status(host: Host): StatusReport {
       problems: [
         ...host.intake.health?.problems ?? [], ...host.problems(),
         ...host.ipam.problems(), ...host.lastKnown.problems(),
+        ...host.nodePorts.problems(),
       ],
       source: host.intake.health?.source ?? null,
       staleSince: host.freshness.staleSince,
@@ -148,10 +149,11 @@ function status(host: Host): StatusReport {
       inbound: readDrops(host.core, 'inbound'),
     },
     events: readEvents(host.core),
+    nodePorts: host.nodePorts.counters(),
     control: sum(host.control.counters, host.sync.counters),
     tables: [
       ...host.forwarding.tables(), ...host.policy.tables.tables(), ...host.services.tables.tables(),
-      host.ipam.table(),
+      host.ipam.table(), ...host.nodePorts.tables(),
     ],
   };
 }

@@ -9,9 +9,9 @@ import {
   openTun, probeOffloads, setTunOffload, setVnetHeaderSize, TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6,
   TUN_F_USO4, TUN_F_USO6, tunDevice, type TunOffloads, type TunOptions,
 } from '../ffi/tun.ts';
+import { TIERS, type TierName } from './tier-names.ts';
 
-export const TIERS = ['T0', 'T1', 'T2', 'T3'] as const;
-export type TierName = (typeof TIERS)[number];
+export { TIERS, type TierName };
 
 /** What the kernel can do for us. */
 export interface KernelOffers {

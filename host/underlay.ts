@@ -4,7 +4,9 @@ import { addressFamily, type Family } from '../engine/address.ts';
 import { SystemError } from '../ffi/errno.ts';
 import { closeFd } from '../ffi/file.ts';
 import type { Links } from '../ffi/netlink.ts';
-import { joinDatagrams, openUdpSocket, receiveTos, shareAddress } from '../ffi/socket.ts';
+import {
+  joinDatagrams, openUdpSocket, receiveBufferBytes, receiveTos, shareAddress,
+} from '../ffi/socket.ts';
 import type { HostConfig } from './config.ts';
 import type { Handover } from './handover.ts';
 import {
@@ -100,6 +102,19 @@ export class Underlay {
   release(left: UnderlaySockets): void {
     this.#options.handover.forgetAll(keptName(left.address, this.#options));
     closeSockets(left);
+  }
+
+  /** What is less than it could be, and why. */
+  get limits(): string[] {
+    const [receiver] = this.sockets.flatMap(({ receivers }) => receivers);
+    const limits = [...this.tap?.limits ?? []];
+    // The kernel tells twice what it was asked for, its own needs included: socket(7).
+    const wanted = RECEIVE_BUFFER_BYTES;
+    const granted = receiver === undefined ? wanted : receiveBufferBytes(receiver) / 2;
+    if (granted < wanted) {
+      limits.push(`receive queue of ${granted} bytes in place of ${wanted}: net.core.rmem_max`);
+    }
+    return limits;
   }
 
   close(): void {

@@ -51,7 +51,7 @@ interface WarmUpData {
  * are slower, nothing else. */
 export function warmUp(module: WebAssembly.Module, offloads: Offloads): Promise<void> {
   const data: WarmUpData = { module, offloads };
-  const worker = new Worker(new URL(import.meta.url), {
+  const worker = new Worker(new URL('./warm-up.js', import.meta.url), {
     workerData: data, name: 'culvert-warm-up',
   });
   worker.on('error', () => {});

@@ -5,7 +5,7 @@
 //   node dist/scripts/kube-1.20.js --serve    keeps the server running; KUBECONFIG is printed
 //   node dist/scripts/kube-1.20.js --fetch    only downloads
 //
-// A slow lane that nothing else waits for: the build takes eight minutes of one CPU and 4 GB of
+// A slow lane that nothing else waits for: the build takes eight minutes of one CPU and 3 GB of
 // disk. Source, compiler and etcd are Debian 12's, unpacked below ~/.cache/culvert/kube-1.20, where
 // all of it stays; nothing is installed. The machine needs apt-get, dpkg-source, make, patch and
 // gcc.

@@ -55,6 +55,14 @@ const BUILDS = [
     says: 'bundling the CNI plugin (esbuild)',
     command: ['dist/scripts/bundle.js'],
   },
+  {
+    name: 'command',
+    isSource: (path) => ['package.json', 'scripts/bundle-command.ts'].includes(path)
+      || /^(cli|cni|host|engine|ffi|sync|wasm\/abi)\/.*(\.ts|tsconfig\.json)$/.test(path),
+    output: 'dist/bundle/main.js',
+    says: 'bundling the command (esbuild)',
+    command: ['dist/scripts/bundle-command.js'],
+  },
 ];
 
 /** A failure that has been explained in full; needs no stack. */

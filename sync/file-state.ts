@@ -8,13 +8,13 @@ import type { ClusterState } from './state.ts';
 import { findDuplicates } from './translate.ts';
 import type { Sink } from './watch.ts';
 
-/** Hands good readings on and tells the operator about the others. */
+/** Hands good readings on and tells the operator about the others: the last good one is what the
+ * operator means, so it does not count as stale. */
 export class FileState implements Sink {
   readonly #state: ClusterState;
   readonly #log: Log;
   /** What the last good reading had. */
   #known = new Map<string, Pick<Entry, 'kind' | 'key'>>();
-  #staleSinceMs: number | null = null;
 
   constructor(state: ClusterState, log: Log) {
     this.#state = state;
@@ -34,21 +34,12 @@ export class FileState implements Sink {
     for (const entry of entries) this.#state.upsert(entry);
     this.#state.commit();
     this.#log.info(this.#state.counts, 'objects read');
-    this.#staleSinceMs = null;
-    this.#tellHealth([]);
+    this.#state.setHealth({ source: 'file', fresh: true, staleSinceMs: null, problems: [] });
   }
 
   problem(problems: readonly string[]): void {
     for (const problem of problems) this.#log.error({}, problem);
     this.#log.error(
       { problems: problems.length }, 'the objects are not used; the last state stays');
-    this.#staleSinceMs ??= Date.now();
-    this.#tellHealth(problems);
-  }
-
-  #tellHealth(problems: readonly string[]): void {
-    const staleSinceMs = this.#staleSinceMs;
-    const fresh = staleSinceMs === null;
-    this.#state.setHealth({ source: 'file', fresh, staleSinceMs, problems: [...problems] });
   }
 }

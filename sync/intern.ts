@@ -16,6 +16,18 @@ export function intern(text: string): string {
   return text;
 }
 
+const PART_LIMIT = 4096;
+const parts = new Map<string, string>();
+
+/** The same for longer texts, of which there are fewer: policies of many namespaces are alike. */
+export function internPart(text: string): string {
+  const known = parts.get(text);
+  if (known !== undefined) return known;
+  if (parts.size >= PART_LIMIT) parts.clear();
+  parts.set(text, text);
+  return text;
+}
+
 const VALUE_LIMIT = 8192;
 const values = new Map<string, unknown>();
 
@@ -28,4 +40,9 @@ export function internValue<T>(value: T): T {
   if (values.size >= VALUE_LIMIT) values.clear();
   values.set(text, value);
   return value;
+}
+
+/** Forgets which texts and values were met: after many objects, few are going to come. */
+export function forgetInterned(): void {
+  for (const known of [texts, parts, values]) known.clear();
 }

@@ -2,6 +2,7 @@
 
 import type { Log } from '../engine/log.ts';
 import type { NodeFacts } from '../engine/model.ts';
+import { forgetInterned } from './intern.ts';
 import type { KubernetesOptions } from './kubernetes/source.ts';
 import { Sender } from './send.ts';
 import type { SenderOptions } from './send.ts';
@@ -56,6 +57,10 @@ export async function runSync(options: SyncOptions, log: Log): Promise<void> {
     ...options.sender, socket, version, log,
     onEndpoints: (endpoints) => state.takeEndpoints(endpoints),
     onRead: () => state.onRead(),
+    onWhole: () => {
+      forgetInterned();
+      options.sender?.onWhole?.();
+    },
     ...onNode === undefined ? {} : { onNode },
   });
   state.connect(sender);

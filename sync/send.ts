@@ -46,6 +46,8 @@ export interface SenderOptions {
   onNode?(facts: NodeFacts): void;
   /** Told that a snapshot has been read, or given up. */
   onRead?(): void;
+  /** Told that a snapshot is in force. */
+  onWhole?(): void;
   /** 0 to 1, for the jitter. */
   random?(): number;
 }
@@ -243,7 +245,8 @@ export class Sender {
     if (this.#outbox.isLost) return;
     this.#taken(revision, answer);
     const ms = Math.round(performance.now() - startMs);
-    this.#options.log.info({ revision, ms }, 'host has everything');
+    this.#options.log.info({ revision, ms }, 'host is up to date');
+    this.#options.onWhole?.();
   }
 
   async #sendParts(connection: Connection, revision: number, whole: Whole): Promise<void> {
@@ -268,7 +271,7 @@ export class Sender {
       throw new Error(`the host has revision ${revision} after it was sent ${sent}`);
     }
     this.#confirm(sent);
-    this.#options.log.debug({ revision }, 'host is up to date');
+    this.#options.log.debug({ revision }, 'host has the change');
   }
 
   #confirm(revision: number): void {

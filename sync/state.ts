@@ -12,7 +12,7 @@
 import type { Log } from '../engine/log.ts';
 import { PROBLEM_LIMIT, PROBLEM_TEXT_LIMIT } from '../engine/model.ts';
 import type { Pod, SourceHealth } from '../engine/model.ts';
-import { compareText, labelValue } from './fields.ts';
+import { compareText } from './fields.ts';
 import { withEndpoint } from './local-endpoints.ts';
 import { NO_NODE, Nodes } from './nodes.ts';
 import type { Entry } from './objects.ts';
@@ -56,8 +56,6 @@ export interface ClusterStateOptions {
   legacyAnnotation?: boolean;
 }
 
-/** Labels that name a node's zone, the one of old last. */
-const ZONE_LABELS = ['topology.kubernetes.io/zone', 'failure-domain.beta.kubernetes.io/zone'];
 /** So many objects are committed one by one. */
 const SINGLE_OBJECTS = 16;
 
@@ -233,9 +231,7 @@ export class ClusterState implements ClusterSink {
 
   #setNode(entry: Extract<Entry, { kind: 'Node' }>): void {
     this.#nodes.upsert(entry);
-    if (entry.key !== this.#options.local) return;
-    const zones = ZONE_LABELS.map((label) => labelValue(entry.labels, label) ?? '');
-    this.#services.setZone(zones.find((zone) => zone !== '') ?? '');
+    if (entry.key === this.#options.local) this.#services.setNodeLabels(entry.labels);
   }
 
   #setPod(entry: PodEntry): void {

@@ -18,7 +18,7 @@ import { IPERF3_PORT } from './measure.ts';
 import { sleep, type Program } from './program.ts';
 
 const PACKAGE_FOLDER = fileURLToPath(new URL('../../..', import.meta.url));
-const CLI = join(PACKAGE_FOLDER, 'dist', 'cli', 'main.js');
+const CLI = join(PACKAGE_FOLDER, 'dist', 'cli', 'culvert.js');
 const READY_LINE = '"msg":"ready"';
 const SYNC_LINE = 'sync starts';
 const POD_NAMESPACE = 'bench';

@@ -1,8 +1,10 @@
 // The informers of @kubernetes/client-node on the same data, as a process of its own. Prints a line
-// once all of them have listed; then it goes on watching until its input ends.
+// once all of them have listed; then it goes on watching until its input ends. Arguments: a
+// kubeconfig, and the module's file.
 
-const MODULE = '@kubernetes/client-node';
-const [, , kubeconfig = ''] = process.argv;
+import { pathToFileURL } from 'node:url';
+
+const [, , kubeconfig = '', program = ''] = process.argv;
 
 /** What of the module is used here; it is not there where nobody measures. */
 interface Client {
@@ -20,7 +22,7 @@ interface Informer {
   list(): readonly unknown[] | undefined;
 }
 
-const client = await import(MODULE) as Client;
+const client = await import(pathToFileURL(program).href) as Client;
 const config = new client.KubeConfig();
 config.loadFromFile(kubeconfig);
 const core = config.makeApiClient(client.CoreV1Api);

@@ -3,6 +3,7 @@
 
 import { createHash, randomFillSync } from 'node:crypto';
 import { createSocket } from 'node:dgram';
+import { Resolver } from 'node:dns/promises';
 import { connect, createServer, type Socket } from 'node:net';
 import { parentPort, workerData } from 'node:worker_threads';
 import { closeFd } from '../../ffi/file.ts';
@@ -17,6 +18,7 @@ export type AgentRequest =
   | { verb: 'serve'; addresses?: string[] }
   | { verb: 'tcp'; address: string; timeoutMs: number }
   | { verb: 'who'; address: string; port: number; timeoutMs: number }
+  | { verb: 'resolve'; server: string; name: string; kind: 'A' | 'AAAA' | 'TXT'; timeoutMs: number }
   | { verb: 'udp'; address: string; size: number; timeoutMs: number }
   | { verb: 'sizes'; address: string; sizes: number[]; timeoutMs: number }
   | { verb: 'ping'; address: string; size: number; timeoutMs: number; ttl?: number }
@@ -113,6 +115,17 @@ async function tcp(address: string, timeoutMs: number): Promise<string> {
 async function who(address: string, port: number, timeoutMs: number): Promise<string> {
   const answer = await converse(address, timeoutMs, (socket) => socket.end('who\n'), port);
   return answer.replace(/::ffff:/g, '');
+}
+
+/** Asks a DNS server; answers are joined by spaces. */
+async function resolve(
+  { server, name, kind, timeoutMs }: Extract<AgentRequest, { verb: 'resolve' }>,
+): Promise<string> {
+  const resolver = new Resolver({ timeout: timeoutMs, tries: 2 });
+  resolver.setServers([server.includes(':') ? `[${server}]:53` : server]);
+  const answers = kind === 'TXT' ? await resolver.resolveTxt(name)
+    : kind === 'A' ? await resolver.resolve4(name) : await resolver.resolve6(name);
+  return answers.flat().join(' ');
 }
 
 /** Sends random bytes and compares the digest that the other side saw. */
@@ -298,6 +311,8 @@ async function answer(request: AgentRequest): Promise<AgentAnswer> {
     else if (request.verb === 'tcp') result.from = await tcp(request.address, request.timeoutMs);
     else if (request.verb === 'who') {
       result.from = await who(request.address, request.port, request.timeoutMs);
+    } else if (request.verb === 'resolve') {
+      result.from = await resolve(request);
     } else if (request.verb === 'udp') {
       result.from = await udp(request.address, request.size, request.timeoutMs);
     } else if (request.verb === 'sizes') {

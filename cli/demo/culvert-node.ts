@@ -8,7 +8,7 @@ import { ask } from '../client.ts';
 import { PACKAGE_FOLDER } from '../version.ts';
 import type { Bed, Daemon, Host, LabNode } from './bed.ts';
 
-const CLI = join(PACKAGE_FOLDER, 'dist', 'cli', 'main.js');
+const CLI = join(PACKAGE_FOLDER, 'dist', 'cli', 'culvert.js');
 const WAIT_MS = 20;
 const WAIT_LIMIT_MS = 30_000;
 

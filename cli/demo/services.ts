@@ -4,9 +4,9 @@
 
 import { addressFamily, type Family } from '../../engine/address.ts';
 import type { Service } from '../../engine/model.ts';
-import { Services } from '../../sync/services/services.ts';
 import type { Entry } from '../../sync/objects.ts';
 import { AGENT_PORT } from './agent.ts';
+import { servicesFor } from '../policy/services.ts';
 import type { Host } from './bed.ts';
 import { expectedOf } from './expect.ts';
 
@@ -50,17 +50,6 @@ interface Plan {
   backends: { name: string; isAdmitted: boolean }[];
   /** It is a backend itself: what it may do to itself, policy does not say. */
   isBackend: boolean;
-}
-
-/** The Services as the objects make them for clients of a node. */
-export function servicesFor(node: string, entries: readonly Entry[]): Service[] {
-  const services = new Services(node);
-  for (const entry of entries) {
-    if (entry.kind === 'Service') services.setService(entry.key, entry.service);
-    if (entry.kind === 'EndpointSlice') services.setSlice(entry.key, entry.slice);
-  }
-  services.take(false);
-  return [...services.parts()].flat();
 }
 
 /** Tries every Service from every client. `everyone` are the ends that backends may be. */

@@ -18,7 +18,7 @@ import {
 } from '../../wasm/abi/layout.ts';
 import { ANSWER_RULE_SHIFT, IDENTITY_MAX, PROGRAM_KEY_PROTOCOL_SHIFT } from
   '../../wasm/abi/policy.ts';
-import { addressFamily, prefixKey, prefixText } from '../address.ts';
+import { addressFamily, prefixKey } from '../address.ts';
 import type { Core } from '../core.ts';
 import { readFlowFill } from '../counters.ts';
 import type { PolicyLimits } from '../memory-map.ts';
@@ -33,6 +33,7 @@ import {
   type Step,
   type Transition,
 } from './policy-moves.ts';
+import { changeTo, enterFirst } from './policy-whole.ts';
 import { PrefixTable } from './prefix.ts';
 
 /** The device of a local pod, null while it is not attached. */
@@ -139,22 +140,12 @@ export class PolicyTables {
   /** Makes `whole`, a change from nothing, all there is: after a sidecar has started anew its
    * numbers may mean something else than before. Fails as apply() does. */
   replace(whole: PolicyChange): void {
-    const there = [...this.identities.IPv4.prefixes(), ...this.identities.IPv6.prefixes()];
-    const prefixes = new Set(there.length === 0 ? []
-      : whole.identities.map(([prefix]) => prefixText(prefixKey(prefix))));
-    const gone = there.filter((prefix) => !prefixes.has(prefix));
-    const ruleSets = new Set(whole.ruleSets.map(({ number }) => number));
-    const pods = new Set(whole.endpoints.map(({ namespace, name }) => `${namespace}/${name}`));
-    const rules = new Set(whole.rules.map(({ number }) => number));
-    this.apply({
-      ...whole,
-      identities: [...whole.identities, ...gone.map((prefix): [string, number] => [prefix, 0])],
-      removedRuleSets: [...this.#ruleSets.keys()].filter((number) => !ruleSets.has(number)),
-      removedEndpoints: [...this.#endpoints.values()]
-        .filter(({ namespace, name }) => !pods.has(`${namespace}/${name}`))
-        .map(({ namespace, name }) => ({ namespace, name })),
-      removedRules: [...this.#rules.keys()].filter((number) => !rules.has(number)),
-    });
+    this.apply(changeTo(whole, {
+      prefixes: [...this.identities.IPv4.prefixes(), ...this.identities.IPv6.prefixes()],
+      ruleSets: this.#ruleSets.keys(),
+      endpoints: this.#endpoints.values(),
+      rules: this.#rules.keys(),
+    }));
   }
 
   /** What the rule of an answer is called; null where no policy has decided. */
@@ -334,6 +325,11 @@ export class PolicyTables {
   /** Moves addresses and changes words. `others` are words that stay: where addresses make detours,
    * their rule sets are copied, too. Undoes what it did when it throws. */
   #publish(change: PolicyChange, changing: WordChange[], others: () => WordChange[]): void {
+    if (this.#isBlank()) {
+      enterFirst(this.identities, change.identities, (had, value) => this.#countUse(had, value));
+      this.#storeWords(changing, (word) => word.after);
+      return;
+    }
     const { moves, nested } = findMoves(this.identities, change.identities
       .map(([prefix, identity]) => ({ key: prefixKey(prefix), identity })));
     const plan = planTransition(moves, nested, distinct(changing),
@@ -362,6 +358,12 @@ export class PolicyTables {
       this.blocks.release([], [...before.values(), ...after.values()]);
     }
     for (const { had, value } of moves) this.#countUse(had, value);
+  }
+
+  /** True where no packet's verdict depends on its addresses. */
+  #isBlank(): boolean {
+    const { IPv4, IPv6 } = this.identities;
+    return this.#ruleSets.size === 0 && IPv4.count === 0 && IPv6.count === 0;
   }
 
   #countUse(had: number, value: number): void {

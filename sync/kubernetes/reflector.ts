@@ -47,8 +47,10 @@ export interface ResourceState {
   message: string;
   /** Everything was delivered once. */
   hasSynced: boolean;
-  /** Since when changes may be missed; null while they are not. */
+  /** Since when changes may be missed, by the clock on the wall, which may be set meanwhile, and
+   * for how long; null while they are not. */
   staleSinceMs: number | null;
+  staleForMs: number | null;
   resourceVersion: string | null;
 }
 
@@ -105,7 +107,9 @@ export class Reflector {
   #message = '';
   #hasSynced = false;
   #sinceMs = Date.now();
-  #staleSinceMs: number | null = this.#sinceMs;
+  #stale: { wallMs: number; beganMs: number } | null = {
+    wallMs: this.#sinceMs, beganMs: performance.now(),
+  };
   /** Where the next watch begins; null where only a list will do. */
   #version: string | null = null;
   #mustCheck = true;
@@ -138,7 +142,8 @@ export class Reflector {
       sinceMs: this.#sinceMs,
       message: this.#message,
       hasSynced: this.#hasSynced,
-      staleSinceMs: this.#staleSinceMs,
+      staleSinceMs: this.#stale?.wallMs ?? null,
+      staleForMs: this.#stale === null ? null : performance.now() - this.#stale.beganMs,
       resourceVersion: this.#version,
     };
   }
@@ -289,8 +294,12 @@ export class Reflector {
 
   #push(stream: JsonStream, chunk: Buffer): void {
     this.counters.bytes += chunk.length;
-    stream.push(chunk);
-    this.#options.sink.flush();
+    try {
+      stream.push(chunk);
+    } finally {
+      // What came before an error counts, and nothing may come after it.
+      this.#options.sink.flush();
+    }
   }
 
   #open({ isInitial }: Watch): void {
@@ -381,9 +390,15 @@ export class Reflector {
     if (status === 0) this.#mustCheck = true;
     if (status === 410) this.#version = null;
     else if (status === 403 || status === 404) waitMs = this.#refuse(failure, waitMs);
-    else this.#enter('failing', failure.message);
+    else this.#fail(failure.message);
     const askedMs = Math.min(retryAfterMs ?? 0, RETRY_AFTER_LIMIT_MS);
     await pause(Math.max(waitMs * (1 - this.#random() / 2), askedMs), signal);
+  }
+
+  /** Notes a failure that says nothing about what we may see. */
+  #fail(message: string): void {
+    this.#refusedAtMs = null;
+    this.#enter('failing', message);
   }
 
   /** Believes a refusal only when it has lasted for a while. Returns when to ask again. */
@@ -419,8 +434,8 @@ export class Reflector {
     if (phase !== this.#phase) this.#sinceMs = now;
     this.#phase = phase;
     this.#message = message;
-    if (phase === 'watching') this.#staleSinceMs = null;
-    else this.#staleSinceMs ??= now;
+    if (phase === 'watching') this.#stale = null;
+    else this.#stale ??= { wallMs: now, beganMs: performance.now() };
     this.#options.onState?.(this.state);
   }
 

@@ -143,9 +143,9 @@ export class KubernetesSource {
   /** Says how we are, where it is not what was said last. */
   #tell(): void {
     const { staleAfterMs = STALE_AFTER_MS, client: { access: { url } } } = this.#options;
-    const now = Date.now();
     const stale = this.#followed.filter(isStale);
-    const lost = stale.filter((followed) => now - staleSince(followed) >= staleAfterMs);
+    const lost = stale.filter(({ reflector: { state } }) =>
+      (state.staleForMs ?? 0) >= staleAfterMs);
     clearTimeout(this.#timer);
     if (lost.length < stale.length) {
       this.#timer = setTimeout(() => this.#tell(), staleAfterMs).unref();

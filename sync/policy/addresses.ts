@@ -19,18 +19,23 @@ import type { Trait, TraitSet, TraitSets } from './traits.ts';
 export interface AddressRecord {
   readonly bytes: string;
   readonly length: number;
-  /** The pods and nodes that have this address. */
+  /** The pods that have this address. */
   pods: Few<PodFacts>;
-  nodes: readonly NodeFacts[];
-  /** The blocks that are this prefix, and those that leave it out. */
-  starts: readonly Trait[];
-  ends: readonly Trait[];
+  /** What else there is about it, which is seldom. */
+  more: More;
   identity: Identity | null;
   /** The identity that the host was told; 0 for none. */
   told: number;
 }
 
-const NONE: readonly never[] = [];
+/** The nodes that have an address, the blocks that are a prefix, and those that leave it out. */
+interface More {
+  readonly nodes: readonly NodeFacts[];
+  readonly starts: readonly Trait[];
+  readonly ends: readonly Trait[];
+}
+
+const NO_MORE: More = { nodes: [], starts: [], ends: [] };
 const IPV4_SIZE = 4;
 
 export class Addresses {
@@ -62,13 +67,15 @@ export class Addresses {
 
   claimForNode(address: string, node: NodeFacts): AddressRecord {
     const record = this.#at(hostKey(address));
-    record.nodes = [...record.nodes, node];
+    record.more = { ...record.more, nodes: [...record.more.nodes, node] };
     this.touched.add(record);
     return record;
   }
 
   giveUpForNode(record: AddressRecord, node: NodeFacts): void {
-    record.nodes = record.nodes.filter((other) => other !== node);
+    record.more = {
+      ...record.more, nodes: record.more.nodes.filter((other) => other !== node),
+    };
     this.touched.add(record);
   }
 
@@ -76,10 +83,10 @@ export class Addresses {
   addBlock(trait: Trait, cidr: string, except: readonly string[]): void {
     this.#blocks += 1;
     const whole = this.#at(prefixBytes(cidr));
-    whole.starts = [...whole.starts, trait];
+    whole.more = { ...whole.more, starts: [...whole.more.starts, trait] };
     for (const text of except) {
       const hole = this.#at(prefixBytes(text));
-      hole.ends = [...hole.ends, trait];
+      hole.more = { ...hole.more, ends: [...hole.more.ends, trait] };
     }
     this.#touchInside(whole);
   }
@@ -87,10 +94,12 @@ export class Addresses {
   removeBlock(trait: Trait, cidr: string, except: readonly string[]): void {
     this.#blocks -= 1;
     const whole = this.#at(prefixBytes(cidr));
-    whole.starts = whole.starts.filter((other) => other !== trait);
+    const starts = whole.more.starts.filter((other) => other !== trait);
+    whole.more = { ...whole.more, starts };
     for (const text of except) {
       const hole = this.#at(prefixBytes(text));
-      hole.ends = hole.ends.filter((other) => other !== trait);
+      const ends = hole.more.ends.filter((other) => other !== trait);
+      hole.more = { ...hole.more, ends };
     }
     this.#touchInside(whole);
   }
@@ -139,7 +148,7 @@ export class Addresses {
     const known = hosts === null ? blocks.get(bytes, length) : hosts.get(bytes);
     if (known !== null) return known;
     const record: AddressRecord = {
-      bytes, length, pods: null, nodes: NONE, starts: NONE, ends: NONE, identity: null, told: 0,
+      bytes, length, pods: null, more: NO_MORE, identity: null, told: 0,
     };
     if (hosts === null) blocks.set(bytes, length, record);
     else hosts.add(record);
@@ -169,14 +178,15 @@ export class Addresses {
 
   #traitsOf(record: AddressRecord): TraitSet {
     const blocks = new Set<Trait>();
-    for (const { starts, ends } of this.#around(record)) {
+    for (const { more: { starts, ends } } of this.#around(record)) {
       for (const trait of starts) blocks.add(trait);
       for (const trait of ends) blocks.delete(trait);
     }
     const traits = ownerOf(record)?.group.traits ?? NO_TRAITS;
-    if (blocks.size === 0 && record.nodes.length === 0) return traits;
+    const { nodes } = record.more;
+    if (blocks.size === 0 && nodes.length === 0) return traits;
     return this.#sets.with(traits, [
-      ...blocks, ...record.nodes.flatMap((node) => node.traits.traits),
+      ...blocks, ...nodes.flatMap((node) => node.traits.traits),
     ]);
   }
 
@@ -194,12 +204,12 @@ export class Addresses {
   }
 }
 
-function isBlock({ starts, ends }: AddressRecord): boolean {
+function isBlock({ more: { starts, ends } }: AddressRecord): boolean {
   return starts.length > 0 || ends.length > 0;
 }
 
 function isEmpty(record: AddressRecord): boolean {
-  return record.pods === null && record.nodes.length === 0 && !isBlock(record);
+  return record.pods === null && record.more.nodes.length === 0 && !isBlock(record);
 }
 
 /** A single address. */

@@ -25,6 +25,7 @@ import { RuleSets } from './rule-sets.ts';
 import type { PodSelector } from './selector-index.ts';
 import { labelHandles, matches } from './selector.ts';
 import { NO_TRAITS, Needs, TraitSets } from './traits.ts';
+import { packUid, unpackUid } from './uid.ts';
 import type { Need, Trait } from './traits.ts';
 
 export interface CompilerOptions {
@@ -158,7 +159,8 @@ export class PolicyCompiler {
 
   /** The uid of a pod that is known; undefined for none. */
   uidOfPod(key: string): string | undefined {
-    return this.#inventory.pods.get(key)?.uid;
+    const uid = this.#inventory.pods.get(key)?.uid;
+    return uid === undefined ? undefined : unpackUid(uid);
   }
 
   #endpointsTold(): PolicyChange['endpoints'] {
@@ -167,7 +169,8 @@ export class PolicyCompiler {
 
   #setPod(entry: PodEntry): void {
     const { key, labels, ports, isRunning } = entry;
-    const { namespace, uid, addresses } = entry.pod;
+    const { namespace, addresses } = entry.pod;
+    const uid = packUid(entry.pod.uid);
     const isLocal = this.#options.local === null || this.#options.local === entry.nodeName;
     const createdMs = Date.parse(entry.created);
     const created = Number.isNaN(createdMs) ? 0 : Math.floor(createdMs / 1000);
@@ -364,7 +367,7 @@ export class PolicyCompiler {
       }
       this.#goneEndpoints.delete(key);
       const next = {
-        ...podName(key), uid, ingress: group.ingress?.number ?? 0,
+        ...podName(key), uid: unpackUid(uid), ingress: group.ingress?.number ?? 0,
         egress: group.egress?.number ?? 0,
       };
       if (JSON.stringify(next) === JSON.stringify(this.#told.get(key))) continue;

@@ -45,6 +45,7 @@ export interface Group {
 export interface PodFacts {
   /** `namespace/name`. */
   readonly key: string;
+  /** As packUid() gives it. */
   uid: string;
   /** Unix time in seconds, 0 where it is not known. */
   created: number;

@@ -3,7 +3,7 @@
 // parts are kept as text, which takes a tenth, and read again when a pod asks for them.
 
 import { compareText } from '../fields.ts';
-import { internValue } from '../intern.ts';
+import { internPart, internValue } from '../intern.ts';
 import type { Group } from './inventory.ts';
 import type { VersionedPart } from './rule-set.ts';
 import { TIER_NETWORK_POLICY } from './rules.ts';
@@ -77,7 +77,7 @@ export class Policies {
     const isSame = before?.tier === tier && before.priority === priority && known?.text === text;
     if (isSame) return known;
     this.#versions += 1;
-    return { text, version: this.#versions };
+    return { text: internPart(inOnePiece(text)), version: this.#versions };
   }
 
   /** What the annotation of old says about the pods of a namespace. */
@@ -93,6 +93,11 @@ export class Policies {
     this.#isolated.set(namespace, part);
     return part;
   }
+}
+
+/** The same text. JSON.stringify() leaves a tree of pieces, each with a header of its own. */
+function inOnePiece(text: string): string {
+  return Buffer.from(text).toString();
 }
 
 function isSame(a: Known, b: Known): boolean {

@@ -7,19 +7,27 @@ import { createHash } from 'node:crypto';
 import { addressFamily } from '../../engine/address.ts';
 import type { Backend, Service, ServiceChange } from '../../engine/model.ts';
 import { PART_LIMIT, SERVICE_BACKEND_LIMIT, SERVICE_PORT_LIMIT } from '../../engine/model.ts';
-import { compareText } from '../fields.ts';
+import { compareText, labelValue } from '../fields.ts';
+import type { Labels } from '../fields.ts';
 import { chooseBackends } from './choice.ts';
 import type { Candidate } from './choice.ts';
 import type { EndpointFacts, FrontPort, ServiceFacts, SliceFacts } from './objects.ts';
 
 interface ServiceRecord {
   facts: ServiceFacts | null;
-  /** By key. */
-  readonly slices: Map<string, SliceFacts>;
+  /** Mostly one. */
+  slices: readonly Slice[];
   /** What stands for what the host was told; empty for nothing. */
   told: string;
 }
 
+interface Slice {
+  key: string;
+  facts: SliceFacts;
+}
+
+/** Labels that name a node's zone, the one of old last. */
+const ZONE_LABELS = ['topology.kubernetes.io/zone', 'failure-domain.beta.kubernetes.io/zone'];
 /** Weight of a part at most: more than the heaviest Service, and far below what a frame holds. */
 export const PART_WEIGHT = 10_500;
 const CONDITIONS: readonly EndpointFacts['condition'][] = ['ready', 'draining', 'unready'];
@@ -58,7 +66,8 @@ export class Services {
     if (this.#ownerOfSlice.get(key) !== facts.owner) this.removeSlice(key);
     if (facts.owner === '') return;
     this.#ownerOfSlice.set(key, facts.owner);
-    this.#record(facts.owner).slices.set(key, facts);
+    const record = this.#record(facts.owner);
+    record.slices = [...without(record.slices, key), { key, facts }];
     this.#touched.add(facts.owner);
   }
 
@@ -66,12 +75,15 @@ export class Services {
     const owner = this.#ownerOfSlice.get(key);
     if (owner === undefined) return;
     this.#ownerOfSlice.delete(key);
-    this.#records.get(owner)?.slices.delete(key);
+    const record = this.#record(owner);
+    record.slices = without(record.slices, key);
     this.#touched.add(owner);
   }
 
-  /** Takes the zone of our node; empty for none. */
-  setZone(zone: string): void {
+  /** Takes the labels of our node, which name its zone. */
+  setNodeLabels(labels: Labels): void {
+    const zones = ZONE_LABELS.map((label) => labelValue(labels, label) ?? '');
+    const zone = zones.find((name) => name !== '') ?? '';
     if (zone === this.#zone) return;
     this.#zone = zone;
     for (const key of this.#records.keys()) this.#touched.add(key);
@@ -92,7 +104,7 @@ export class Services {
         if (service !== null && isWanted) change.services.push(service);
         if (service === null) change.removedServices.push(nameOf(key));
       }
-      if (record.facts === null && record.slices.size === 0) this.#records.delete(key);
+      if (record.facts === null && record.slices.length === 0) this.#records.delete(key);
     }
     this.#touched.clear();
     return hasChanged ? change : null;
@@ -122,7 +134,7 @@ export class Services {
   #record(key: string): ServiceRecord {
     const known = this.#records.get(key);
     if (known !== undefined) return known;
-    const record: ServiceRecord = { facts: null, slices: new Map(), told: '' };
+    const record: ServiceRecord = { facts: null, slices: [], told: '' };
     this.#records.set(key, record);
     return record;
   }
@@ -137,7 +149,7 @@ export class Services {
         + `${SERVICE_PORT_LIMIT}: not served`);
       return null;
     }
-    const inOrder = [...slices].sort(([a], [b]) => compareText(a, b)).map(([, slice]) => slice);
+    const inOrder = [...slices].sort((a, b) => compareText(a.key, b.key)).map((one) => one.facts);
     const limit = Math.floor(SERVICE_BACKEND_LIMIT / Math.max(ports.length, 1));
     const served = ports.map((port) => {
       const backends = this.#backends(facts, port, inOrder);
@@ -162,6 +174,10 @@ export class Services {
       return chooseBackends(candidates(ofFamily, port), facts, place);
     });
   }
+}
+
+function without(slices: readonly Slice[], key: string): Slice[] {
+  return slices.filter((slice) => slice.key !== key);
 }
 
 /** Endpoints of a port, each once: while it moves from one slice to another it stands in both. */

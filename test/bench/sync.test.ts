@@ -13,7 +13,7 @@ const CHANGES = 5;
 testNeeding('tun', test, 'a tiny cluster gives every figure', async () => {
   const said: string[] = [];
   const report = await runSyncBench({
-    size: SIZE, changes: CHANGES, restMs: 0, rival: false, say: (text) => said.push(text),
+    size: SIZE, changes: CHANGES, restMs: 0, rivalFolder: null, say: (text) => said.push(text),
   });
   assert.equal(Object.keys(report),
     ['machine', 'size', 'sidecar', 'host', 'snapshotMs', 'changes', 'informers']);

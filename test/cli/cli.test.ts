@@ -134,7 +134,7 @@ test('bad configuration ends with 78 and names the place', async () => {
 test('what sync cannot follow is an error that names it', async () => {
   const words = ['sync', '--node-name', 'a', '--runtime-directory', folder];
   assertRefused(await culvert([...words, '--source', 'somewhere']), 1,
-    /source somewhere: not known; there is file:PATH/);
+    /source somewhere: not known; there are kubernetes and file:PATH/);
 });
 
 const CheckSchema = v.strictObject({

@@ -20,6 +20,8 @@ const FOLDER = join(ROOT, 'deploy', 'kubernetes');
 const BASE = join(FOLDER, 'base');
 const CLI = join(ROOT, 'dist', 'cli', 'main.js');
 const SIDECAR_USER = 65532;
+/** What the C library reads (mallopt(3)). */
+const LIBRARY_VARIABLES = ['MALLOC_ARENA_MAX'];
 
 interface Mount {
   name: string;
@@ -32,7 +34,11 @@ interface Container {
   image: string;
   command?: string[];
   args?: string[];
-  env?: { name: string; valueFrom: { configMapKeyRef?: { name: string; key: string } } }[];
+  env?: {
+    name: string;
+    value?: string;
+    valueFrom?: { configMapKeyRef?: { name: string; key: string } };
+  }[];
   securityContext: {
     runAsUser: number; runAsGroup?: number; runAsNonRoot?: boolean; privileged?: boolean;
     allowPrivilegeEscalation: boolean; readOnlyRootFilesystem: boolean;
@@ -144,7 +150,7 @@ test('every object is used', () => {
       ...pod.volumes.filter(({ configMap }) => configMap?.name === metadata.name)
         .flatMap(({ configMap }) => configMap?.items ?? []),
       ...containersOf(pod).flatMap(({ env = [] }) => env)
-        .map(({ valueFrom }) => valueFrom.configMapKeyRef)
+        .map(({ valueFrom }) => valueFrom?.configMapKeyRef)
         .filter((reference) => reference?.name === metadata.name),
     ]).map((item) => item?.key));
     assert.equal([...used].sort(), Object.keys(data).sort());
@@ -176,7 +182,9 @@ test('programs know their options, and variables are used', () => {
       assert.ok((statSync(script).mode & 0o111) !== 0, script);
       assert.is(spawnSync('sh', ['-n', script]).status, 0, script);
     }
-    const settings = settingPaths().map(({ path }) => environmentName(path));
+    const settings = [
+      ...settingPaths().map(({ path }) => environmentName(path)), ...LIBRARY_VARIABLES,
+    ];
     for (const variable of env) {
       const isUsed = settings.includes(variable.name)
         || args.join(' ').includes(`$(${variable.name})`);

@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
-import type { Delta, PolicyChange, Snapshot } from '../../engine/model.ts';
+import type { Delta, PolicyChange, Service, Snapshot } from '../../engine/model.ts';
 import {
   Journal, JournalError, deltaFrame, snapshotFrames, type Recalled,
 } from '../../host/journal.ts';
@@ -71,6 +71,23 @@ withJournal('a snapshot and its changes come back', (journal, path) => {
   journal.clear();
   journal.append(deltaFrame(deltaTo(3)));
   assert.is(recalled(path), null);
+});
+
+withJournal('Services come back, and that there are none', (journal, path) => {
+  const services = Array.from({ length: 500 }, (_, at): Service => ({
+    namespace: 'test', name: `service-${at}`, addresses: [`10.96.${at >>> 8}.${at & 255}`],
+    ports: [{
+      name: '', protocol: 'TCP', port: 80,
+      backends: Array.from({ length: 100 }, (_none, end) =>
+        ({ address: `10.1.0.${end}`, port: 8080, state: 'ready' })),
+    }],
+    affinitySeconds: 0, empty: 'reject',
+  }));
+  for (const some of [services, []]) {
+    const snapshot = { ...snapshotOf(1), services: some };
+    journal.replace(snapshotFrames(snapshot));
+    assert.equal(recalled(path), { snapshot, deltas: [], fault: null });
+  }
 });
 
 withJournal('what is larger than a frame is cut into pieces', (journal, path) => {

@@ -220,7 +220,7 @@ testNeeding('vxlan', test, 'a daemon that cannot have T3 ends with 77 and names 
     const { status, stderr } = bed.a.run(() => {
       writeSysctl('net.ipv4.conf.all.rp_filter', 1);
       return spawnSync(process.execPath, [
-        join(PACKAGE_FOLDER, 'dist/cli/main.js'), 'run', '--node-name', 'a',
+        join(PACKAGE_FOLDER, 'dist/cli/culvert.js'), 'run', '--node-name', 'a',
         '--underlay-interface', 'eth0', '--data-plane-tier', 'T3', '--runtime-directory', folder,
       ], { encoding: 'utf8', input: '', timeout: TIMEOUT_MS * 4 });
     });

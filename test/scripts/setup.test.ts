@@ -43,6 +43,8 @@ function makeTree(): string {
   write(tree, 'scripts/test.ts', '');
   write(tree, 'scripts/bundle.ts', '');
   write(tree, 'dist/scripts/bundle.js', compiler('bundle', 'dist/cni/culvert.cjs'));
+  write(tree, 'scripts/bundle-command.ts', '');
+  write(tree, 'dist/scripts/bundle-command.js', compiler('command', 'dist/bundle/main.js'));
   cpSync(join(ROOT, 'scripts/setup.mjs'), join(tree, 'scripts/setup.mjs'));
   return tree;
 }
@@ -79,7 +81,7 @@ test.after(() => {
 test('builds once, then is silent', async () => {
   const tree = makeTree();
   const first = await setUp(tree);
-  assert.equal([first.code, first.stdout, takeCalls(tree)], [0, '', 'asc tsc bundle']);
+  assert.equal([first.code, first.stdout, takeCalls(tree)], [0, '', 'asc tsc bundle command']);
   assert.match(first.stderr, /building the core.*\n.*compiling/);
   assert.equal(await setUp(tree), { code: 0, stdout: '', stderr: '' });
   assert.is(takeCalls(tree), '');
@@ -90,8 +92,9 @@ test('builds what a change touches', async () => {
   await setUp(tree);
   takeCalls(tree);
   for (const [path, calls] of [
-    ['wasm/index.ts', 'asc'], ['wasm/abi/layout.ts', 'asc tsc'], ['engine/a.ts', 'tsc bundle'],
-    ['asconfig.json', 'asc'], ['engine/tsconfig.json', 'tsc'], ['README.md', ''],
+    ['wasm/index.ts', 'asc'], ['wasm/abi/layout.ts', 'asc tsc command'],
+    ['engine/a.ts', 'tsc bundle command'],
+    ['asconfig.json', 'asc'], ['engine/tsconfig.json', 'tsc command'], ['README.md', ''],
   ] as const) {
     write(tree, path, '// changed');
     await setUp(tree);
@@ -117,7 +120,7 @@ test('set-ups at the same time build once', async () => {
   const tree = makeTree();
   const all = await Promise.all([setUp(tree), setUp(tree), setUp(tree)]);
   assert.equal(all.map(({ code }) => code), [0, 0, 0]);
-  assert.is(takeCalls(tree), 'asc tsc bundle');
+  assert.is(takeCalls(tree), 'asc tsc bundle command');
   assert.not.ok(existsSync(join(tree, '.tools/setup.lock')));
 });
 
@@ -127,7 +130,7 @@ test('a lock that a dead set-up left is taken over', async () => {
   const old = new Date(Date.now() - 60_000);
   utimesSync(join(tree, '.tools/setup.lock'), old, old);
   const ended = await setUp(tree);
-  assert.equal([ended.code, takeCalls(tree)], [0, 'asc tsc bundle']);
+  assert.equal([ended.code, takeCalls(tree)], [0, 'asc tsc bundle command']);
 });
 
 test('compiled files without a source are removed', async () => {
@@ -150,7 +153,7 @@ test('packages are installed when one differs from the lock file', async () => {
     + 'cp package-lock.json node_modules/.package-lock.json\n');
   await once(spawn('chmod', ['+x', join(tree, 'bin/npm')]), 'close');
   const ended = await setUp(tree, `${join(tree, 'bin')}:${process.env.PATH}`);
-  assert.equal([ended.code, takeCalls(tree)], [0, 'ci\nasc tsc bundle']);
+  assert.equal([ended.code, takeCalls(tree)], [0, 'ci\nasc tsc bundle command']);
   assert.match(ended.stderr, /installing packages/);
 });
 

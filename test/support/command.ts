@@ -7,7 +7,7 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { ROOT } from './source.ts';
 
-export const CLI = join(ROOT, 'dist', 'cli', 'main.js');
+export const CLI = join(ROOT, 'dist', 'cli', 'culvert.js');
 /** A user who may do nothing. */
 export const NOBODY = { uid: 65534, gid: 65534 };
 

@@ -147,7 +147,9 @@ export function follow(server: TestApiServer, options: FollowOptions = {}): Foll
         lines = differences(truthOf(server), collector.entries);
         return lines.length === 0;
       }, timeoutMs).catch((error: unknown) => {
-        throw new Error(`${String(error)}:\n${lines.join('\n')}`, { cause: error });
+        const states = source.resources.map((state) => JSON.stringify(state));
+        throw new Error(`${String(error)}:\n${[...states, ...lines].join('\n')}`,
+          { cause: error });
       });
     },
     stop: async () => {
@@ -162,9 +164,13 @@ export async function until(
   what: string, condition: () => boolean, timeoutMs = 10_000,
 ): Promise<void> {
   const endMs = performance.now() + timeoutMs;
-  while (!condition()) {
-    if (performance.now() > endMs) throw new Error(`${timeoutMs} ms and not yet: ${what}`);
-    await sleep(5);
+  for (;;) {
+    const beganMs = performance.now();
+    if (condition()) return;
+    const nowMs = performance.now();
+    if (nowMs > endMs) throw new Error(`${timeoutMs} ms and not yet: ${what}`);
+    // Looking leaves most of the time to what is looked at.
+    await sleep(Math.max(5, 4 * (nowMs - beganMs)));
   }
 }
 

@@ -163,6 +163,20 @@ test('sends everything once, then what changes', async () => {
   assert.is(daemon.told.length, 3);
 });
 
+test('says when a snapshot is in force, and not of a delta', async () => {
+  const path = socketPath();
+  const daemon = await host(path);
+  let wholes = 0;
+  const sidecar = sender(path, [], { onWhole: () => { wholes += 1; } });
+  sidecar.update(content(['a']));
+  await until(() => sidecar.confirmed === 1);
+  assert.is(wholes, 1);
+  sidecar.update(content(['a', 'b']));
+  await daemon.heard('delta 1-2 +b');
+  await until(() => sidecar.confirmed === 2);
+  assert.is(wholes, 1);
+});
+
 test('waits for a host that starts late, and merges what it missed', async () => {
   const path = socketPath();
   const lines: string[] = [];

@@ -14,7 +14,7 @@ import {
 import { until } from './forge.ts';
 
 /** The command, for another process to run. */
-export const CLI = join(PACKAGE_FOLDER, 'dist', 'cli', 'main.js');
+export const CLI = join(PACKAGE_FOLDER, 'dist', 'cli', 'culvert.js');
 const RUN_LIMIT_MS = 30_000;
 const PING_TIMEOUT_MS = 10_000;
 const BRIEF_MS = 400;

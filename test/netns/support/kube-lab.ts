@@ -33,6 +33,8 @@ const POD_NETWORKS = { Network: '10.244.0.0/16', IPv6Network: 'fd00:10:244::/48'
 const FAMILIES = ['IPv4', 'IPv6'] as const;
 /** Devices and sockets outlive a daemon that is killed, but not for long. */
 const HELD = ['--handover-enabled', 'true', '--handover-away-seconds', '10'];
+/** The first node has a socket of the underlay for each of two workers, the others have one. */
+const WORKER_COUNTS = ['2'];
 const WAIT_LIMIT_MS = 30_000;
 
 /** What all tunnels of a cluster have in common. */
@@ -243,6 +245,7 @@ export class KubeLab {
       extra: [
         '--net-conf', this.#netConf, '--state-directory', join(this.#bed.folder, `s${number}`),
         ...HELD,
+        '--data-plane-workers', WORKER_COUNTS[number - 1] ?? '1',
       ],
     });
     this.culverts[number - 1] = culvert;

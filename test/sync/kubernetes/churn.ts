@@ -180,7 +180,9 @@ async function inject(server: TestApiServer, cluster: Cluster, random: Random): 
     default: {
       const where = random.oneIn(2) ? { afterEvents: random.below(50) }
         : { afterBytes: random.below(50_000) };
-      server.faults.add({ ...fault, ...where, match });
+      // Events in another order and then a cut: what was overtaken is lost, and nothing shows it.
+      // No server does that.
+      server.faults.add({ ...fault, ...fault.reversed === undefined ? where : {}, match });
       return server.dropWatches('end', resource);
     }
   }
@@ -189,7 +191,7 @@ async function inject(server: TestApiServer, cluster: Cluster, random: Random): 
 const FAULTS: readonly Fault[] = [
   { then: 'cut' }, { then: 'end' }, { then: 'hang' }, { then: 'garbage' },
   { errorCode: 410 }, { errorCode: 500 }, { copies: 2 }, { copies: 3 }, { reversed: 3 },
-  { padBytes: 100_000 }, { status: 429, retryAfterSeconds: 0 }, { status: 500, times: 2 },
+  { padBytes: 20_000 }, { status: 429, retryAfterSeconds: 0 }, { status: 500, times: 2 },
   { status: 503, text: 'not ready' }, { delayMs: 50 },
 ];
 

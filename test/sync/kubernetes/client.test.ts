@@ -175,6 +175,23 @@ test('an abort ends a request and a stream at once', async () => {
   assert.ok(performance.now() - startedAt < 1000);
 });
 
+test('TLS: a client certificate says who we are', async () => {
+  const server = new TestApiServer();
+  await server.start();
+  cleanups.push(() => server.close());
+  server.grant('certified', READER_RULES);
+  const access = (certificate: boolean): Access =>
+    loadAccess({ environment: {}, kubeconfig: server.kubeconfig({ certificate, token: 'no' }) });
+  const client = new ApiClient(access(true));
+  cleanups.push(() => client.close());
+  const nodes = await client.get('/api/v1/nodes', { limit: 1 }, SIGNAL);
+  assert.is((nodes as { kind: string }).kind, 'NodeList');
+  const stranger = new ApiClient(access(false));
+  cleanups.push(() => stranger.close());
+  const refusal = await failure(stranger.get('/api/v1/nodes', { limit: 1 }, SIGNAL));
+  assert.is(refusal.status, 401);
+});
+
 test('TLS: the CA is checked, and a new CA or token counts at the next request', async () => {
   const server = new TestApiServer();
   await server.start();

@@ -127,7 +127,23 @@ test('5: a refusal right after a restart is no refusal', async () => {
   await server.start({ rolesAfterMs: 300 });
   await settled();
   assert.ok((resource('pods').counters.errors['Forbidden'] ?? 0) > 0);
-  assert.is(log.some((line) => line.includes('pods: forbidden')), false);
+  assert.is(log.some((line) => line.startsWith('warn pods: forbidden')), false);
+  await until('fresh', () => collector.last?.fresh === true);
+});
+
+test('5: a refusal before the server went away does not count when it is back', async () => {
+  const { server, settled, collector, log } = await scene();
+  const rules = READER_RULES.filter(({ resources }) => !resources.includes('pods'));
+  server.grant('engine', rules);
+  server.dropWatches('end', 'pods');
+  await until('refused', () => server.requests.at(-1)?.status === 403);
+  await server.kill();
+  await new Promise((resolve) => { setTimeout(resolve, 500); });
+  server.grant('engine', READER_RULES);
+  await server.start({ rolesAfterMs: 200 });
+  server.delete('pods', 'a/p1');
+  await settled();
+  assert.is(log.some((line) => line.startsWith('warn pods: forbidden')), false);
   await until('fresh', () => collector.last?.fresh === true);
 });
 
