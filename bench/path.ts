@@ -10,8 +10,8 @@ import { TIERS } from '../host/tier.ts';
 import { bringTools, findTool, toolReason, TOOLS, WIREGUARD_GO } from '../scripts/tools.ts';
 import type { Contender, Recipe, Site } from './path/contender.ts';
 import { CULVERTS, SAME_NODE } from './path/culvert.ts';
-import { congestionControl, flood, roundTrip, transfer, type Measure, type Sample } from
-  './path/measure.ts';
+import { byService, congestionControl, flood, roundTrip, transfer, type Measure, type Sample }
+  from './path/measure.ts';
 import { nativeProgram, RIVALS } from './path/rivals.ts';
 import { Hash } from './random.ts';
 import { describeMachine, median, round, summarise, type Measurement, type Ratio,
@@ -182,7 +182,8 @@ class Field {
     if (this.#contenders.size === 0) throw new Error('no contender is there');
   }
 
-  /** What there is to measure: TCP of everybody, small packets and round trips of two. */
+  /** What there is to measure: TCP of everybody, TCP by a Service of one, small packets and round
+   * trips of two. */
   trials(): Trial[] {
     const { seconds } = this.#options;
     const trials: Trial[] = [];
@@ -192,6 +193,7 @@ class Field {
     };
     const stream = transfer(this.#iperf3, seconds, this.#congestion);
     for (const { name } of RECIPES) add('tcp', 'byte', name, stream);
+    add('tcpByService', 'byte', this.#bestTier(), byService(stream));
     if (this.#probe === '') return trials;
     for (const name of [this.#bestTier(), 'flannelUdp']) {
       add('smallPackets', 'packet', name, flood(this.#probe, seconds));
@@ -290,6 +292,7 @@ function ratioSpecs(best: string): RatioSpec[] {
     ...perTier, tcp('T3', 'kernelVxlan'), tcp('T3', 'T2'), tcp('T3', 'nativeTwinT3'),
     tcp('T0', 'flannelUdp'), small('smallPackets', 'speed'), small('rtt', 'cost'),
     tcp('sameNode', 'veth'),
+    { name: 'service/direct', ours: `tcpByService/${best}`, theirs: `tcp/${best}`, of: 'speed' },
   ];
 }
 

@@ -37,6 +37,9 @@ export const TOOLS: readonly Tool[] = [
   // Needs no libraries, and so no more than itself in a container's image.
   { name: 'busybox-static', package: 'busybox-static', program: 'bin/busybox', always: '',
     probe: '--help' },
+  // What clusters put in front of Services.
+  { name: 'nginx', package: 'nginx', program: 'usr/sbin/nginx', always: '', probe: '-v' },
+  { name: 'haproxy', package: 'haproxy', program: 'usr/sbin/haproxy', always: '', probe: '-v' },
 ];
 
 /** The rival of `bench path`. The package of Debian 12 itself is older than the offloads that made

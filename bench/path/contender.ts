@@ -18,6 +18,8 @@ export interface Contender {
   near: Stage;
   far: Stage;
   target: string;
+  /** Where a Service has `far` as its one backend, by the same ports; absent without Services. */
+  service?: string;
   /** The processes that forward packets; none where the kernel does. */
   daemons: Program[];
   /** Of the daemons that have a garbage collector. */
@@ -42,6 +44,9 @@ export interface Recipe {
 export function podCidr(number: number): string {
   return `10.244.${number}.0/24`;
 }
+
+/** Address of the Service that has the far node's pod as its one backend. */
+export const SERVICE_ADDRESS = '10.96.0.10';
 
 /** Address of a node's pod. */
 export function podAddress(number: number, pod = 10): string {

@@ -11,9 +11,10 @@ import { StatusReportSchema } from '../../engine/model.ts';
 import { CONTROL_SOCKET } from '../../host/main.ts';
 import { TIERS, type TierName } from '../../host/tier.ts';
 import { Bed, UNDERLAY_DEVICE, type BedNode, type Place } from './bed.ts';
-import { podAddress, podCidr, POD_NETWORK, VXLAN_POD_MTU, withBed, type Contender, type Recipe,
-  type Site } from './contender.ts';
+import { podAddress, podCidr, POD_NETWORK, SERVICE_ADDRESS, VXLAN_POD_MTU, withBed, type Contender,
+  type Recipe, type Site } from './contender.ts';
 import { GarbageTrace } from './garbage.ts';
+import { IPERF3_PORT } from './measure.ts';
 import { sleep, type Program } from './program.ts';
 
 const PACKAGE_FOLDER = fileURLToPath(new URL('../../..', import.meta.url));
@@ -57,6 +58,23 @@ function podObject(number: number, pod: number): object {
     spec: { nodeName: nodeName(number) },
     status: { phase: 'Running', podIP, podIPs: [{ ip: podIP }] },
   };
+}
+
+/** A Service with one pod behind it, at the port that iperf3 has. */
+function serviceObjects(number: number, pod: number): object[] {
+  const metadata = { name: 'iperf3', namespace: POD_NAMESPACE };
+  const ports = [{ protocol: 'TCP', port: IPERF3_PORT }];
+  return [
+    { apiVersion: 'v1', kind: 'Service', metadata, spec: { clusterIP: SERVICE_ADDRESS, ports } },
+    {
+      apiVersion: 'discovery.k8s.io/v1', kind: 'EndpointSlice', addressType: 'IPv4', ports,
+      metadata: { ...metadata, labels: { 'kubernetes.io/service-name': metadata.name } },
+      endpoints: [{
+        addresses: [podAddress(number, pod)], nodeName: nodeName(number),
+        conditions: { ready: true },
+      }],
+    },
+  ];
 }
 
 const nodeName = (number: number): string => `node-${number}`;
@@ -115,9 +133,9 @@ async function addPod(
   return place;
 }
 
-function writeObjects(bed: Bed, pods: [number, number][]): string {
+function writeObjects(bed: Bed, pods: [number, number][], others: object[] = []): string {
   const file = join(bed.makeFolder(), 'cluster.json');
-  const items = [...bed.nodes.map(nodeObject), ...pods.map((pod) => podObject(...pod))];
+  const items = [...bed.nodes.map(nodeObject), ...pods.map((pod) => podObject(...pod)), ...others];
   writeFileSync(file, JSON.stringify({ apiVersion: 'v1', kind: 'List', items }));
   return file;
 }
@@ -131,7 +149,8 @@ async function twoNodes(site: Site, tier: TierName): Promise<Contender> {
   const { cores, stop } = site;
   const bed = await Bed.create({ cores, link: 'wire', txChecksum: tier !== 'T3', stop });
   return withBed(bed, async () => {
-    const objects = writeObjects(bed, bed.nodes.map(({ number }) => [number, POD]));
+    const objects = writeObjects(bed, bed.nodes.map(({ number }) => [number, POD]),
+      serviceObjects(bed.far.number, POD));
     const daemons: Daemon[] = [];
     const pods: Place[] = [];
     for (const node of bed.nodes) {
@@ -141,7 +160,7 @@ async function twoNodes(site: Site, tier: TierName): Promise<Contender> {
     }
     const [near, far] = pods as [Place, Place];
     return {
-      near, far, target: podAddress(bed.far.number, POD),
+      near, far, target: podAddress(bed.far.number, POD), service: SERVICE_ADDRESS,
       daemons: daemons.map(({ program }) => program),
       traces: daemons.map(({ trace }) => trace),
     };

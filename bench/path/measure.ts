@@ -14,6 +14,8 @@ const CONNECT_TIMEOUT_MS = 3000;
 const GRACE_MS = 10_000;
 /** iperf3 takes whole seconds; where less is wanted, a number of bytes for each second. */
 const SHORT_BYTES_PER_SECOND = 100_000_000;
+/** Where iperf3 listens unless told otherwise. */
+export const IPERF3_PORT = 5201;
 const PORT = 9999;
 /** IPv4 and UDP headers make it 64 bytes. */
 const SMALL_PAYLOAD = 36;
@@ -80,6 +82,15 @@ export function transfer(iperf3: string, seconds: number, congestion: string): M
       for (const trace of traces) trace.watch(false);
       await bed.end(server);
     }
+  };
+}
+
+/** The same by way of the Service that has the far end as its backend. */
+export function byService(measure: Measure): Measure {
+  return (contender) => {
+    const { service } = contender;
+    if (service === undefined) throw new Error('it has no Services');
+    return measure({ ...contender, target: service });
   };
 }
 
