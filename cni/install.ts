@@ -52,8 +52,9 @@ export function uninstallPlugin(
   for (const name of [PROGRAM, IMAGE]) rmSync(join(binDirectory, name), { force: true });
 }
 
-/** Without portmap, hostPort is ours to refuse, so we ask to be told of it. Debian's portmap speaks
- * no later version than 1.0.0, and a list has one version for all its plugins. */
+/** Without portmap, hostPort is the daemon's to serve or ours to refuse: we ask to be told of it.
+ * Debian's portmap speaks no later version than 1.0.0, and a list has one version for all its
+ * plugins. */
 function configOf({ networkName, runtimeDirectory, portmap }: InstallOptions): object {
   const ours = { type: PROGRAM, runtimeDirectory };
   const capabilities = { portMappings: true };

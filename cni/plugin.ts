@@ -82,17 +82,18 @@ function connect({ config }: Request, { version }: PluginOptions): Promise<Daemo
 
 async function add(request: Request, options: PluginOptions): Promise<void> {
   const { config, interfaceName, netns } = request;
-  if ((config.runtimeConfig.portMappings ?? []).length > 0) {
-    throw new CniError(CODE.unsupportedField,
-      'hostPort is not culvert\'s to map: chain the portmap plugin behind it '
-      + '(culvert cni install --portmap)', 'runtimeConfig.portMappings');
-  }
   const before = parseResult(config.prevResult ?? {}, 'prevResult');
   if (addressesIn(before, interfaceName, netns) !== null) {
     throw new CniError(CODE.invalidConfig, `a plugin before culvert has made ${interfaceName}`);
   }
   const daemon = await connect(request, options);
   const isDelegated = config.ipam.type !== '';
+  try {
+    await refuseHostPorts(request, daemon);
+  } catch (error) {
+    daemon.close();
+    throw error;
+  }
   if (isDelegated) await refuseAttached(request, daemon);
   try {
     const given = isDelegated ? await delegate(request, 'ADD') : null;
@@ -106,6 +107,19 @@ async function add(request: Request, options: PluginOptions): Promise<void> {
   } finally {
     daemon.close();
   }
+}
+
+/** Host ports that nobody serves are refused before anything is done. */
+async function refuseHostPorts(
+  { config: { ipam, runtimeConfig } }: Request, daemon: Daemon,
+): Promise<void> {
+  if ((runtimeConfig.portMappings ?? []).length === 0) return;
+  const hasOwnIpam = ipam.type === '';
+  const { hostPorts } = await daemon.ask('cni.status', { hasOwnIpam }, CniStatusAnswerSchema);
+  if (hostPorts) return;
+  throw new CniError(CODE.unsupportedField,
+    'nobody serves hostPort here: set nodePorts.enabled, or chain the portmap plugin behind '
+    + 'culvert (culvert cni install --portmap)', 'runtimeConfig.portMappings');
 }
 
 /** Before another IPAM plugin is asked: undoing a second ADD there would undo the first too. */

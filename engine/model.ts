@@ -434,8 +434,11 @@ export type CniGc = v.InferOutput<typeof CniGcSchema>;
 /** `cni.status`. `hasOwnIpam` is false where another IPAM plugin gives the addresses. */
 export const CniStatusSchema = v.strictObject({ hasOwnIpam: v.boolean() });
 
-/** The answer to `cni.status`: why pods cannot be attached now, or null. */
-export const CniStatusAnswerSchema = v.strictObject({ reason: v.nullable(v.string()) });
+/** The answer to `cni.status`: why pods cannot be attached now, or null; and whether the daemon
+ * serves the host ports of pods. */
+export const CniStatusAnswerSchema = v.strictObject({
+  reason: v.nullable(v.string()), hostPorts: v.boolean(),
+});
 
 /** A pod's attachment as the daemon keeps it on disk. Only what is `ready` has been promised to the
  * runtime. `boot` names the run of the kernel that it was made in. */

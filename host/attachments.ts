@@ -41,6 +41,8 @@ export interface AttachmentsOptions {
   ended: Files;
   /** Why pods cannot be attached now, or null. */
   reason(hasOwnIpam: boolean): string | null;
+  /** Host ports of pods are served here. */
+  hasHostPorts: boolean;
   /** Whether somebody is there to tell the pods' rule sets. */
   hasSidecar(): boolean;
   /** The pods of this node as the cluster was last known to be. */
@@ -128,7 +130,8 @@ export class Attachments {
       'cni.gc': method(CniGcSchema, (gc) => this.#collect(gc)),
       'cni.status': method(CniStatusSchema, async ({ hasOwnIpam }) => {
         await this.takeNotes();
-        return { reason: this.#options.reason(hasOwnIpam) };
+        const { reason, hasHostPorts } = this.#options;
+        return { reason: reason(hasOwnIpam), hostPorts: hasHostPorts };
       }),
     };
   }

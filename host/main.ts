@@ -136,8 +136,7 @@ export class Host {
     this.dataPlane = parts.dataPlane;
     this.recovered = parts.recovered;
     this.lastKnown = new LastKnown(config, log);
-    const { limits } = parts;
-    const queues = limits.workers;
+    const { limits, limits: { workers: queues } } = parts;
     const policyTables = new PolicyTables(this.core, limits.policy);
     this.policy = new PolicyGate(policyTables, config.policy.unknownPods, log);
     this.forwarding = new Forwarding(
@@ -324,6 +323,7 @@ export class Host {
       policyWaitMs: config.cni.policyWaitSeconds * 1000,
       ended: diskFiles(join(config.runtimeDirectory, ENDED_FOLDER)),
       reason: (hasOwnIpam) => this.#closedReason(hasOwnIpam),
+      hasHostPorts: config.nodePorts.enabled,
       hasSidecar: () => this.intake.isConnected,
       knownPods: () => this.#pods.values(),
       onChange: () => this.intake.tellEndpoints(),

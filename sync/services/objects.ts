@@ -1,9 +1,9 @@
 // Service and EndpointSlice: the fields that decide who answers at a Service's addresses.
 //
 // A Service has its cluster addresses here; headless ones, those of type ExternalName and those
-// that another proxy serves have none. Types NodePort and LoadBalancer have node ports, too. An EndpointSlice belongs to the Service that its label
-// names. Slices of discovery.k8s.io/v1beta1 say by a map of topology what those of v1 say by a
-// field of their own.
+// that another proxy serves have none. Types NodePort and LoadBalancer have node ports, too. An
+// EndpointSlice belongs to the Service that its label names. Slices of discovery.k8s.io/v1beta1 say
+// by a map of topology what those of v1 say by a field of their own.
 
 import * as v from 'valibot';
 import { addressFamily, isAddress } from '../../engine/address.ts';

@@ -11,13 +11,12 @@ import * as assert from 'uvu/assert';
 import { readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { join } from 'node:path';
-import * as v from 'valibot';
 import { ask, askAll } from '../../cli/client.ts';
 import { Bed, stopDaemon, type Host } from '../../cli/demo/bed.ts';
 import { leaveNote } from '../../cni/note.ts';
 import { CONNECTION_LIMIT } from '../../host/control.ts';
 import { CONTROL_SOCKET } from '../../host/main.ts';
-import { EndpointReportSchema, RouteReportSchema } from '../../engine/model.ts';
+import { CniStatusAnswerSchema, EndpointReportSchema, RouteReportSchema } from '../../engine/model.ts';
 import { testNeeding } from '../support/needs.ts';
 import { NETWORK, Runtime, podArgs, type Answer, type CniResult, type Container } from
   './support/runtime.ts';
@@ -420,7 +419,7 @@ scenario('STATUS says what keeps pods from being attached', async ({ runtime, be
   expectError(await runtime.call('ADD', runtime.container(bed.addHost('early'), 'web')), 11,
     /pod networks of this node are not known/);
   const { reason } = await ask(culvert.runtimeDirectory, 'cni.status', { hasOwnIpam: false },
-    v.strictObject({ reason: v.nullable(v.string()) }));
+    CniStatusAnswerSchema);
   assert.is(reason, null, 'another IPAM plugin needs no pod networks of ours');
 });
 

@@ -63,7 +63,8 @@ test('hints count from outside, policies of Local for clients within do not', ()
       { ...backend('10.1.0.2', true), state: 'distant' }, backend('10.2.0.2'),
       { ...backend('10.3.0.2'), state: 'distant' }, { ...backend('10.4.0.2'), state: 'unready' },
     ];
-    const { listeners } = planService(service({ ports: [{ ...port, backends }], ...more }), OPTIONS);
+    const web = service({ ports: [{ ...port, backends }], ...more });
+    const { listeners } = planService(web, OPTIONS);
     return (listeners[0]?.backends ?? []).map(({ state }) => state);
   };
   assert.equal(states({}), ['distant', 'ready', 'distant', 'unready']);

@@ -89,10 +89,13 @@ export class KubeScene {
     this.#nodes = nodes;
   }
 
-  static async create(nodes: number[], culverts = nodes.length): Promise<KubeScene> {
+  /** `extra` are further flags of the daemons. */
+  static async create(
+    nodes: number[], culverts = nodes.length, extra: string[] = [],
+  ): Promise<KubeScene> {
     const bed = await openBed();
     try {
-      const flags = ['--service-networks', SERVICE_NETWORKS.join(',')];
+      const flags = ['--service-networks', SERVICE_NETWORKS.join(','), ...extra];
       const places: Place[] = [];
       for (const n of nodes.slice(0, culverts)) places.push(await Place.add(bed, n, nodes, flags));
       await Promise.all(places.map(({ culvert }) => culvert.start()));
