@@ -16,7 +16,9 @@ import { Bed, stopDaemon, type Host } from '../../cli/demo/bed.ts';
 import { leaveNote } from '../../cni/note.ts';
 import { CONNECTION_LIMIT } from '../../host/control.ts';
 import { CONTROL_SOCKET } from '../../host/main.ts';
-import { CniStatusAnswerSchema, EndpointReportSchema, RouteReportSchema } from '../../engine/model.ts';
+import {
+  CniStatusAnswerSchema, EndpointReportSchema, RouteReportSchema,
+} from '../../engine/model.ts';
 import { testNeeding } from '../support/needs.ts';
 import { NETWORK, Runtime, podArgs, type Answer, type CniResult, type Container } from
   './support/runtime.ts';
@@ -407,6 +409,20 @@ scenario('a daemon that was killed goes on with who was attached', async (all) =
   expectOk(await runtime.call('GC', null, { config: { 'cni.dev/valid-attachments': [] } }));
   assert.equal(await endpoints(all), []);
   for (const pod of pods) expectOk(await runtime.call('DEL', pod));
+});
+
+scenario('host ports are the daemon\'s to serve where it does', async ({ runtime, bed }) => {
+  const { culvert } = runtime;
+  if (culvert.daemon !== null) await stopDaemon(culvert.daemon);
+  const { extra = [] } = culvert.options;
+  culvert.options.extra = [...extra, '--node-ports-enabled', 'true'];
+  await culvert.startDaemon();
+  culvert.options.extra = extra;
+  await culvert.waitFor(({ sync }) => sync.revision !== null && sync.revision > 0);
+  const pod = runtime.container(bed.addHost('mapped'), 'web');
+  const portMappings = [{ hostPort: 8080, containerPort: 80, protocol: 'tcp' }];
+  expectOk(await runtime.call('ADD', pod, { config: { runtimeConfig: { portMappings } } }));
+  expectOk(await runtime.call('DEL', pod));
 });
 
 scenario('STATUS says what keeps pods from being attached', async ({ runtime, bed }) => {
