@@ -3,6 +3,7 @@
 
 import type { Bed, Daemon, Host } from '../../../cli/demo/bed.ts';
 import { addressFamily } from '../../../engine/address.ts';
+import { findTool } from '../../support/tools.ts';
 import { clusterNode, nodeAddress, podAddress } from './forge-cluster.ts';
 import { Place, openBed, type Pod } from './forge-scene.ts';
 import { SERVICE_NETWORKS, serviceAddress } from './service-scene.ts';
@@ -136,13 +137,12 @@ export class KubeScene {
     }));
   }
 
-  /** Starts somebody else's program in a pod. It does not outlive this process. */
-  async start(host: Host, command: string[], readyText: string): Promise<Daemon> {
-    const daemon = await this.bed.start(host, command, readyText);
-    const end = (): void => { daemon.process.kill('SIGTERM'); };
-    process.once('exit', end);
-    daemon.process.once('exit', () => process.off('exit', end));
-    return daemon;
+  /** Starts somebody else's program in a pod. Where there is setpriv(1), it ends with this process
+   * however that does: nothing but the kernel tells it. */
+  start(host: Host, command: string[], readyText: string): Promise<Daemon> {
+    const setpriv = findTool('setpriv');
+    const guard = setpriv === null ? [] : [setpriv, '--pdeathsig', 'TERM'];
+    return this.bed.start(host, [...guard, ...command], readyText);
   }
 }
 
