@@ -8,11 +8,12 @@ import { CommandError, EXIT_FAILED, EXIT_USAGE } from './exit.ts';
 import type { ShowOptions } from './show.ts';
 import { print, table } from './table.ts';
 
-/** A port as `http:80/TCP`. */
-function portText({ name, port, protocol }: {
-  name: string; port: number; protocol: string;
+/** A port as `http:80/TCP`, with a node port as `http:80:30080/TCP`. */
+function portText({ name, port, nodePort, protocol }: {
+  name: string; port: number; nodePort?: number; protocol: string;
 }): string {
-  return `${name === '' ? '' : `${name}:`}${port}/${protocol}`;
+  const outside = nodePort === undefined ? '' : `:${nodePort}`;
+  return `${name === '' ? '' : `${name}:`}${port}${outside}/${protocol}`;
 }
 
 function endText(address: string, port: number): string {

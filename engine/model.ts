@@ -40,13 +40,16 @@ export const HostPortSchema = v.strictObject({
 });
 export type HostPort = v.InferOutput<typeof HostPortSchema>;
 
+/** Most host ports of a pod. */
+export const HOST_PORT_LIMIT = 128;
+
 /** A pod that runs on this node, as the cluster describes it. */
 export const PodSchema = v.strictObject({
   namespace: Name,
   name: Name,
   uid: v.pipe(v.string(), v.maxLength(128)),
   addresses: v.pipe(v.array(Address), v.maxLength(16)),
-  hostPorts: v.exactOptional(v.pipe(v.array(HostPortSchema), v.maxLength(128))),
+  hostPorts: v.exactOptional(v.pipe(v.array(HostPortSchema), v.maxLength(HOST_PORT_LIMIT))),
 });
 export type Pod = v.InferOutput<typeof PodSchema>;
 

@@ -11,7 +11,8 @@ import {
   addressBytes, addressFamily, addressText, isAddress, isMac, macBytes, macText,
 } from '../engine/address.ts';
 import type { Family } from '../engine/address.ts';
-import type { ClusterNode, Pod, Tunnel } from '../engine/model.ts';
+import { HOST_PORT_LIMIT } from '../engine/model.ts';
+import type { ClusterNode, HostPort, Pod, Tunnel } from '../engine/model.ts';
 import { fieldPath, issuePath, issueReason } from '../engine/shape.ts';
 import {
   Address, LabelsSchema, Metadata, Name, PROTOCOL_NUMBERS, Port, Prefix, Protocol, compareText,
@@ -68,6 +69,7 @@ interface PodEntry {
   /** Sorted. */
   ports: readonly NamedPort[];
   pod: Pod;
+  warnings: readonly string[];
 }
 
 interface NamespaceEntry {
@@ -151,6 +153,8 @@ const ContainerSchema = v.object({
       v.check((name) => name === '' || isPortName(name), 'not the name of a port'))),
     containerPort: Port,
     protocol: maybe(Protocol),
+    hostPort: maybe(v.union([v.literal(0), Port], 'not between 1 and 65535')),
+    hostIP: maybe(v.union([v.literal(''), Address], 'not an IP address')),
   }))),
 });
 
@@ -338,31 +342,65 @@ function podEntry(object: v.InferOutput<typeof PodObjectSchema>, place: string):
   const listed = (status?.podIPs ?? []).map(({ ip }) => ip);
   const phase = status?.phase ?? '';
   const isFinished = phase === 'Succeeded' || phase === 'Failed';
+  const hasNetwork = !isFinished && spec?.hostNetwork !== true;
+  const { kept, warnings } = hostPorts(spec ?? {}, [namespace, name].join('/'));
+  const addresses = unique(listed.length > 0 ? listed : single);
   return {
     kind: 'Pod',
     // A text put together by join() is one piece; a template's refers to its parts.
     key: [namespace, name].join('/'),
     place,
     nodeName: spec?.nodeName ?? '',
-    hasNetwork: !isFinished && spec?.hostNetwork !== true,
+    hasNetwork,
     isRunning: phase === 'Running',
     isFinished,
     created: metadata.creationTimestamp ?? '',
     labels: metadata.labels ?? [],
     ports: namedPorts(spec ?? {}),
-    pod: { namespace, name, uid, addresses: unique(listed.length > 0 ? listed : single) },
+    // Where the pod's network is the node's, its ports are there already.
+    pod: {
+      namespace, name, uid, addresses,
+      ...hasNetwork && kept.length > 0 ? { hostPorts: kept } : {},
+    },
+    warnings: hasNetwork ? warnings : [],
   };
 }
 
 type Containers = Pick<
   NonNullable<v.InferOutput<typeof PodObjectSchema>['spec']>, 'containers' | 'initContainers'>;
 
-/** The named ports of all containers that run beside each other: init containers that are
- * restarted always do, too. */
-function namedPorts({ containers = [], initContainers = [] }: Containers): NamedPort[] {
+type ContainerPort = NonNullable<v.InferOutput<typeof ContainerSchema>['ports']>[number];
+
+/** The ports of all containers that run beside each other: init containers that are restarted
+ * always do, too. */
+function allPorts({ containers = [], initContainers = [] }: Containers): ContainerPort[] {
   const sidecars = initContainers.filter(({ restartPolicy }) => restartPolicy === 'Always');
+  return [...containers, ...sidecars].flatMap((container) => container.ports ?? []);
+}
+
+/** The ports of the node that a pod asks for, each once, as many as travel. */
+function hostPorts(
+  containers: Containers, key: string,
+): { kept: HostPort[]; warnings: string[] } {
+  const ports = new Map<string, HostPort>();
+  for (const item of allPorts(containers)) {
+    const { containerPort, protocol = 'TCP', hostPort = 0, hostIP = '' } = item;
+    const at = `${protocol} ${hostPort} ${hostIP}`;
+    if (hostPort === 0 || ports.has(at)) continue;
+    ports.set(at, { protocol, hostPort, containerPort, hostIP });
+  }
+  const all = [...ports.values()];
+  return {
+    kept: all.slice(0, HOST_PORT_LIMIT),
+    warnings: all.length <= HOST_PORT_LIMIT ? [] : [
+      `Pod ${key}: ${all.length} host ports, the limit is ${HOST_PORT_LIMIT}: the others lead `
+        + 'nowhere'],
+  };
+}
+
+function namedPorts(containers: Containers): NamedPort[] {
   const ports = new Map<string, NamedPort>();
-  for (const item of [...containers, ...sidecars].flatMap((container) => container.ports ?? [])) {
+  for (const item of allPorts(containers)) {
     if (!item.name) continue;
     const protocol = PROTOCOL_NUMBERS[item.protocol ?? 'TCP'];
     const port = { name: item.name, protocol, port: item.containerPort };

@@ -271,6 +271,7 @@ export class ClusterState implements ClusterSink {
     const all = [
       ...this.#health.problems, ...this.#problems, ...lacking, ...this.#compiler.problems,
       ...this.#services.problems,
+      ...[...this.#local.values()].flatMap(({ warnings }) => warnings),
     ]
       .map((problem) => problem.slice(0, PROBLEM_TEXT_LIMIT));
     const more = all.length - PROBLEM_LIMIT;

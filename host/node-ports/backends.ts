@@ -1,9 +1,12 @@
-// Which backend a new connection or session gets. Ready ones take turns; draining ones serve where
-// none is ready, as for clients within the cluster (docs/SERVICES.md).
+// Which backend a new connection or session gets. Ready ones take turns; where none is left of
+// them, distant ones serve, and then draining ones. Unready ones keep what they have
+// (docs/SERVICES.md).
 
 import type { Backend } from '../../engine/model.ts';
 
 const MS_PER_SECOND = 1000;
+/** States of backends that may be asked, the best first. */
+const ABLE: readonly Backend['state'][] = ['ready', 'distant', 'draining'];
 
 /** What a backend is known by. */
 export function backendKey({ address, port }: { address: string; port: number }): string {
@@ -13,7 +16,8 @@ export function backendKey({ address, port }: { address: string; port: number })
 export class Backends {
   readonly #affinityLimit: number;
   #backends = new Map<string, Backend>();
-  #ready: Backend[] = [];
+  /** By state, in the order of ABLE. */
+  #able: Backend[][] = [];
   #affinityMs = 0;
   #turn = 0;
   /** By client, the longest unused first. */
@@ -26,20 +30,21 @@ export class Backends {
   /** Makes these all there are. */
   set(backends: Backend[], affinitySeconds: number): void {
     this.#backends = new Map(backends.map((backend) => [backendKey(backend), backend]));
-    this.#ready = [...this.#backends.values()].filter(({ state }) => state === 'ready');
+    const all = [...this.#backends.values()];
+    this.#able = ABLE.map((wanted) => all.filter(({ state }) => state === wanted));
     this.#affinityMs = affinitySeconds * MS_PER_SECOND;
     if (affinitySeconds === 0) this.#affinities.clear();
   }
 
-  /** True while a backend is there, ready or draining. */
+  /** True while a backend is there, in whatever state. */
   has(key: string): boolean {
     return this.#backends.has(key);
   }
 
   /** A backend that was not tried yet; null where there is none. */
   pick(client: string, tried: ReadonlySet<string>, nowMs: number): Backend | null {
-    const ready = untried(this.#ready, tried);
-    const able = ready.length > 0 ? ready : untried([...this.#backends.values()], tried);
+    const rest = this.#able.map((backends) => untried(backends, tried));
+    const able = rest.find((backends) => backends.length > 0) ?? [];
     const backend = this.#kept(client, able, nowMs) ?? this.#next(able);
     if (backend !== null && this.#affinityMs > 0) {
       this.#remember(client, backendKey(backend), nowMs);

@@ -3,7 +3,7 @@
 import { addressFamily } from '../../engine/address.ts';
 import type { Backend, HostPort, Pod, Service } from '../../engine/model.ts';
 
-/** A port of the node, at one of its addresses. Without backends it is closed. */
+/** A port of the node, at one of its addresses. It is closed while no backend takes anything. */
 export interface Listener {
   /** Whose it is: `service a/b`, or `pod a/b`. */
   owner: string;
@@ -53,7 +53,7 @@ export function planService(service: Service, { addresses, range }: PlanOptions)
   const plan: Plan = { listeners: [], problems: [] };
   const [first, last] = portRange(range);
   const families = new Set(service.addresses.map(addressFamily));
-  const { affinitySeconds, externalLocal = false, proxyProtocol = 'none' } = service;
+  const { affinitySeconds, proxyProtocol = 'none' } = service;
   for (const { protocol, nodePort, backends } of service.ports) {
     if (nodePort === undefined) continue;
     if (protocol === 'SCTP') {
@@ -64,7 +64,7 @@ export function planService(service: Service, { addresses, range }: PlanOptions)
       plan.problems.push(`${owner}: node port ${nodePort}/${protocol} is not in ${range}`);
       continue;
     }
-    const allowed = backends.filter(({ local = false }) => local || !externalLocal);
+    const allowed = outsideBackends(service, backends);
     for (const address of addresses) {
       const family = addressFamily(address);
       if (!families.has(family)) continue;
@@ -75,6 +75,16 @@ export function planService(service: Service, { addresses, range }: PlanOptions)
     }
   }
   return plan;
+}
+
+/** The backends as clients from outside are to have them. Under a policy of Local, whether it is
+ * theirs or that of clients within the cluster, being distant is none of a backend's faults. */
+function outsideBackends(
+  { externalLocal = false, internalLocal = false }: Service, backends: readonly Backend[],
+): Backend[] {
+  const allowed = backends.filter(({ local = false }) => local || !externalLocal);
+  if (!externalLocal && !internalLocal) return allowed;
+  return allowed.map((one) => (one.state === 'distant' ? { ...one, state: 'ready' } : one));
 }
 
 /** A pod's host ports, at the addresses of the families that it has itself. */

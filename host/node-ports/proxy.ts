@@ -85,7 +85,7 @@ export class PortProxy {
 
   /** Opens or closes a port by whether there is anyone to ask. */
   #settle(place: Place): void {
-    const isWanted = place.front.listener.backends.length > 0;
+    const isWanted = place.front.listener.backends.some(({ state }) => state !== 'unready');
     if (isWanted && place.state === 'closed') {
       place.waitMs = this.shared.limits.retryFirstMs;
       void this.#open(place);

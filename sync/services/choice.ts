@@ -5,6 +5,10 @@
 // `internalTrafficPolicy: Local` leaves the node's own endpoints only. `trafficDistribution` is not
 // looked at: whoever writes the slices makes hints of it.
 //
+// A node port of such a Service may lead to other nodes all the same. Their endpoints stand there,
+// then, as ones that clients within the cluster do not get: those that are ready as distant, others
+// as unready, because draining ones would stand in for the node's own.
+//
 // An endpoint that is passed over for a nearer one, or that is not ready, keeps the connections
 // that it has.
 
@@ -27,20 +31,26 @@ export interface Candidate {
 
 type Rules = Pick<ServiceFacts, 'isLocal' | 'takesUnready'>;
 
-/** The backends among the endpoints of one port and one family. */
+/** The backends among the endpoints of one port and one family. `isForAll` says that a node port
+ * takes them wherever they are. */
 export function chooseBackends(
   candidates: readonly Candidate[], { isLocal, takesUnready }: Rules, place: Place,
+  isForAll = false,
 ): Backend[] {
-  const ours = isLocal ? candidates.filter(({ facts }) => facts.node === place.node) : candidates;
+  const isOwn = ({ node }: EndpointFacts): boolean => node === place.node;
+  const ours = isLocal && !isForAll ? candidates.filter(({ facts }) => isOwn(facts)) : candidates;
   const conditionOf = ({ condition }: EndpointFacts): EndpointFacts['condition'] =>
     (takesUnready ? 'ready' : condition);
   const ready = ours.filter(({ facts }) => conditionOf(facts) === 'ready');
-  const isNear = isLocal ? () => true : nearness(ready.map(({ facts }) => facts), place);
-  return ours.map(({ address, port, facts }) => {
+  const isNear = isLocal ? isOwn : nearness(ready.map(({ facts }) => facts), place);
+  const stateOf = (facts: EndpointFacts): Backend['state'] => {
     const condition = conditionOf(facts);
-    const isPassedOver = condition === 'ready' && !isNear(facts);
-    return { address, port, state: isPassedOver ? 'distant' : condition };
-  });
+    if (condition === 'ready') return isNear(facts) ? 'ready' : 'distant';
+    return isLocal && !isOwn(facts) ? 'unready' : condition;
+  };
+  return ours.map(({ address, port, facts }) => ({
+    address, port, state: stateOf(facts), ...isOwn(facts) ? { local: true } : {},
+  }));
 }
 
 /** Says of a ready endpoint whether it is for clients of this place. */

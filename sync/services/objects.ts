@@ -1,7 +1,7 @@
 // Service and EndpointSlice: the fields that decide who answers at a Service's addresses.
 //
 // A Service has its cluster addresses here; headless ones, those of type ExternalName and those
-// that another proxy serves have none. An EndpointSlice belongs to the Service that its label
+// that another proxy serves have none. Types NodePort and LoadBalancer have node ports, too. An EndpointSlice belongs to the Service that its label
 // names. Slices of discovery.k8s.io/v1beta1 say by a map of topology what those of v1 say by a
 // field of their own.
 
@@ -18,6 +18,9 @@ import { intern, internValue } from '../intern.ts';
 const SERVICE_NAME = 'kubernetes.io/service-name';
 const OTHER_PROXY = 'service.kubernetes.io/service-proxy-name';
 const HOSTNAME = 'kubernetes.io/hostname';
+/** How backends are told of a node port's client. */
+const PROXY_PROTOCOL = 'culvert.net/proxy-protocol';
+const NODE_PORT_TYPES = ['NodePort', 'LoadBalancer'];
 /** How long a client keeps its backend where the Service does not say: the API server's default. */
 const AFFINITY_SECONDS = 10_800;
 
@@ -29,16 +32,24 @@ export interface FrontPort {
   port: number;
 }
 
+export interface ServedPort extends FrontPort {
+  /** Absent for none. */
+  nodePort?: number;
+}
+
 /** What is kept of a Service. */
 export interface ServiceFacts {
   namespace: string;
   name: string;
   /** Cluster addresses; none where it is not for us to serve. */
   addresses: readonly string[];
-  ports: readonly FrontPort[];
+  ports: readonly ServedPort[];
   affinitySeconds: number;
   /** Only backends of the client's own node count. */
   isLocal: boolean;
+  /** Only backends of the node that was asked count for its node ports. */
+  isExternalLocal: boolean;
+  proxyProtocol: 'none' | 'v1' | 'v2';
   /** Backends count whether they are ready or not. */
   takesUnready: boolean;
 }
@@ -68,12 +79,18 @@ export interface SliceFacts {
 
 const ServicePortSchema = v.object({
   name: maybe(v.pipe(v.string(), v.maxLength(253))), protocol: maybe(Protocol), port: Port,
+  nodePort: maybe(v.union([v.literal(0), Port], 'not between 1 and 65535')),
 });
 
 const ClusterAddress = v.union([v.picklist(['', 'None']), Address], 'not an IP address or None');
 
 export const ServiceObjectSchema = v.object({
-  metadata: v.object({ ...Metadata, namespace: maybe(Name), labels: maybe(LabelsSchema) }),
+  metadata: v.object({
+    ...Metadata, namespace: maybe(Name), labels: maybe(LabelsSchema),
+    annotations: maybe(v.object({
+      [PROXY_PROTOCOL]: maybe(v.picklist(['v1', 'v2'], 'not one of v1, v2')),
+    })),
+  }),
   spec: maybe(v.object({
     type: maybe(v.string()),
     clusterIP: maybe(ClusterAddress),
@@ -87,6 +104,7 @@ export const ServiceObjectSchema = v.object({
       })),
     })),
     internalTrafficPolicy: maybe(v.string()),
+    externalTrafficPolicy: maybe(v.string()),
     publishNotReadyAddresses: maybe(v.boolean()),
   })),
 });
@@ -116,8 +134,8 @@ export const SliceObjectSchema = v.object({
 export function readService(
   { metadata, spec = {} }: v.InferOutput<typeof ServiceObjectSchema>, refuse: Refuse,
 ): ServiceFacts {
-  const { namespace = 'default', name, labels = [] } = metadata;
-  const { type, clusterIP = '', clusterIPs = [], ports = [] } = spec;
+  const { namespace = 'default', name, labels = [], annotations } = metadata;
+  const { type = '', clusterIP = '', clusterIPs = [], ports = [] } = spec;
   const isOurs = type !== 'ExternalName' && labelValue(labels, OTHER_PROXY) === undefined;
   const given = clusterIPs.length > 0 ? clusterIPs : [clusterIP];
   const { clientIP } = spec.sessionAffinityConfig ?? {};
@@ -126,22 +144,29 @@ export function readService(
     namespace: intern(namespace),
     name,
     addresses: isOurs ? [...new Set(given.filter((address) => isAddress(address)))] : [],
-    ports: internValue(frontPorts(ports, refuse)),
+    ports: internValue(servedPorts(ports, NODE_PORT_TYPES.includes(type), refuse)),
     affinitySeconds: spec.sessionAffinity === 'ClientIP' ? seconds : 0,
     isLocal: spec.internalTrafficPolicy === 'Local',
+    isExternalLocal: spec.externalTrafficPolicy === 'Local',
+    proxyProtocol: annotations?.[PROXY_PROTOCOL] ?? 'none',
     takesUnready: spec.publishNotReadyAddresses === true,
   };
 }
 
-function frontPorts(
-  ports: readonly v.InferOutput<typeof ServicePortSchema>[], refuse: Refuse,
-): FrontPort[] {
+function servedPorts(
+  ports: readonly v.InferOutput<typeof ServicePortSchema>[], hasNodePorts: boolean, refuse: Refuse,
+): ServedPort[] {
   const seen = new Set<string>();
-  return ports.map(({ name = '', protocol = 'TCP', port }, index) => {
-    const key = `${protocol} ${port}`;
-    if (seen.has(key)) refuse(['spec', 'ports', index], `${port}/${protocol} stands there already`);
-    seen.add(key);
-    return { name, protocol, port };
+  const once = (kind: string, port: string, index: number): void => {
+    const text = `${kind}${port}`;
+    if (seen.has(text)) refuse(['spec', 'ports', index], `${text} stands there already`);
+    seen.add(text);
+  };
+  return ports.map(({ name = '', protocol = 'TCP', port, nodePort = 0 }, index) => {
+    once('', `${port}/${protocol}`, index);
+    if (!hasNodePorts || nodePort === 0) return { name, protocol, port };
+    once('node port ', `${nodePort}/${protocol}`, index);
+    return { name, protocol, port, nodePort };
   });
 }
 

@@ -11,7 +11,7 @@ import { compareText, labelValue } from '../fields.ts';
 import type { Labels } from '../fields.ts';
 import { chooseBackends } from './choice.ts';
 import type { Candidate } from './choice.ts';
-import type { EndpointFacts, FrontPort, ServiceFacts, SliceFacts } from './objects.ts';
+import type { EndpointFacts, FrontPort, ServedPort, ServiceFacts, SliceFacts } from './objects.ts';
 
 interface ServiceRecord {
   facts: ServiceFacts | null;
@@ -161,19 +161,33 @@ export class Services {
     });
     return {
       namespace, name, addresses: [...addresses], ports: served, affinitySeconds, empty: 'reject',
+      ...outsideRules(facts),
     };
   }
 
   #backends(
-    facts: ServiceFacts, port: FrontPort, slices: readonly SliceFacts[],
+    facts: ServiceFacts, port: ServedPort, slices: readonly SliceFacts[],
   ): Backend[] {
     const place = { node: this.#node, zone: this.#zone };
     const families = new Set(facts.addresses.map(addressFamily));
+    const isForAll = port.nodePort !== undefined && !facts.isExternalLocal;
     return [...families].flatMap((family) => {
       const ofFamily = slices.filter((slice) => slice.family === family);
-      return chooseBackends(candidates(ofFamily, port), facts, place);
+      return chooseBackends(candidates(ofFamily, port), facts, place, isForAll);
     });
   }
+}
+
+/** What only node ports ask for; nothing where there are none. */
+function outsideRules(
+  { ports, isLocal, isExternalLocal, proxyProtocol }: ServiceFacts,
+): Pick<Service, 'externalLocal' | 'internalLocal' | 'proxyProtocol'> {
+  if (ports.every(({ nodePort }) => nodePort === undefined)) return {};
+  return {
+    ...isExternalLocal ? { externalLocal: true } : {},
+    ...isLocal ? { internalLocal: true } : {},
+    ...proxyProtocol === 'none' ? {} : { proxyProtocol },
+  };
 }
 
 function without(slices: readonly Slice[], key: string): Slice[] {

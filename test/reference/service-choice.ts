@@ -18,6 +18,7 @@ interface PortObject {
   name?: string;
   protocol?: 'TCP' | 'UDP' | 'SCTP';
   port: number;
+  nodePort?: number;
 }
 
 const RANKS = ['ready', 'draining', 'unready'];
@@ -38,17 +39,31 @@ export function servicesOf(objects: readonly KubeObject[], node: string): Map<st
       && metadata.labels?.['kubernetes.io/service-name'] === name);
     const { timeoutSeconds = 10800 } = (spec['sessionAffinityConfig'] as
       { clientIP?: { timeoutSeconds?: number } } | undefined)?.clientIP ?? {};
-    found.set(`${namespace}/${name}`, {
+    const ports = (spec['ports'] as PortObject[]).map(({ nodePort, ...port }): PortObject =>
+      (isOutside(spec) && nodePort !== undefined ? { ...port, nodePort } : port));
+    const proxyProtocol = object.metadata.annotations?.['culvert.net/proxy-protocol'];
+    const service: Service = {
       namespace, name, addresses,
-      ports: (spec['ports'] as PortObject[]).map((port) => ({
+      ports: ports.map((port) => ({
         name: port.name ?? '', protocol: port.protocol ?? 'TCP', port: port.port,
+        ...port.nodePort === undefined ? {} : { nodePort: port.nodePort },
         backends: backendsOf(spec, addresses, port, slices, { node, zone }),
       })),
       affinitySeconds: spec['sessionAffinity'] === 'ClientIP' ? timeoutSeconds : 0,
       empty: 'reject',
-    });
+    };
+    if (ports.some(({ nodePort }) => nodePort !== undefined)) {
+      if (spec['externalTrafficPolicy'] === 'Local') service.externalLocal = true;
+      if (spec['internalTrafficPolicy'] === 'Local') service.internalLocal = true;
+      if (proxyProtocol !== undefined) service.proxyProtocol = proxyProtocol;
+    }
+    found.set(`${namespace}/${name}`, service);
   }
   return found;
+}
+
+function isOutside(spec: Fields): boolean {
+  return spec['type'] === 'NodePort' || spec['type'] === 'LoadBalancer';
 }
 
 function backendsOf(
@@ -73,8 +88,11 @@ function backendsOf(
     const best = all.filter((one, index) => !all.some((other, place_) => other.at === one.at
       && (rank(other) < rank(one) || (rank(other) === rank(one) && place_ < index))));
     const local = spec['internalTrafficPolicy'] === 'Local';
+    const isHere = ({ endpoint }: typeof best[number]): boolean =>
+      nodeOf(endpoint) === place.node;
+    const reachesOut = wanted.nodePort !== undefined && spec['externalTrafficPolicy'] !== 'Local';
     const counted = best
-      .filter(({ endpoint }) => !local || nodeOf(endpoint) === place.node)
+      .filter((one) => !local || reachesOut || isHere(one))
       .map((one) => (spec['publishNotReadyAddresses'] === true
         ? { ...one, backend: { ...one.backend, state: 'ready' as const } } : one));
     const ready = counted.filter(({ backend }) => backend.state === 'ready');
@@ -82,10 +100,15 @@ function backendsOf(
     const ofZone = ready.filter(({ endpoint }) => hinted(endpoint, 'forZones', place.zone));
     const has = (kind: 'forNodes' | 'forZones'): boolean =>
       ready.every(({ endpoint }) => (endpoint.hints?.[kind] ?? []).length > 0);
-    const near = local ? ready : has('forNodes') && ofNode.length > 0 ? ofNode
+    const near = local ? ready.filter(isHere) : has('forNodes') && ofNode.length > 0 ? ofNode
       : has('forZones') && ofZone.length > 0 ? ofZone : ready;
-    return counted.map((one): Backend => (one.backend.state !== 'ready' || near.includes(one)
-      ? one.backend : { ...one.backend, state: 'distant' }));
+    return counted.map((one): Backend => {
+      const backend = isHere(one) ? { ...one.backend, local: true } : one.backend;
+      if (backend.state === 'ready') {
+        return near.includes(one) ? backend : { ...backend, state: 'distant' };
+      }
+      return local && !isHere(one) ? { ...backend, state: 'unready' } : backend;
+    });
   });
 }
 

@@ -7,7 +7,10 @@ import type { Random } from './random.ts';
 export interface KubeObject {
   apiVersion: string;
   kind: 'Node' | 'Service' | 'EndpointSlice';
-  metadata: { name: string; namespace?: string; uid: string; labels?: Record<string, string> };
+  metadata: {
+    name: string; namespace?: string; uid: string; labels?: Record<string, string>;
+    annotations?: { 'culvert.net/proxy-protocol'?: 'v1' | 'v2' };
+  };
   [field: string]: unknown;
 }
 
@@ -19,6 +22,7 @@ export interface ServiceEvent {
 const NAMES = ['web', 'db', 'dns', 'queue'];
 const NAMESPACES = ['shop', 'data'];
 export const NODES = ['n0', 'n1', 'n2'];
+const TYPES = ['ClusterIP', 'NodePort', 'LoadBalancer'];
 const ZONES = ['z0', 'z1'];
 const PORTS = [
   { name: 'http', port: 80 }, { name: 'dns', protocol: 'UDP', port: 53 }, { port: 443 },
@@ -80,12 +84,16 @@ export class ServiceHistory {
     const clusterIPs = random.oneIn(6) ? ['None']
       : [`10.96.0.${at}`, `fd00:96::${at}`].slice(random.below(2), 1 + random.below(2))
         .concat(random.oneIn(2) ? [`10.96.1.${at}`] : []).slice(0, 2);
+    const annotations = random.oneIn(4)
+      ? { 'culvert.net/proxy-protocol': random.pick(['v1', 'v2'] as const) } : {};
     return {
-      apiVersion: 'v1', kind: 'Service', metadata: this.#metadata(name),
+      apiVersion: 'v1', kind: 'Service', metadata: { ...this.#metadata(name), annotations },
       spec: {
-        type: random.oneIn(8) ? 'ExternalName' : 'ClusterIP',
+        type: random.oneIn(8) ? 'ExternalName' : random.pick(TYPES),
         clusterIPs: clusterIPs.length === 0 ? ['None'] : clusterIPs,
-        ports: PORTS.filter(() => random.oneIn(2)),
+        ports: PORTS.filter(() => random.oneIn(2)).map((port) => (random.oneIn(3) ? port
+          : { ...port, nodePort: 30_000 + port.port })),
+        externalTrafficPolicy: random.oneIn(3) ? 'Local' : 'Cluster',
         ...random.oneIn(4) ? { sessionAffinity: 'ClientIP' } : {},
         ...random.oneIn(2)
           ? { sessionAffinityConfig: { clientIP: { timeoutSeconds: 1 + random.below(100) } } } : {},

@@ -55,6 +55,22 @@ test('external traffic that is local has this node\'s backends, or none', () => 
   ]);
 });
 
+test('hints count from outside, policies of Local for clients within do not', () => {
+  const states = (more: Partial<Service>): string[] => {
+    const [port] = service({}, 30080).ports;
+    assert.ok(port !== undefined);
+    const backends: Backend[] = [
+      { ...backend('10.1.0.2', true), state: 'distant' }, backend('10.2.0.2'),
+      { ...backend('10.3.0.2'), state: 'distant' }, { ...backend('10.4.0.2'), state: 'unready' },
+    ];
+    const { listeners } = planService(service({ ports: [{ ...port, backends }], ...more }), OPTIONS);
+    return (listeners[0]?.backends ?? []).map(({ state }) => state);
+  };
+  assert.equal(states({}), ['distant', 'ready', 'distant', 'unready']);
+  assert.equal(states({ externalLocal: true }), ['ready']);
+  assert.equal(states({ internalLocal: true }), ['ready', 'ready', 'ready', 'unready']);
+});
+
 test('what cannot be served is told', () => {
   const told = 'service test/web: node port 29999/TCP is not in 30000-32767';
   assert.equal(lines(planService(service({}, 29999), OPTIONS)), [told]);

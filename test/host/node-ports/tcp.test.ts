@@ -97,6 +97,26 @@ proxyTest('backends take turns; one that refuses is passed over', async (bed) =>
   assert.is(bed.proxy.shared.counters.connectionsFailed, 1);
 });
 
+proxyTest('ready ones first, then distant, then draining, never unready', async (bed) => {
+  const states = ['ready', 'distant', 'draining', 'unready'] as const;
+  const backends = await Promise.all(states.map(async (state) =>
+    ({ ...await bed.server(echo(state)), state })));
+  const listener = await listenerFor(backends);
+  for (let first = 0; first < 3; first += 1) {
+    await bed.put([{ ...listener, backends: backends.slice(first).reverse() }]);
+    for (let count = 0; count < 3; count += 1) assert.is(await bed.ask(listener), states[first]);
+  }
+  const client = bed.client(listener);
+  await new Promise((resolve) => client.once('connect', resolve));
+  await bed.until('it has its backend', () => bed.proxy.shared.counters.connectionsOpened === 10);
+  const unready = backends.map((backend) => ({ ...backend, state: 'unready' as const }));
+  await bed.put([{ ...listener, backends: unready }], 0);
+  assert.is(await bed.ask(listener), 'ECONNREFUSED', 'nobody is left');
+  const answer = bed.answer(client);
+  client.end('?');
+  assert.is(await answer, 'draining?', 'what it had goes on');
+});
+
 proxyTest('a client with affinity keeps its backend', async (bed) => {
   const backends = [await bed.server(echo('a')), await bed.server(echo('b'))];
   const listener = await listenerFor(backends, { affinitySeconds: 60 });

@@ -121,10 +121,12 @@ function endpoint(facts: Partial<EndpointFacts>, address = '10.0.0.1') {
   };
 }
 
-function statesOf(endpoints: ReturnType<typeof endpoint>[], rules = {}): Backend['state'][] {
+function statesOf(
+  endpoints: ReturnType<typeof endpoint>[], rules = {}, isForAll = false,
+): Backend['state'][] {
   const place = { node: LOCAL, zone: 'z0' };
-  return chooseBackends(endpoints, { isLocal: false, takesUnready: false, ...rules }, place)
-    .map(({ state }) => state);
+  const all = { isLocal: false, takesUnready: false, ...rules };
+  return chooseBackends(endpoints, all, place, isForAll).map(({ state }) => state);
 }
 
 test('hints count where every ready endpoint has them, and one is for us', () => {
@@ -147,9 +149,20 @@ test('a policy of Local leaves the node\'s own endpoints, hints or not', () => {
   assert.equal(statesOf([endpoint({})], { isLocal: true }), []);
 });
 
-function service(spec: object, labels = {}): object {
+test('where a node port leads to all nodes, a policy of Local passes over the others', () => {
+  const own = endpoint({ node: LOCAL });
+  const draining = endpoint({ condition: 'draining' });
+  assert.equal(statesOf([own, endpoint({}), draining], { isLocal: true }, true),
+    ['ready', 'distant', 'unready']);
+  assert.equal(statesOf([endpoint({}), draining], { isLocal: true, takesUnready: true }, true),
+    ['distant', 'distant']);
+  assert.equal(statesOf([own, endpoint({}), draining], {}, true), ['ready', 'ready', 'draining']);
+});
+
+function service(spec: object, labels = {}, annotations = {}): object {
   return {
-    apiVersion: 'v1', kind: 'Service', metadata: { name: 'web', namespace: 'shop', labels },
+    apiVersion: 'v1', kind: 'Service',
+    metadata: { name: 'web', namespace: 'shop', labels, annotations },
     spec: { clusterIP: '10.96.0.1', ports: [{ port: 80 }], ...spec },
   };
 }
@@ -167,6 +180,84 @@ test('headless, external and others\' Services are left alone', () => {
   assert.equal(addresses({}, { 'service.kubernetes.io/service-proxy-name': 'mesh' }), []);
   const bare = { apiVersion: 'v1', kind: 'Service', metadata: { name: 'web' } };
   assert.is(entryOf(bare).key, 'default/web');
+});
+
+/** A Service as the host of LOCAL is to see it, with an endpoint here and one elsewhere. */
+function toldOf(spec: object, annotations = {}): Service {
+  const services = new Services(LOCAL);
+  const owner = entryOf(service(spec, {}, annotations));
+  if (owner.kind === 'Service') services.setService(owner.key, owner.service);
+  const slice = entryOf({
+    apiVersion: 'discovery.k8s.io/v1', kind: 'EndpointSlice', addressType: 'IPv4',
+    metadata: { name: 's', namespace: 'shop', labels: { 'kubernetes.io/service-name': 'web' } },
+    endpoints: [
+      { addresses: ['10.0.0.1'], nodeName: LOCAL }, { addresses: ['10.0.1.1'], nodeName: 'n1' },
+    ],
+    ports: [{ port: 8080 }],
+  });
+  if (slice.kind === 'EndpointSlice') services.setSlice(slice.key, slice.slice);
+  const [told] = services.take(true)?.services ?? [];
+  assert.ok(told !== undefined);
+  return told;
+}
+
+test('node ports are those of the types that have them, with their rules', () => {
+  const ports = [{ port: 80, nodePort: 30_080 }];
+  const outside = { type: 'NodePort', ports, externalTrafficPolicy: 'Local' };
+  const rules = (spec: object, annotations = {}): unknown[] => {
+    const told = toldOf(spec, annotations);
+    const { externalLocal, internalLocal, proxyProtocol, ports: [port] } = told;
+    return [port?.nodePort, externalLocal, internalLocal, proxyProtocol];
+  };
+  const v2 = { 'culvert.net/proxy-protocol': 'v2' };
+  assert.equal(rules(outside), [30_080, true, undefined, undefined]);
+  assert.equal(rules({ ...outside, type: 'LoadBalancer' }, v2), [30_080, true, undefined, 'v2']);
+  assert.equal(rules({ type: 'NodePort', ports, internalTrafficPolicy: 'Local' }),
+    [30_080, undefined, true, undefined]);
+  const none = [undefined, undefined, undefined, undefined];
+  assert.equal(rules({ ...outside, type: 'ClusterIP', internalTrafficPolicy: 'Local' }, v2), none);
+  assert.equal(rules({ ...outside, ports: [{ port: 80, nodePort: 0 }] }, v2), none);
+});
+
+test('backends of this node say so, and stay where only node ports take the others', () => {
+  const ports = [{ port: 80, nodePort: 30_080 }];
+  const backends = (spec: object): string[] => (toldOf({ ports, ...spec }).ports[0]?.backends ?? [])
+    .map(({ address, state, local }) => `${address} ${state}${local === true ? ' local' : ''}`);
+  const both = ['10.0.0.1 ready local', '10.0.1.1 ready'];
+  assert.equal(backends({}), both);
+  assert.equal(backends({ type: 'NodePort', externalTrafficPolicy: 'Local' }), both);
+  const local = { type: 'NodePort', internalTrafficPolicy: 'Local' };
+  assert.equal(backends(local), ['10.0.0.1 ready local', '10.0.1.1 distant']);
+  assert.equal(backends({ ...local, externalTrafficPolicy: 'Local' }), both.slice(0, 1));
+});
+
+test('what only node ports ask for is news', () => {
+  const services = new Services(LOCAL);
+  const ports = [{ port: 80, nodePort: 30_080 }];
+  const told = (spec: object, annotations = {}): number => {
+    const entry = entryOf(service({ type: 'NodePort', ports, ...spec }, {}, annotations));
+    if (entry.kind === 'Service') services.setService(entry.key, entry.service);
+    return services.take(true)?.services.length ?? 0;
+  };
+  assert.is(told({}), 1);
+  assert.is(told({}), 0);
+  assert.is(told({ ports: [{ port: 80, nodePort: 30_081 }] }), 1);
+  assert.is(told({ ports: [{ port: 80, nodePort: 30_081 }], externalTrafficPolicy: 'Local' }), 1);
+  assert.is(told({ externalTrafficPolicy: 'Local' }), 1);
+  assert.is(told({ externalTrafficPolicy: 'Local' }, { 'culvert.net/proxy-protocol': 'v1' }), 1);
+  assert.is(told({ externalTrafficPolicy: 'Local' }, { 'culvert.net/proxy-protocol': 'v1' }), 0);
+});
+
+test('a node port twice, and another PROXY protocol, are told', () => {
+  const ports = [{ port: 80, nodePort: 30_080 }, { name: 'b', port: 81, nodePort: 30_080 }];
+  assert.equal(project(service({ type: 'NodePort', ports }), () => 'f:1').problems,
+    ['f:1: Service shop/web: spec.ports[1]: node port 30080/TCP stands there already']);
+  assert.equal(project(service({ ports }), () => 'f:1').problems, []);
+  for (const value of ['v3', 'none', '']) {
+    const [problem = ''] = project(
+      service({}, {}, { 'culvert.net/proxy-protocol': value }), () => 'f:1').problems;
+    assert.match(problem, /^f:1: Service shop\/web: .*proxy-protocol.*: not one of v1, v2$/);
+  }
 });
 
 test('what the API server refuses is told with its field', () => {
@@ -190,7 +281,10 @@ function large(ports: number, endpoints: number): Services {
     apiVersion: 'discovery.k8s.io/v1', kind: 'EndpointSlice', addressType: 'IPv6',
     metadata: { name: 's', namespace: 'shop', labels: { 'kubernetes.io/service-name': 'web' } },
     endpoints: Array.from({ length: endpoints }, (_, at) => (
-      { addresses: [`2001:db8:1111:2222:3333:4444:5555:${(0x1000 + at).toString(16)}`] })),
+      {
+        addresses: [`2001:db8:1111:2222:3333:4444:5555:${(0x1000 + at).toString(16)}`],
+        nodeName: LOCAL,
+      })),
     ports: names,
   });
   if (slice.kind === 'EndpointSlice') services.setSlice(slice.key, slice.slice);
