@@ -16,6 +16,7 @@ export interface PortObject {
   name: string;
   protocol: 'TCP' | 'UDP';
   port: number;
+  nodePort?: number;
 }
 
 /** Of a Kubernetes endpoint; ready where nothing is said. */
@@ -38,10 +39,11 @@ export const DRAINING: Conditions = { ready: false, serving: true, terminating: 
 /** Service number `n`, with an address of each family. */
 export function serviceObject(
   name: string, n: number, ports: PortObject[], spec: object = {}, families: Families = FAMILIES,
+  annotations: Record<string, string> = {},
 ): object {
   const clusterIPs = families.map((family) => serviceAddress(n, family));
   return {
-    apiVersion: 'v1', kind: 'Service', metadata: { name, namespace: 'test' },
+    apiVersion: 'v1', kind: 'Service', metadata: { name, namespace: 'test', annotations },
     spec: { clusterIP: clusterIPs[0], clusterIPs, ports, ...spec },
   };
 }
@@ -76,7 +78,8 @@ export function admitting(to: string, from: string[]): object {
   };
 }
 
-/** The first `culverts` of the nodes run Culvert; the others are the test's to set up. */
+/** The first `culverts` of the nodes run Culvert, with `extra` flags; the others are the test's to
+ * set up. */
 export class KubeScene {
   readonly bed: Bed;
   readonly places: Place[];
@@ -90,10 +93,12 @@ export class KubeScene {
     this.#nodes = nodes;
   }
 
-  static async create(nodes: number[], culverts = nodes.length): Promise<KubeScene> {
+  static async create(
+    nodes: number[], culverts = nodes.length, extra: string[] = [],
+  ): Promise<KubeScene> {
     const bed = await openBed();
     try {
-      const flags = ['--service-networks', SERVICE_NETWORKS.join(',')];
+      const flags = ['--service-networks', SERVICE_NETWORKS.join(','), ...extra];
       const places: Place[] = [];
       for (const n of nodes.slice(0, culverts)) places.push(await Place.add(bed, n, nodes, flags));
       await Promise.all(places.map(({ culvert }) => culvert.start()));
