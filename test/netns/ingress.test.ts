@@ -13,6 +13,8 @@
 //     +-- pod-1-12  backend of s1                               +-- pod-2-12  client
 //                                                               +-- pod-2-13  haproxy, its program
 //
+//   outside the cluster: 192.0.2.9  2001:db8::9, by a node port with the PROXY protocol
+//
 // Pods are 10.244.<node>.<pod> and fd00:10:244:<node>::<pod in hex>.
 
 import { mkdirSync, readFileSync } from 'node:fs';
@@ -22,14 +24,15 @@ import * as assert from 'uvu/assert';
 import type { Family } from '../../engine/address.ts';
 import { printSkip, testNeeding } from '../support/needs.ts';
 import { findTool, toolReason } from '../support/tools.ts';
-import { podAddress } from './support/forge-cluster.ts';
+import { nodeAddress, podAddress } from './support/forge-cluster.ts';
 import {
   DRAINING, FAMILIES, KubeScene, admitting, serviceObject, sliceObjects, type EndpointObject,
   type PortObject,
 } from './support/kube-scene.ts';
 import { dropsOf } from './support/lab.ts';
 import {
-  PLAIN_PORT, PROGRAM_PORT, TLS_FOLDER, TLS_PORT, WAY_OUT_PORT, haproxyCommand, nginxCommand,
+  PLAIN_PORT, PROGRAM_PORT, TLS_FOLDER, TLS_PORT, TOLD_PORT, WAY_OUT_PORT, haproxyCommand,
+  nginxCommand,
 } from './support/proxies.ts';
 import { serviceAddress } from './support/service-scene.ts';
 import { Web, type WebAnswer } from './support/web.ts';
@@ -44,14 +47,17 @@ const OK = 200;
 const NOT_FOUND = 404;
 const UNAVAILABLE = 503;
 
+/** Whoever is in no cluster. */
+const OUTSIDE = 'outside';
+const OUTSIDE_NUMBER = 9;
 const INGRESS = 'pod-1-10';
 const SIDECAR = 'pod-2-13';
 const CLIENTS: [string, number, number][] = [['pod-1-11', 1, 11], ['pod-2-12', 2, 12]];
-const NUMBER = { ingress: 1, s1: 11, s2: 12, program: 13 } as const;
+const NUMBER = { ingress: 1, outside: 2, s1: 11, s2: 12, program: 13 } as const;
 const S1_BACKENDS = ['pod-1-12', 'pod-2-10'];
 const S2_BACKENDS = ['pod-2-11'];
 const SERVED_AT = { s1: 8081, s2: 9090 } as const;
-const PORT = { s1: 4200, s2: 8080, plain: 80, tls: 443, program: 80 } as const;
+const PORT = { s1: 4200, s2: 8080, plain: 80, tls: 443, program: 80, node: 30_443 } as const;
 const S1_ENDPOINTS: EndpointObject[] = [{ node: 1, pod: 12 }, { node: 2, pod: 10 }];
 
 const tcp = (port: number, name = 'http'): PortObject => ({ name, protocol: 'TCP', port });
@@ -61,6 +67,9 @@ function objects(s1: EndpointObject[] = S1_ENDPOINTS): object[] {
   return [
     serviceObject('ingress', NUMBER.ingress, [tcp(PORT.plain), tcp(PORT.tls, 'https')]),
     ...sliceObjects('ingress', [tcp(PLAIN_PORT), tcp(TLS_PORT, 'https')], [{ node: 1, pod: 10 }]),
+    serviceObject('outside', NUMBER.outside, [{ ...tcp(PORT.tls, 'told'), nodePort: PORT.node }],
+      { type: 'NodePort' }, FAMILIES, { 'culvert.net/proxy-protocol': 'v2' }),
+    ...sliceObjects('outside', [tcp(TOLD_PORT, 'told')], [{ node: 1, pod: 10 }]),
     serviceObject('s1', NUMBER.s1, [tcp(PORT.s1)]),
     ...sliceObjects('s1', [tcp(SERVED_AT.s1)], s1),
     serviceObject('s2', NUMBER.s2, [tcp(PORT.s2)]),
@@ -85,9 +94,14 @@ class Scene {
   }
 
   static async create(nginx: string, haproxy: string): Promise<Scene> {
-    const scene = new Scene(await KubeScene.create([1, 2]));
+    const scene = new Scene(
+      await KubeScene.create([1, 2], 2, ['--node-ports-enabled', 'true']));
     try {
       const { kube } = scene;
+      const outside = await kube.bed.addNode(OUTSIDE, {
+        ipv4: nodeAddress(OUTSIDE_NUMBER, 'IPv4'), ipv6: nodeAddress(OUTSIDE_NUMBER, 'IPv6'),
+      });
+      scene.#webs.set(OUTSIDE, new Web(outside.host));
       await kube.addPods([[1, 10], [1, 11], [1, 12], [2, 10], [2, 11], [2, 12], [2, 13]]);
       for (const name of S1_BACKENDS) await scene.web(name).serve(name, SERVED_AT.s1);
       for (const name of S2_BACKENDS) await scene.web(name).serve(name, SERVED_AT.s2);
@@ -191,6 +205,23 @@ for (const family of FAMILIES) {
       });
   }
 }
+
+testScene('from outside by every node, and the ingress is told who asks', async (scene) => {
+  for (const family of FAMILIES) {
+    for (const n of [1, 2]) {
+      for (const [host, path, backends] of RULES) {
+        const authority = readFileSync(join(TLS_FOLDER, `${host}.pem`), 'utf8');
+        const { status, sight } = await scene.web(OUTSIDE).get({
+          address: nodeAddress(n, family), port: PORT.node, path, host, authority,
+          timeoutMs: TIMEOUT_MS,
+        });
+        assert.is(status, OK, `node ${n}: ${host}${path}`);
+        assert.ok(backends.includes(sight?.by ?? ''));
+        assert.is(sight?.forwarded, nodeAddress(OUTSIDE_NUMBER, family));
+      }
+    }
+  }
+});
 
 testScene('the ingress finds all backends of a Service', async (scene) => {
   const web = scene.web('pod-2-12');

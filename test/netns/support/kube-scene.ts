@@ -3,6 +3,7 @@
 
 import type { Bed, Daemon, Host } from '../../../cli/demo/bed.ts';
 import { addressFamily } from '../../../engine/address.ts';
+import { findTool } from '../../support/tools.ts';
 import { clusterNode, nodeAddress, podAddress } from './forge-cluster.ts';
 import { Place, openBed, type Pod } from './forge-scene.ts';
 import { SERVICE_NETWORKS, serviceAddress } from './service-scene.ts';
@@ -15,6 +16,7 @@ export interface PortObject {
   name: string;
   protocol: 'TCP' | 'UDP';
   port: number;
+  nodePort?: number;
 }
 
 /** Of a Kubernetes endpoint; ready where nothing is said. */
@@ -37,10 +39,11 @@ export const DRAINING: Conditions = { ready: false, serving: true, terminating: 
 /** Service number `n`, with an address of each family. */
 export function serviceObject(
   name: string, n: number, ports: PortObject[], spec: object = {}, families: Families = FAMILIES,
+  annotations: Record<string, string> = {},
 ): object {
   const clusterIPs = families.map((family) => serviceAddress(n, family));
   return {
-    apiVersion: 'v1', kind: 'Service', metadata: { name, namespace: 'test' },
+    apiVersion: 'v1', kind: 'Service', metadata: { name, namespace: 'test', annotations },
     spec: { clusterIP: clusterIPs[0], clusterIPs, ports, ...spec },
   };
 }
@@ -75,7 +78,8 @@ export function admitting(to: string, from: string[]): object {
   };
 }
 
-/** The first `culverts` of the nodes run Culvert; the others are the test's to set up. */
+/** The first `culverts` of the nodes run Culvert, with `extra` flags; the others are the test's to
+ * set up. */
 export class KubeScene {
   readonly bed: Bed;
   readonly places: Place[];
@@ -89,7 +93,6 @@ export class KubeScene {
     this.#nodes = nodes;
   }
 
-  /** `extra` are further flags of the daemons. */
   static async create(
     nodes: number[], culverts = nodes.length, extra: string[] = [],
   ): Promise<KubeScene> {
@@ -139,13 +142,12 @@ export class KubeScene {
     }));
   }
 
-  /** Starts somebody else's program in a pod. It does not outlive this process. */
-  async start(host: Host, command: string[], readyText: string): Promise<Daemon> {
-    const daemon = await this.bed.start(host, command, readyText);
-    const end = (): void => { daemon.process.kill('SIGTERM'); };
-    process.once('exit', end);
-    daemon.process.once('exit', () => process.off('exit', end));
-    return daemon;
+  /** Starts somebody else's program in a pod. Where there is setpriv(1), it ends with this process
+   * however that does: nothing but the kernel tells it. */
+  start(host: Host, command: string[], readyText: string): Promise<Daemon> {
+    const setpriv = findTool('setpriv');
+    const guard = setpriv === null ? [] : [setpriv, '--pdeathsig', 'TERM'];
+    return this.bed.start(host, [...guard, ...command], readyText);
   }
 }
 

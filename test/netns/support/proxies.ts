@@ -10,6 +10,8 @@ export const TLS_FOLDER = join(ROOT, 'test', 'golden', 'tls');
 /** Where the proxies listen in their pods. */
 export const PLAIN_PORT = 8080;
 export const TLS_PORT = 8443;
+/** TLS after a header of the PROXY protocol, which tells who asks. */
+export const TOLD_PORT = 8444;
 /** Where the program behind the sidecar listens, and the way out that it is told, both within the
  * pod. */
 export const PROGRAM_PORT = 9000;
@@ -34,9 +36,9 @@ export interface VirtualHost {
 export function nginxCommand(
   nginx: string, folder: string, hosts: VirtualHost[],
 ): { command: string[]; readyText: string } {
-  const listens = (more = ''): string => [PLAIN_PORT, TLS_PORT].flatMap((port) =>
-    ['', '[::]:'].map((any) =>
-      `    listen ${any}${port}${port === TLS_PORT ? ' ssl' : ''}${more};`)).join('\n');
+  const doors = [`${PLAIN_PORT}`, `${TLS_PORT} ssl`, `${TOLD_PORT} ssl proxy_protocol`];
+  const listens = (more = ''): string => doors.flatMap((door) =>
+    ['', '[::]:'].map((any) => `    listen ${any}${door}${more};`)).join('\n');
   const tls = (name: string): string => [
     `    ssl_certificate ${join(TLS_FOLDER, `${name}.pem`)};`,
     `    ssl_certificate_key ${join(TLS_FOLDER, `${name}-key.pem`)};`,
@@ -53,7 +55,8 @@ export function nginxCommand(
     'daemon off;', 'master_process off;', 'user root;', 'error_log stderr notice;',
     `pid ${join(folder, 'nginx.pid')};`, 'events { worker_connections 512; }', 'http {',
     '  access_log off;', ...temporary, '  proxy_connect_timeout 5s;',
-    '  proxy_set_header Host $host;',
+    '  set_real_ip_from 0.0.0.0/0;', '  set_real_ip_from ::/0;',
+    '  real_ip_header proxy_protocol;', '  proxy_set_header Host $host;',
     '  proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;',
     '  server {', listens(' default_server'), tls(hosts[0]?.name ?? ''), '    return 404;', '  }',
     ...servers, '}', '',
