@@ -1,7 +1,7 @@
 // time limit: 120 s
 //
-// Node ports and host ports from end to end: objects are written to a file, and a client outside the
-// cluster feels it.
+// Node ports and host ports from end to end: objects are written to a file, and a client outside
+// the cluster feels it.
 //
 //   namespace node-1                hub (router)                  namespace node-2
 //   culvert run, culvert sync       port0   port1   port2         culvert run, culvert sync
@@ -30,7 +30,8 @@ const HERE = { node: 1, pod: 10 };
 const THERE = { node: 2, pod: 10 };
 const PORTS = (['TCP', 'UDP'] as const).map((protocol): PortObject & { nodePort: number } =>
   ({ name: protocol.toLowerCase(), protocol, port: 80, nodePort: AGENT_PORT }));
-const TARGETS = PORTS.map(({ name, protocol }): PortObject => ({ name, protocol, port: AGENT_PORT }));
+const TARGETS = PORTS.map(({ name, protocol }): PortObject =>
+  ({ name, protocol, port: AGENT_PORT }));
 
 interface Scene {
   kube: KubeScene;
