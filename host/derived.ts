@@ -84,13 +84,19 @@ export function makeServices(
     forwarding.claimService(name, addresses)), services);
 }
 
-/** Node ports and host ports, at the addresses that the operator names, or else the underlay's. */
+/** Where node ports and host ports are: at the addresses that the operator names, or else the
+ * underlay's. */
+export function nodePortAddresses(
+  { nodePorts: { addresses } }: HostConfig, underlay: Pick<Underlay, 'addresses'>,
+): string[] {
+  return addresses.length > 0 ? addresses : Object.values(underlay.addresses);
+}
+
 export function makeNodePorts(
-  { nodePorts }: HostConfig, underlay: Pick<Underlay, 'addresses'>, log: Log,
+  config: HostConfig, underlay: Pick<Underlay, 'addresses'>, log: Log,
 ): NodePorts {
-  const { enabled, addresses, range } = nodePorts;
-  const all = addresses.length > 0 ? addresses : Object.values(underlay.addresses);
-  return new NodePorts({ enabled, addresses: all, range, log });
+  const { enabled, range } = config.nodePorts;
+  return new NodePorts({ enabled, addresses: nodePortAddresses(config, underlay), range, log });
 }
 
 /** The node's addresses of pods, on disk. */

@@ -20,7 +20,7 @@ import { ControlServer } from './control.ts';
 import { DataPlane } from './data-plane.ts';
 import {
   forwardingOptions, handoverOptions, lockRuntimeDirectory, makeIpam, makeNodePorts, makeServices,
-  memoryLimits, overlayMtu, overlayNetworks, RUNTIME_DIRECTORY_MODE,
+  memoryLimits, nodePortAddresses, overlayMtu, overlayNetworks, RUNTIME_DIRECTORY_MODE,
 } from './derived.ts';
 import { diskFiles } from './durable.ts';
 import { Endpoints } from './endpoints.ts';
@@ -370,6 +370,7 @@ export class Host {
   /** Goes on with the underlay's sockets as they are now, and tells who wants to know. */
   async #takeUnderlay(): Promise<void> {
     this.#setSenders();
+    this.nodePorts.listenAt(nodePortAddresses(this.options.config, this.underlay));
     await this.dataPlane.attach(...this.#specs.underlay(this.underlay));
     this.intake.tellNode();
   }

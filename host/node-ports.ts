@@ -20,8 +20,13 @@ export interface NodePortsOptions extends PlanOptions {
   log: Log;
 }
 
+/** Makes an owner's plan, for the addresses that there are then. */
+type Planner = () => Plan;
+
 export class NodePorts {
   readonly #options: NodePortsOptions;
+  #addresses: readonly string[];
+  readonly #planners = new Map<string, Planner>();
   readonly #plans = new Map<string, Plan>();
   #worker: Worker | null = null;
   #restartTimer: NodeJS.Timeout | null = null;
@@ -33,18 +38,19 @@ export class NodePorts {
 
   constructor(options: NodePortsOptions) {
     this.#options = options;
+    this.#addresses = options.addresses;
   }
 
   /** Makes ports what a snapshot says. One that does not speak of Services leaves theirs. */
   take({ services, pods }: Pick<Snapshot, 'services' | 'pods'>): void {
-    const wanted = new Map<string, Plan>();
+    const wanted = new Map<string, Planner>();
     for (const pod of pods) this.#planPod(pod, wanted);
     for (const service of services ?? []) this.#planService(service, wanted);
     for (const owner of [...this.#plans.keys()]) {
       const isKept = services === undefined && owner.startsWith('service ');
       if (!wanted.has(owner) && !isKept) this.#put(owner, null);
     }
-    for (const [owner, plan] of wanted) this.#put(owner, plan);
+    for (const [owner, planner] of wanted) this.#put(owner, planner);
     this.#warn();
   }
 
@@ -56,7 +62,7 @@ export class NodePorts {
     for (const { namespace, name } of delta.removedPods) {
       this.#put(`pod ${namespace}/${name}`, null);
     }
-    const wanted = new Map<string, Plan | null>();
+    const wanted = new Map<string, Planner | null>();
     for (const pod of delta.pods) {
       wanted.set(`pod ${pod.namespace}/${pod.name}`, null);
       this.#planPod(pod, wanted);
@@ -65,9 +71,17 @@ export class NodePorts {
       wanted.set(`service ${service.namespace}/${service.name}`, null);
       this.#planService(service, wanted);
     }
-    const isGone = ([, plan]: [string, Plan | null]): boolean => plan === null;
+    const isGone = ([, planner]: [string, Planner | null]): boolean => planner === null;
     const changes = [...wanted].sort((one, other) => Number(isGone(other)) - Number(isGone(one)));
-    for (const [owner, plan] of changes) this.#put(owner, plan);
+    for (const [owner, planner] of changes) this.#put(owner, planner);
+    this.#warn();
+  }
+
+  /** Makes these the node's addresses: it has got others. */
+  listenAt(addresses: readonly string[]): void {
+    if (addresses.join() === this.#addresses.join()) return;
+    this.#addresses = [...addresses];
+    for (const [owner, planner] of this.#planners) this.#put(owner, planner);
     this.#warn();
   }
 
@@ -99,19 +113,27 @@ export class NodePorts {
     await this.#worker?.terminate();
   }
 
-  #planPod(pod: Pod, into: Map<string, Plan | null>): void {
+  #planPod(pod: Pod, into: Map<string, Planner | null>): void {
     if ((pod.hostPorts ?? []).length === 0) return;
-    into.set(`pod ${pod.namespace}/${pod.name}`, planPod(pod, this.#options));
+    into.set(`pod ${pod.namespace}/${pod.name}`, () => planPod(pod, this.#planOptions()));
   }
 
-  #planService(service: Service, into: Map<string, Plan | null>): void {
+  #planService(service: Service, into: Map<string, Planner | null>): void {
     if (!hasNodePorts(service)) return;
-    into.set(`service ${service.namespace}/${service.name}`, planService(service, this.#options));
+    into.set(`service ${service.namespace}/${service.name}`,
+      () => planService(service, this.#planOptions()));
+  }
+
+  #planOptions(): PlanOptions {
+    return { addresses: this.#addresses, range: this.#options.range };
   }
 
   /** Without a plan the owner has no ports. The first one starts the thread. */
-  #put(owner: string, plan: Plan | null): void {
+  #put(owner: string, planner: Planner | null): void {
     if (!this.#options.enabled || this.#isStopped) return;
+    const plan = planner?.() ?? null;
+    if (planner === null) this.#planners.delete(owner);
+    else this.#planners.set(owner, planner);
     if (plan === null && !this.#plans.delete(owner)) return;
     if (plan !== null) this.#plans.set(owner, plan);
     if (this.#worker !== null) this.#tell(owner, plan);

@@ -150,6 +150,11 @@ test('snapshots and deltas reach the proxy in its thread', async () => {
     await bed.until('it counts', () => ports.counters().connectionsOpened > 0);
     ports.take({ pods: [] });
     assert.is(await ask(), 'a', 'a snapshot without Services leaves them');
+    ports.listenAt(['127.0.0.2']);
+    await becomes('ECONNREFUSED');
+    assert.is(await bed.ask(await listenerFor([], { port, address: '127.0.0.2' }), ''), 'a');
+    ports.listenAt(['127.0.0.1']);
+    await becomes('a');
     ports.apply({
       removedServices: [{ namespace: 'test', name: 'web' }], pods: [], removedPods: [],
     });
