@@ -16,7 +16,7 @@ import {
   type StatusReport,
 } from '../engine/model.ts';
 import type { ControlCounters } from './control.ts';
-import { defaultMac } from './derived.ts';
+import { defaultMacs } from './derived.ts';
 import type { Host } from './main.ts';
 
 const Nothing = v.nullable(v.strictObject({}));
@@ -82,7 +82,7 @@ export function nodeFacts({ options, underlay, tierName }: Host): NodeFacts {
     podNetworks,
     port,
     tier: tierName,
-    mac: { IPv4: defaultMac(nodeName, 'IPv4'), IPv6: defaultMac(nodeName, 'IPv6') },
+    mac: defaultMacs(nodeName),
     version,
   };
 }
