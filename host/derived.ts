@@ -3,6 +3,7 @@
 import { createHash } from 'node:crypto';
 import { mkdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import type { Family } from '../engine/address.ts';
 import type { Core } from '../engine/core.ts';
 import type { Forwarding, ForwardingOptions } from '../engine/forwarding.ts';
 import type { Log } from '../engine/log.ts';
@@ -32,8 +33,12 @@ export class SecondInstanceError extends Error {
   override name = 'SecondInstanceError';
 }
 
-/** A VTEP MAC for a node that the cluster has not given one: stable, locally administered. */
-export function defaultMac(nodeName: string, family: string): string {
+/** VTEP MACs for a node that the cluster has not given any: stable, locally administered. */
+export function defaultMacs(nodeName: string): Record<Family, string> {
+  return { IPv4: defaultMac(nodeName, 'IPv4'), IPv6: defaultMac(nodeName, 'IPv6') };
+}
+
+function defaultMac(nodeName: string, family: Family): string {
   const digest = createHash('sha256').update(`${nodeName}/${family}`).digest();
   digest[0] = ((digest[0] ?? 0) & 0xfe) | 0x02;
   return [...digest.subarray(0, 6)].map((byte) => byte.toString(16).padStart(2, '0')).join(':');
@@ -60,7 +65,7 @@ export function forwardingOptions(config: HostConfig, underlayMtu: number): Forw
     hasNodePods: subnetEnv !== '',
     underlayMtu,
     tunnelPort: config.underlay.port,
-    defaultMac: { IPv4: defaultMac(nodeName, 'IPv4'), IPv6: defaultMac(nodeName, 'IPv6') },
+    defaultMac: defaultMacs(nodeName),
   };
 }
 

@@ -17,7 +17,7 @@ import {
   type StatusReport,
 } from '../engine/model.ts';
 import type { ControlCounters } from './control.ts';
-import { defaultMac } from './derived.ts';
+import { defaultMacs } from './derived.ts';
 import type { Host } from './main.ts';
 
 /** Services may have many ports: fewer of them fit a frame. */
@@ -90,7 +90,7 @@ export function nodeFacts({ options, underlay, tierName }: Host): NodeFacts {
     podNetworks,
     port,
     tier: tierName,
-    mac: { IPv4: defaultMac(nodeName, 'IPv4'), IPv6: defaultMac(nodeName, 'IPv6') },
+    mac: defaultMacs(nodeName),
     version,
   };
 }

@@ -2,7 +2,7 @@
 // Twenty pods on each of two nodes, through containerd (support/cluster-scenario.ts).
 
 import { suite } from 'uvu';
-import { printSkip, testNeeding } from '../support/needs.ts';
+import { testNeeding } from '../support/needs.ts';
 import { runCluster } from './support/cluster-scenario.ts';
 import { missingTool } from './support/containerd.ts';
 
@@ -11,11 +11,6 @@ const NAME = 'pods of two nodes, by containerd: all reach whom they may, from th
 const PODS_EACH = 20;
 const scenario = (): Promise<void> => runCluster(PODS_EACH);
 
-const reason = missingTool(['busybox-static']);
-if (reason === null) testNeeding('tun', test, NAME, scenario);
-else {
-  test.skip(NAME, scenario);
-  printSkip(NAME, reason);
-}
+testNeeding('tun', test, NAME, scenario, missingTool(['busybox-static']));
 
 test.run();

@@ -12,7 +12,7 @@ import { askAll } from '../../cli/client.ts';
 import { Bed } from '../../cli/demo/bed.ts';
 import { EndpointReportSchema } from '../../engine/model.ts';
 import { until } from '../support/command.ts';
-import { printSkip, testNeeding } from '../support/needs.ts';
+import { testNeeding } from '../support/needs.ts';
 import { ROOT } from '../support/source.ts';
 import { Containerd, missingTool } from './support/containerd.ts';
 import { Runtime } from './support/runtime.ts';
@@ -73,11 +73,6 @@ async function drive(runtime: Runtime, { cri, configDirectory }: Containerd): Pr
   assert.equal(await endpoints(runtime), []);
 }
 
-const reason = missingTool();
-if (reason === null) testNeeding('tun', test, NAME, scenario);
-else {
-  test.skip(NAME, scenario);
-  printSkip(NAME, reason);
-}
+testNeeding('tun', test, NAME, scenario, missingTool());
 
 test.run();

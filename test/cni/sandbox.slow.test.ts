@@ -11,7 +11,7 @@ import { installPlugin } from '../../cni/install.ts';
 import { Bed } from '../../cli/demo/bed.ts';
 import { median, summarise } from '../../bench/report.ts';
 import { until } from '../support/command.ts';
-import { needs, printSkip, testNeeding } from '../support/needs.ts';
+import { needs, testNeeding } from '../support/needs.ts';
 import { ROOT } from '../support/source.ts';
 import { Containerd, OTHER, missingTool, pluginFolder } from './support/containerd.ts';
 import { Runtime } from './support/runtime.ts';
@@ -80,11 +80,7 @@ async function scenario(): Promise<void> {
   }
 }
 
-const reason = missingTool() ?? (needs.bridge ? null : 'a kernel with bridges is needed');
-if (reason === null) testNeeding('tun', test, NAME, scenario);
-else {
-  test.skip(NAME, scenario);
-  printSkip(NAME, reason);
-}
+const missing = missingTool() ?? (needs.bridge ? null : 'a kernel with bridges is needed');
+testNeeding('tun', test, NAME, scenario, missing);
 
 test.run();

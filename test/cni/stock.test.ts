@@ -11,7 +11,7 @@ import { join } from 'node:path';
 import { Bed, type Host } from '../../cli/demo/bed.ts';
 import { CulvertNode } from '../../cli/demo/culvert-node.ts';
 import { findTool, toolReason } from '../../scripts/tools.ts';
-import { printSkip, testNeeding } from '../support/needs.ts';
+import { testNeeding } from '../support/needs.ts';
 import { pluginFolder } from './support/containerd.ts';
 import { POD_NETWORKS, Runtime } from './support/runtime.ts';
 
@@ -93,10 +93,7 @@ async function scenario(): Promise<void> {
   }
 }
 
-if (findTool('cni-bridge') !== null) testNeeding('bridge', test, NAME, scenario);
-else {
-  test.skip(NAME, scenario);
-  printSkip(NAME, toolReason('cni-bridge'));
-}
+const missing = findTool('cni-bridge') === null ? toolReason('cni-bridge') : null;
+testNeeding('bridge', test, NAME, scenario, missing);
 
 test.run();

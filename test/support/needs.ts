@@ -21,14 +21,18 @@ export type Need = keyof typeof REASONS;
 /** Which needs this machine meets. `root` includes that network namespaces can be made. */
 export const needs: Readonly<Record<Need, boolean>> = await probe();
 
-/** Adds a test to a suite, or skips it with a printed line when the machine lacks the need. */
-export function testNeeding<T>(need: Need, suite: Test<T>, name: string, fn: TestBody<T>): void {
-  if (needs[need]) {
+/** Adds a test to a suite, or skips it with a printed line when the machine lacks the need, or what
+ * `missing` says, null for nothing. */
+export function testNeeding<T>(
+  need: Need, suite: Test<T>, name: string, fn: TestBody<T>, missing: string | null = null,
+): void {
+  const reason = missing ?? (needs[need] ? null : REASONS[need]);
+  if (reason === null) {
     suite(name, fn);
     return;
   }
   suite.skip(name, fn);
-  printSkip(name, REASONS[need]);
+  printSkip(name, reason);
 }
 
 /** Prints the line that counts as one skipped test. */

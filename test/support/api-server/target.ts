@@ -10,8 +10,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { loadAccess, type Access } from '../../../sync/kubernetes/access.ts';
 import { eventsOf, type WatchEvent } from './recording.ts';
-import type { KubeObject } from './resources.ts';
+import type { KubeObject, ServerVersion } from './resources.ts';
 import type { Rule } from './rbac.ts';
+import { ADMIN_TOKEN, TestApiServer } from './server.ts';
 
 export interface TargetAnswer {
   status: number;
@@ -250,5 +251,20 @@ export class Relay {
   async close(): Promise<void> {
     this.cut();
     await new Promise((resolve) => { this.#server.close(resolve); });
+  }
+}
+
+/** Shows something of a test server, which begins and ends with it. */
+export async function onTestServer(
+  version: ServerVersion, behave: (target: Target) => Promise<void>,
+): Promise<void> {
+  const server = new TestApiServer({ version });
+  await server.start();
+  const target = new Target(server.kubeconfig({ token: ADMIN_TOKEN }));
+  try {
+    await behave(target);
+  } finally {
+    await target.close();
+    await server.close();
   }
 }

@@ -8,8 +8,7 @@ import { parseNetConf } from '../../../engine/net-conf.ts';
 import { FlannelProfile } from '../../../sync/flannel/profile.ts';
 import { ApiClient } from '../../../sync/kubernetes/client.ts';
 import type { ServerVersion } from '../../support/api-server/resources.ts';
-import { ADMIN_TOKEN, TestApiServer } from '../../support/api-server/server.ts';
-import { Target, eventually } from '../../support/api-server/target.ts';
+import { Target, eventually, onTestServer } from '../../support/api-server/target.ts';
 import { printSkip } from '../../support/needs.ts';
 
 const test = suite('sync/flannel/server');
@@ -75,17 +74,7 @@ async function behave(target: Target): Promise<void> {
 }
 
 for (const version of VERSIONS) {
-  test(`a server like ${version}`, async () => {
-    const server = new TestApiServer({ version });
-    await server.start();
-    const target = new Target(server.kubeconfig({ token: ADMIN_TOKEN }));
-    try {
-      await behave(target);
-    } finally {
-      await target.close();
-      await server.close();
-    }
-  });
+  test(`a server like ${version}`, () => onTestServer(version, behave));
 }
 
 const REAL = 'the server that KUBECONFIG names';

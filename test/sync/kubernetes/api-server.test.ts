@@ -4,25 +4,14 @@
 import { suite } from 'uvu';
 import { BEHAVIOURS } from '../../support/api-server/behaviour.ts';
 import type { ServerVersion } from '../../support/api-server/resources.ts';
-import { ADMIN_TOKEN, TestApiServer } from '../../support/api-server/server.ts';
-import { Target } from '../../support/api-server/target.ts';
+import { onTestServer } from '../../support/api-server/target.ts';
 
 const test = suite('test API server');
 const VERSIONS: readonly ServerVersion[] = ['1.36', '1.36-etcd3.4', '1.20'];
 
 for (const version of VERSIONS) {
   for (const [name, behave] of Object.entries(BEHAVIOURS)) {
-    test(`${version}: ${name}`, async () => {
-      const server = new TestApiServer({ version });
-      await server.start();
-      const target = new Target(server.kubeconfig({ token: ADMIN_TOKEN }));
-      try {
-        await behave(target);
-      } finally {
-        await target.close();
-        await server.close();
-      }
-    });
+    test(`${version}: ${name}`, () => onTestServer(version, behave));
   }
 }
 
