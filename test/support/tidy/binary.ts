@@ -8,7 +8,7 @@ const SECTION_DATA = 11;
 const IMPORT_GLOBAL = 3;
 const OPCODE_END = 0x0b;
 
-export const CORE_SIZE_LIMIT = 64 * 1024;
+export const CORE_SIZE_LIMIT = 80 * 1024;
 
 /** Reads bytes in order. */
 class Reader {
