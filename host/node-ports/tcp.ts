@@ -184,7 +184,7 @@ class Connection {
 
 /** Ends a connection by a reset (RFC 9293 section 3.5.2). One whose end is still queued behind
  * other bytes cannot be reset, and is closed. */
-function reset(socket: Socket): void {
+export function reset(socket: Socket): void {
   if (socket.destroyed) return;
   const isEnding = socket.writableEnded && !socket.writableFinished;
   if (socket.connecting || isEnding) socket.destroy();

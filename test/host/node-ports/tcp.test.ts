@@ -7,6 +7,7 @@ import * as assert from 'uvu/assert';
 import { ProxyBed, echo, listenerFor } from '../../support/proxy-bed.ts';
 import { Random } from '../../support/random.ts';
 import type { ProxyLimits } from '../../../host/node-ports/limits.ts';
+import { reset } from '../../../host/node-ports/tcp.ts';
 
 const MEGABYTES = 16;
 const CLOSED_PORT = 1;
@@ -300,7 +301,7 @@ proxyTest('whatever clients and backends do, nothing is left of them', async (be
   const random = new Random(7);
   const unruly = (client: Socket): void => {
     client.on('data', () => {
-      if (random.below(10) < 3) client.resetAndDestroy();
+      if (random.below(10) < 3) reset(client);
       else if (random.below(10) < 3) client.end('bye');
     });
     client.on('end', () => client.end('end'));
@@ -317,7 +318,7 @@ proxyTest('whatever clients and backends do, nothing is left of them', async (be
     client.write(Buffer.alloc(random.below(100_000) + 1));
     if (random.below(10) < 5) client.end();
     if (random.below(10) < 3) setTimeout(() => client.destroy(), random.below(30));
-    if (random.below(10) < 2) setTimeout(() => !client.destroyed && client.resetAndDestroy(), 5);
+    if (random.below(10) < 2) setTimeout(() => reset(client), 5);
     client.resume();
     if (count % 20 === 0) await new Promise((resolve) => setTimeout(resolve, 5));
   }
