@@ -2,7 +2,9 @@
 // state that decides how long it lives.
 //
 // States. A flow is NEW until its opener has sent again after an answer: no third party's spoofed
-// packets get it further, and only then is it safe from being given up when the table is full. TCP
+// packets get it further, and only then is it safe from being given up when the table is full. For
+// UDP some two seconds must have passed, too, as they must for Linux (nf_conntrack_proto_udp.c): a
+// question, its answer and the next question, as of a resolver, are no conversation yet. TCP
 // closes by RST or by a FIN from each end; data after a mere RST shows that the RST was not heeded.
 // A flow that policy cuts is NEW again, of an epoch that is none, so each packet of it is judged.
 
@@ -10,11 +12,12 @@ import {
   PROTOCOL_SCTP, PROTOCOL_TCP, PROTOCOL_UDP, TCP_FLAG_FIN, TCP_FLAG_RST, TCP_FLAG_SYN,
 } from "./abi/headers";
 import {
-  FLOW_EPOCH, FLOW_EXPIRES, FLOW_FLAGS, FLOW_FLAG_FIN_A, FLOW_FLAG_FIN_B, FLOW_FLAG_FROM_B,
-  FLOW_FLAG_REPLIED, FLOW_FLAG_TRANSLATED, FLOW_FLAG_USED, FLOW_LIFETIME, FLOW_PAIR, FLOW_PROTOCOL,
-  FLOW_SIGNAL, FLOW_SIZE, FLOW_STATE, FLOW_STATE_CLOSING, FLOW_STATE_ESTABLISHED, FLOW_STATE_NEW,
-  FLOW_TIMEOUT_CLOSING, FLOW_TIMEOUT_CUT, FLOW_TIMEOUT_HALF_CLOSED, FLOW_TIMEOUT_ICMP,
-  FLOW_TIMEOUT_NEW, FLOW_TIMEOUT_OTHER, FLOW_TIMEOUT_TCP, FLOW_TIMEOUT_UDP,
+  FLOW_EPOCH, FLOW_EXCHANGE_STEPS, FLOW_EXPIRES, FLOW_FLAGS, FLOW_FLAG_FIN_A, FLOW_FLAG_FIN_B,
+  FLOW_FLAG_FROM_B, FLOW_FLAG_REPLIED, FLOW_FLAG_TRANSLATED, FLOW_FLAG_USED, FLOW_LIFETIME,
+  FLOW_PAIR, FLOW_PROTOCOL, FLOW_SIGNAL, FLOW_SIZE, FLOW_STATE, FLOW_STATE_CLOSING,
+  FLOW_STATE_ESTABLISHED, FLOW_STATE_NEW, FLOW_STEP_SHIFT, FLOW_TIMEOUT_CLOSING, FLOW_TIMEOUT_CUT,
+  FLOW_TIMEOUT_HALF_CLOSED, FLOW_TIMEOUT_ICMP, FLOW_TIMEOUT_NEW, FLOW_TIMEOUT_OTHER,
+  FLOW_TIMEOUT_TCP, FLOW_TIMEOUT_UDP,
 } from "./abi/policy";
 import { REASON_FLOW_TABLE_FULL, REASON_NONE } from "./abi/verdict";
 import { flowFromB, flowMatches, flowOpens, flowSameWay, isIcmp } from "./flow-key";
@@ -139,6 +142,7 @@ function cutFlow(flow: usize, worker: i32, nowMs: i32): void {
   store<u32>(flow, load<u32>(flow, FLOW_EPOCH) - 1, FLOW_EPOCH);
   setState(flow, FLOW_STATE_NEW);
   store<i32>(flow, nowMs + FLOW_TIMEOUT_CUT, FLOW_EXPIRES);
+  store<i32>(flow, FLOW_TIMEOUT_NEW, FLOW_LIFETIME); // new flows take the place of others first
 }
 
 /** A connection the other way, between the same ports. It takes the place of one that is not
@@ -157,6 +161,7 @@ function openOtherWay(flow: usize, candidate: usize, worker: i32, nowMs: i32): i
 function begin(flow: usize, nowMs: i32): void {
   const closes = isTcp(flow) && (load<u8>(flow, FLOW_SIGNAL) & TCP_FLAG_RST) != 0;
   store<u8>(flow, closes ? FLOW_STATE_CLOSING : FLOW_STATE_NEW, FLOW_STATE);
+  if (isUdp(flow)) store<u8>(flow, stepAt(nowMs), FLOW_SIGNAL);
   store<u32>(flow, 0, FLOW_PAIR);
   store<i32>(flow, timeoutOf(flow), FLOW_LIFETIME);
   refresh(flow, nowMs);
@@ -172,7 +177,7 @@ export function advance(flow: usize, seen: usize, nowMs: i32): void {
   const byOpener = flowSameWay(flow, seen);
   if (isTcp(flow)) {
     advanceTcp(flow, load<u8>(seen, FLOW_SIGNAL), byOpener, flowFromB(seen));
-  } else {
+  } else if (!byOpener || !isUdp(flow) || isPastExchange(flow, nowMs)) {
     advanceStream(flow, byOpener);
   }
   store<i32>(flow, timeoutOf(flow), FLOW_LIFETIME);
@@ -183,6 +188,17 @@ export function advance(flow: usize, seen: usize, nowMs: i32): void {
 function advanceStream(flow: usize, byOpener: bool): void {
   if (!byOpener) setFlags(flow, FLOW_FLAG_REPLIED);
   else if (hasFlags(flow, FLOW_FLAG_REPLIED)) setState(flow, FLOW_STATE_ESTABLISHED);
+}
+
+/** True where a flow of UDP has lasted longer than an exchange may. One that has lasted for minutes
+ * looks young at times, and becomes established 2 seconds later. */
+function isPastExchange(flow: usize, nowMs: i32): bool {
+  const steps = <i32>(stepAt(nowMs) - load<u8>(flow, FLOW_SIGNAL)) & 0xff;
+  return steps > FLOW_EXCHANGE_STEPS;
+}
+
+function stepAt(nowMs: i32): u8 {
+  return <u8>(nowMs >>> FLOW_STEP_SHIFT);
 }
 
 function advanceTcp(flow: usize, signal: i32, byOpener: bool, byB: bool): void {
@@ -227,12 +243,16 @@ function timeoutOf(flow: usize): i32 {
     const closed = load<u8>(flow, FLOW_FLAGS) & (FLOW_FLAG_FIN_A | FLOW_FLAG_FIN_B);
     return closed != 0 ? FLOW_TIMEOUT_HALF_CLOSED : FLOW_TIMEOUT_TCP;
   }
-  if (isNew && !hasFlags(flow, FLOW_FLAG_REPLIED)) return FLOW_TIMEOUT_NEW;
-  return protocol == PROTOCOL_UDP ? FLOW_TIMEOUT_UDP : FLOW_TIMEOUT_OTHER;
+  if (protocol == PROTOCOL_UDP) return isNew ? FLOW_TIMEOUT_NEW : FLOW_TIMEOUT_UDP;
+  return isNew && !hasFlags(flow, FLOW_FLAG_REPLIED) ? FLOW_TIMEOUT_NEW : FLOW_TIMEOUT_OTHER;
 }
 
 function isTcp(flow: usize): bool {
   return load<u8>(flow, FLOW_PROTOCOL) == PROTOCOL_TCP;
+}
+
+function isUdp(flow: usize): bool {
+  return load<u8>(flow, FLOW_PROTOCOL) == PROTOCOL_UDP;
 }
 
 function setState(flow: usize, state: i32): void {

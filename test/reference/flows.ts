@@ -17,6 +17,8 @@ interface TwinFlow {
   expires: number;
   state: 'new' | 'established' | 'closing';
   answered: boolean;
+  /** When its first packet came. */
+  began: number;
   finished: Set<string>;
 }
 
@@ -52,7 +54,7 @@ export class FlowTwin {
         return reason;
       }
     }
-    note(flow, packet, byOpener);
+    note(flow, packet, byOpener, now);
     flow.expires = now + lifetime(flow);
     return null;
   }
@@ -73,7 +75,7 @@ export class FlowTwin {
     const reset = packet.protocol === 6 && (packet.signal & RST) !== 0;
     const flow: TwinFlow = {
       opener: packet, epoch, expires: 0, state: reset ? 'closing' : 'new', answered: false,
-      finished: new Set(),
+      began: now, finished: new Set(),
     };
     flow.expires = now + lifetime(flow);
     this.flows.set(name, flow);
@@ -92,7 +94,13 @@ function isOpening({ protocol, signal }: TwinPacket): boolean {
   return (protocol === 1 && signal === 8) || (protocol === 58 && signal === 128);
 }
 
-function note(flow: TwinFlow, packet: TwinPacket, byOpener: boolean): void {
+/** UDP is established no sooner than after 9 steps of 256 ms, which are counted modulo 256. */
+function isOld({ opener, began }: TwinFlow, now: number): boolean {
+  const steps = Math.floor(now / 256) - Math.floor(began / 256);
+  return opener.protocol !== 17 || steps % 256 > 8;
+}
+
+function note(flow: TwinFlow, packet: TwinPacket, byOpener: boolean, now: number): void {
   const tcp = packet.protocol === 6;
   if (tcp && (packet.signal & RST) !== 0) {
     flow.state = 'closing';
@@ -111,15 +119,13 @@ function note(flow: TwinFlow, packet: TwinPacket, byOpener: boolean): void {
   if (tcp && (packet.signal & FIN) !== 0) flow.finished.add(end);
   if (flow.finished.size === 2) flow.state = 'closing';
   else if (!byOpener) flow.answered = true;
-  else if (flow.answered) flow.state = 'established';
+  else if (flow.answered && isOld(flow, now)) flow.state = 'established';
 }
 
 function lifetime({ opener, state, answered, finished }: TwinFlow): number {
   if (opener.protocol === 1 || opener.protocol === 58) return 60 * SECOND;
-  if (opener.protocol !== 6) {
-    if (state === 'new' && !answered) return 30 * SECOND;
-    return (opener.protocol === 17 ? 300 : 600) * SECOND;
-  }
+  if (opener.protocol === 17) return (state === 'new' ? 30 : 300) * SECOND;
+  if (opener.protocol !== 6) return (state === 'new' && !answered ? 30 : 600) * SECOND;
   if (state === 'new') return 30 * SECOND;
   if (state === 'closing') return 10 * SECOND;
   return finished.size > 0 ? 240 * SECOND : 7440 * SECOND;

@@ -285,7 +285,9 @@ export class ServiceTwin {
     const byOpener = flow.opener === `${packet.source} ${packet.sourcePort}`;
     if (!byOpener) flow.isAnswered = true;
     else if ((packet.flags & TCP_SYN) === 0) {
-      if (flow.isAnswered) Object.assign(flow, { isEstablished: true, isClosing: false });
+      // UDP is established by time, too.
+      const isEstablished = flow.isAnswered && packet.protocol !== PROTOCOLS.UDP;
+      if (isEstablished) Object.assign(flow, { isEstablished, isClosing: false });
     } else if (flow.isClosing) Object.assign(flow, { isAnswered: false, isClosing: false });
   }
 

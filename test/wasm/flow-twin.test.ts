@@ -21,6 +21,7 @@ const ENDS = {
   IPv6: ['fd00:1::2', 'fd00:1::3', 'fd00:1:0:1::9', 'fd00:1:0:2::9'],
 };
 const PORTS = [80, 81];
+const PAUSES = [2_304, 9_999, 10_000, 30_000, 60_000, 300_000];
 const SIGNALS = [TCP.syn, TCP.syn, TCP.syn | TCP.ack, TCP.ack, TCP.ack, TCP.ack, TCP.psh | TCP.ack,
   TCP.fin | TCP.ack, TCP.rst, 0];
 const PROGRAMS: Program[] = [
@@ -136,7 +137,7 @@ test('random packets under changing policies agree with the twin', () => {
         state.take(next);
         epoch += 1;
       }
-      bed.nowMs += random.oneIn(50) ? random.pick([9_999, 10_000, 30_000, 60_000, 300_000]) : 1;
+      bed.nowMs += random.oneIn(50) ? random.pick(PAUSES) : 1;
       const packet = randomPacket(random);
       const expected = flows.decide(packet, bed.nowMs, epoch, (one) => state.judge(one)) ?? 'pass';
       const place = `seed ${seed} step ${step} ${JSON.stringify(packet)}`;

@@ -15,6 +15,8 @@ import { icmp, ipv4 } from '../support/packets.ts';
 const PODS = { a: ['10.1.0.2', 'fd00:1::2'], b: ['10.1.0.3', 'fd00:1::3'] };
 const FLOW: Flow = { source: '10.1.0.2', destination: '10.1.1.9', sourcePort: 40000 };
 const FLOW_6: Flow = { source: 'fd00:1::2', destination: 'fd00:1:0:1::9', sourcePort: 40000 };
+/** After so long an exchange of UDP is a conversation. */
+const EXCHANGE_MS = (abi.FLOW_EXCHANGE_STEPS + 1) << abi.FLOW_STEP_SHIFT;
 const PORT_80 = program([{ protocol: 6, first: 80, last: 80 }, { protocol: 17 }]);
 
 /** Pod a may send anything and receive nothing; pods of node 1 are the other side. */
@@ -104,6 +106,13 @@ test('each state lives as long as the RFCs say', () => {
   assert.is(lifetime((bed) => {
     query(bed);
     udpReply(bed);
+    query(bed);
+  }, udpReply), abi.FLOW_TIMEOUT_NEW);
+  assert.is(lifetime((bed) => {
+    query(bed);
+    udpReply(bed);
+    bed.nowMs += EXCHANGE_MS;
+    query(bed);
   }, udpReply), abi.FLOW_TIMEOUT_UDP);
   const echo = (bed: PolicyBed): void => void bed.send('a', echoPacket(FLOW, false));
   const echoed = (bed: PolicyBed): Fate => fateOf(bed.receive(1, echoPacket(back(FLOW), true)));

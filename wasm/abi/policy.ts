@@ -49,7 +49,8 @@ export const FLOW_FLAG_FIN_A = 8;             // TCP: A has closed its direction
 export const FLOW_FLAG_FIN_B = 16;
 export const FLOW_FLAG_SESSION = 32;          // a pair's first: as the client of a Service has it
 export const FLOW_FLAG_TRANSLATED = 64;       // a pair's second: as its backend has it
-// Signal: TCP's flags, ICMP's type, SCTP's first chunk type. A session has in the words of answers:
+// Signal: TCP's flags, ICMP's type, SCTP's first chunk type; of UDP when it was opened, in steps of
+// time. A session has in the words of answers:
 export const SESSION_EPOCH = 48;              // service epoch in which its backend was there
 export const SESSION_FRONT_EPOCH = 52;        // epoch of the front that had it
 // An affinity is an entry of protocol 0: client, with the protocol for a port, and front.
@@ -57,8 +58,10 @@ export const AFFINITY_SEED = 56;              // of the client's backend
 export const FLOW_GROUP_SIZE = 16;
 export const FLOW_TAG_USED = 0x80;
 export const FLOW_STATE_NEW = 0;              // its opener has not answered an answer yet
-export const FLOW_STATE_ESTABLISHED = 1;      // never gives way to a new flow
+export const FLOW_STATE_ESTABLISHED = 1;      // gives way to no new flow, unless of UDP and idle
 export const FLOW_STATE_CLOSING = 2;          // TCP: RST seen, or FIN from both ends
+export const FLOW_STEP_SHIFT = 8;             // a step of time is 256 ms; a u8 counts 65 seconds
+export const FLOW_EXCHANGE_STEPS = 8;         // UDP: not established before, some 2 seconds
 
 // Keys of the flow hash: random numbers that nobody who sends packets can guess. They lie in the
 // directory; the engine makes them from DIRECTORY_FLOW_SEED.
@@ -75,7 +78,7 @@ export const FLOW_TIMEOUT_TCP = 7440000;      // RFC 5382 REQ-5: 2 hours 4 minut
 export const FLOW_TIMEOUT_HALF_CLOSED = 240000; // RFC 5382 REQ-5: 4 minutes; FIN from one end
 export const FLOW_TIMEOUT_CLOSING = 10000;
 export const FLOW_TIMEOUT_CUT = 240000;       // TCP tries again within 120 s: RFC 6298 section 2.5
-export const FLOW_TIMEOUT_UDP = 300000;       // RFC 4787 REQ-5: 5 minutes recommended
+export const FLOW_TIMEOUT_UDP = 300000;       // RFC 4787 REQ-5: 5 minutes recommended; established
 export const FLOW_TIMEOUT_ICMP = 60000;       // RFC 5508 REQ-1: 60 seconds
 export const FLOW_TIMEOUT_OTHER = 600000;
 

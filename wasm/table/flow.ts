@@ -6,25 +6,28 @@
 // elsewhere: a lookup reads two groups at most, there are no tombstones, and nothing is ever moved.
 // The hash is keyed, so nobody can aim flows at a group (flow-hash.ts).
 //
-// An insert takes a free entry, at home if it can; then the entry of both groups that
-// has expired or may be given up and has the least time left. Established flows are never given up.
-// Flows that are not yet established are, the oldest first: a flood of SYNs goes round in its own
-// entries, and an honest new flow gets one too. What neither expires nor is wanted is swept, one
-// group a turn. The slow twin is test/reference/flows.ts.
+// An insert takes a free entry, at home if it can; then the entry of both groups that has expired,
+// or the one of those that may be given up that was silent for longest. Established flows are not,
+// except for UDP's that have been silent for as long as an exchange may be: questions that use a
+// port again soon look like a conversation. So floods of SYNs and of exchanges go round in their
+// own entries, an honest new flow gets one too, and who waits for an answer is the last to go. What
+// neither expires nor is wanted is swept, one group a turn. The slow twin is
+// test/reference/flows.ts.
 //
 // Pairs. A connection to a Service has two entries: the session, as its client has it, and the
 // translated flow, as its backend has it. Each leads to the other, and only both together count:
 // where one has been given up or taken over, the other has no pair any more. A session lives by the
 // time and state of its pair.
 
+import { PROTOCOL_UDP } from "../abi/headers";
 import {
   DIRECTORY_FLOWS, DIRECTORY_FLOW_COUNT, WORKERS_START, WORKER_AFFINITY, WORKER_CANDIDATE,
   WORKER_FLOW, WORKER_FLOWS, WORKER_FLOW_SWEEP, WORKER_QUOTED, WORKER_SESSION, WORKER_STRIDE,
 } from "../abi/layout";
 import {
   FLOW_EXPIRES, FLOW_FLAGS, FLOW_FLAG_SESSION, FLOW_FLAG_TRANSLATED, FLOW_GROUP_SIZE, FLOW_KEYS,
-  FLOW_KEYS_ADDRESS_A, FLOW_KEYS_ADDRESS_B, FLOW_KEYS_REST, FLOW_KEYS_SPREAD, FLOW_PAIR, FLOW_SIZE,
-  FLOW_STATE, FLOW_STATE_ESTABLISHED,
+  FLOW_KEYS_ADDRESS_A, FLOW_KEYS_ADDRESS_B, FLOW_KEYS_REST, FLOW_KEYS_SPREAD, FLOW_LIFETIME,
+  FLOW_PAIR, FLOW_PROTOCOL, FLOW_SIZE, FLOW_STATE, FLOW_STATE_ESTABLISHED, FLOW_TIMEOUT_NEW,
 } from "../abi/policy";
 import { flowMatches } from "../flow-key";
 import { directory } from "../packet";
@@ -142,7 +145,7 @@ function confirm(table: usize, entries: i32, key: usize, answer: usize): void {
 }
 
 /** Copies an entry into the table, with its key in it. Returns its address there, or 0: both groups
- * are full of established flows. Precondition: flowFind() does not find the key. */
+ * are full of flows that stay. Precondition: flowFind() does not find the key. */
 export function flowInsert(worker: i32, entry: usize, nowMs: i32): usize {
   const count = directory(DIRECTORY_FLOW_COUNT);
   const table = flowTable();
@@ -272,25 +275,33 @@ function freeEntry(tags: usize, home: i32, second: i32): i32 {
   return free == 0 ? -1 : (isHome ? home : second) + ctz(free);
 }
 
-/** Index of the entry that a new flow may take over: of those not established or expired, the one
- * with the least time left; -1 if there is none. Precondition: no entry is free. */
+/** Index of the entry that a new flow may take over, the one that was silent for longest; -1 if
+ * there is none. Precondition: no entry is free. */
 function spareEntry(table: usize, home: i32, second: i32, nowMs: i32): i32 {
   let best = -1;
-  let least: i32 = i32.MAX_VALUE;
+  let longest: i32 = i32.MIN_VALUE;
   for (let index = 0; index < FLOW_GROUP_SIZE * 2; index += 1) {
     const group = index < FLOW_GROUP_SIZE ? home : second;
     const place = group + (index & (FLOW_GROUP_SIZE - 1));
-    const flow = entryAt(table, place);
-    const left = flowTimeLeft(flow, nowMs);
-    if (left >= least || (left > 0 && isEstablished(livingEntry(flow)))) continue;
+    const silence = spareSilence(entryAt(table, place), nowMs);
+    if (silence <= longest) continue;
     best = place;
-    least = left;
+    longest = silence;
   }
   return best;
 }
 
-function isEstablished(flow: usize): bool {
-  return load<u8>(flow, FLOW_STATE) == FLOW_STATE_ESTABLISHED;
+/** Milliseconds since the last packet of a flow that may be given up, as its lifetime tells them:
+ * what is to live longer than that is as if its last packet were still to come. The greatest number
+ * for what has expired, the least for what may not be given up. */
+function spareSilence(flow: usize, nowMs: i32): i32 {
+  const living = livingEntry(flow);
+  const left = living == 0 ? 0 : load<i32>(living, FLOW_EXPIRES) - nowMs;
+  if (left <= 0) return i32.MAX_VALUE;
+  const silence = load<i32>(living, FLOW_LIFETIME) - left;
+  if (load<u8>(living, FLOW_STATE) != FLOW_STATE_ESTABLISHED) return silence;
+  const isIdle = load<u8>(living, FLOW_PROTOCOL) == PROTOCOL_UDP && silence >= FLOW_TIMEOUT_NEW;
+  return isIdle ? silence : i32.MIN_VALUE;
 }
 
 function addToCount(worker: i32, change: i32): void {
