@@ -161,7 +161,8 @@ export interface Route {
 // `snapshot.begin`, any number of `snapshot.part`, `snapshot.commit`; afterwards `delta`. Each is a
 // request; they are heard in their order, and answered in it.
 
-/** Most nodes, and most pods, in one `snapshot.part`: the largest possible fits a frame. */
+/** Most nodes, and most pods, in one `snapshot.part`: the largest possible fits a frame. Pods with
+ * many host ports are fewer (sync/outbox.ts). */
 export const PART_LIMIT = 200;
 
 /** Names one run of a sidecar: revisions of one session count on over its connections. */

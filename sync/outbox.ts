@@ -5,7 +5,7 @@
 // the last word about each thing stands, so that what waits never grows beyond the state itself.
 // What does not fit one delta is of no use: then the host needs everything anew.
 
-import type { Delta, PolicyChange, ServiceChange } from '../engine/model.ts';
+import type { Delta, Pod, PolicyChange, ServiceChange } from '../engine/model.ts';
 import { PART_LIMIT } from '../engine/model.ts';
 import { isSmallChange, joinChanges, kept } from './policy/change.ts';
 import { PART_WEIGHT, weightOf } from './services/services.ts';
@@ -85,12 +85,21 @@ export class Outbox {
 export function isSmall(change: Change): boolean {
   const { nodes, pods, removedNodes, removedPods, policy, services = [], removedServices = [] }
     = change;
-  const count = nodes.length + pods.length + removedNodes.length + removedPods.length;
+  const count = nodes.length + podWeight(pods) + removedNodes.length + removedPods.length;
   const served = services.length + removedServices.length;
   const weight = services.reduce((sum, service) => sum + weightOf(service), 0);
   const isAlone = count === 0 && policy === undefined;
   return count + served <= PART_LIMIT && weight <= (isAlone ? PART_WEIGHT : SIDE_WEIGHT)
     && (policy === undefined || isSmallChange(policy));
+}
+
+/** So many host ports of a pod take no more room than a node may. */
+const PORTS_OF_A_NODE = 32;
+
+/** How much of PART_LIMIT pods take up. */
+export function podWeight(pods: readonly Pod[]): number {
+  return pods.reduce((sum, { hostPorts = [] }) =>
+    sum + 1 + Math.ceil(hostPorts.length / PORTS_OF_A_NODE), 0);
 }
 
 /** Weight of Services in a change of other things, too. */

@@ -25,7 +25,7 @@ import type {
   ClusterNode, NodeFacts, Pod, PolicyChange, RevisionAnswer, Service, SourceHealth,
 } from '../engine/model.ts';
 import { Bell, pause } from './bell.ts';
-import { Outbox, isSmall } from './outbox.ts';
+import { Outbox, isSmall, podWeight } from './outbox.ts';
 import type { Change, Step } from './outbox.ts';
 import { emptyChange } from './policy/change.ts';
 
@@ -340,13 +340,26 @@ function connectionSignal(connection: Connection, outer: AbortSignal): AbortSign
 
 function* partsOf({ nodes, pods, policy, services }: Whole): Generator<object> {
   for (const some of pieces(nodes)) yield { nodes: some };
-  for (const some of pieces(pods)) yield { pods: some };
+  for (const some of pieces(pods, (pod) => podWeight([pod]))) yield { pods: some };
   for (const some of policy ?? []) yield { policy: some };
   // A state of policy that says nothing is a state too.
   if (policy !== null) yield { policy: emptyChange() };
   for (const some of services ?? []) yield { services: some };
 }
 
-function* pieces<T>(items: readonly T[]): Generator<readonly T[]> {
-  for (let at = 0; at < items.length; at += PART_LIMIT) yield items.slice(at, at + PART_LIMIT);
+/** Items in their order, in parts of PART_LIMIT in weight at most. */
+function* pieces<T>(items: readonly T[], weigh = (_: T): number => 1): Generator<readonly T[]> {
+  let part: T[] = [];
+  let room = PART_LIMIT;
+  for (const item of items) {
+    const weight = weigh(item);
+    if (weight > room) {
+      yield part;
+      part = [];
+      room = PART_LIMIT;
+    }
+    part.push(item);
+    room -= weight;
+  }
+  if (part.length > 0) yield part;
 }

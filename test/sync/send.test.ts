@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { Log } from '../../engine/log.ts';
+import { HOST_PORT_LIMIT } from '../../engine/model.ts';
 import type { ClusterNode, Delta, Pod, Snapshot } from '../../engine/model.ts';
 import { ControlServer } from '../../host/control.ts';
 import { Intake } from '../../host/intake.ts';
@@ -30,6 +31,8 @@ test.after(() => rmSync(root, { recursive: true }));
 /** What a host took, as short text: `snapshot 1 a,b`, `delta 1-2 +b -c`. */
 class Host {
   readonly told: string[] = [];
+  /** How many pods the last snapshot had. */
+  pods = 0;
   readonly intake: Intake;
   readonly server: ControlServer;
   refuse = '';
@@ -42,6 +45,7 @@ class Host {
       local: 'a',
       onSnapshot: async (snapshot) => {
         await this.pause;
+        this.pods = snapshot.pods.length;
         this.#take(describeSnapshot(snapshot));
       },
       onDelta: async (delta) => {
@@ -319,6 +323,28 @@ test('brings a large cluster in parts, and a large change as a snapshot', async 
   await until(() => sidecar.confirmed === 1);
   sidecar.update(content(names.slice(1000)));
   await daemon.heard('snapshot 2 4000 nodes');
+});
+
+test('brings pods with as many host ports as there may be, in parts and as a change', async () => {
+  const path = socketPath();
+  const daemon = await host(path);
+  const sidecar = sender(path);
+  const hostPorts = Array.from({ length: HOST_PORT_LIMIT }, (_, at) => ({
+    protocol: 'SCTP' as const, hostPort: 60_000 + at, containerPort: 60_000,
+    hostIP: 'fd00:1111:2222:3333:4444:5555:6666:7777',
+  }));
+  const addresses = Array.from({ length: 16 }, (_, at) =>
+    `fd00:1111:2222:3333:4444:5555:6666:${at}`);
+  const longName = 'p'.repeat(250);
+  const pods = Array.from({ length: 200 }, (_, at) => ({
+    namespace: longName, name: `${longName}${at}`, uid: 'u'.repeat(128), addresses, hostPorts,
+  }));
+  sidecar.update({ ...content(['a']), pods });
+  await until(() => sidecar.confirmed === 1);
+  assert.is(daemon.pods, 200);
+  sidecar.update({ ...content(['a']), pods: pods.map((one) => ({ ...one, uid: 'v' })) });
+  await until(() => sidecar.confirmed === 2);
+  assert.is(daemon.pods, 200);
 });
 
 test('gives a host up that does not answer, and begins again', async () => {
