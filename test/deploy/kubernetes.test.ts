@@ -9,7 +9,7 @@ import { join } from 'node:path';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { parse, parseAllDocuments } from 'yaml';
-import { environmentName, loadConfig, settingPaths } from '../../host/config.ts';
+import { environmentName, loadConfig, settingPaths, type HostConfig } from '../../host/config.ts';
 import { NODE_LABEL } from '../../sync/flannel/rival.ts';
 import { RESOURCES } from '../../sync/kubernetes/resources.ts';
 import { printSkip } from '../support/needs.ts';
@@ -116,6 +116,20 @@ function container(name: string): Container {
   const found = containers.find((candidate) => candidate.name === name);
   if (found === undefined) throw new Error(`there is no container ${name}`);
   return found;
+}
+
+/** What the daemon makes of the variables that a patch gives it; it knows each of them. */
+function environmentOf(patch: Manifest | undefined): HostConfig {
+  const [node] = patch?.spec?.template.spec.containers ?? [];
+  assert.is(node?.name, 'node');
+  const variables = new Map((node?.env ?? []).map(({ name, value = '' }) => [name, value]));
+  const known = settingPaths().map(({ path }) => environmentName(path));
+  for (const name of variables.keys()) assert.ok(known.includes(name), name);
+  const complete = {
+    CULVERT_NODE_NAME: 'edge-1', CULVERT_UNDERLAY_ADDRESSES: '192.0.2.1',
+    CULVERT_POD_NETWORKS: '10.42.0.0/16',
+  };
+  return loadConfig(null, { ...complete, ...Object.fromEntries(variables) }, {});
 }
 
 /** The options that a verb knows, of its help. */
@@ -294,9 +308,28 @@ test('k3s changes what there is to change', () => {
       }
     }
   }
+  const [networks] = read(join(folder, 'service-networks.yaml'));
+  assert.equal(environmentOf(networks).serviceNetworks, ['10.43.0.0/16']);
   const [conf] = read(join(folder, 'net-conf.yaml'));
   const used = pods.flatMap(({ volumes }) => volumes).map(({ configMap }) => configMap?.name);
   assert.ok(used.includes(conf?.metadata.name));
+});
+
+test('where node ports are switched on, the daemon may bind those below 1024', () => {
+  const folder = join(FOLDER, 'node-ports');
+  const { patches = [] } = kustomization(folder);
+  assert.equal(patches, [{ path: 'node.yaml' }]);
+  const [patch] = read(join(folder, 'node.yaml'));
+  assert.ok(environmentOf(patch).nodePorts.enabled);
+  const [node] = patch?.spec?.template.spec.containers ?? [];
+  const rights = ['NET_ADMIN', 'NET_BIND_SERVICE'];
+  assert.equal(node?.securityContext.capabilities.add, rights);
+  assert.ok(manifests.some(({ kind, metadata }) =>
+    kind === patch?.kind && metadata.name === patch.metadata.name));
+  const dropIn = readFileSync(join(ROOT, 'deploy', 'systemd', 'node-ports.conf'), 'utf8');
+  const { name, value } = node?.env?.[0] ?? {};
+  assert.ok(dropIn.includes(`\nEnvironment=${name}=${value}\n`));
+  assert.ok(dropIn.includes(`\nAmbientCapabilities=CAP_${rights[1]}\n`));
 });
 
 const hasKubectl = spawnSync('kubectl', ['version', '--client']).status === 0;
