@@ -11,6 +11,7 @@ import { checkEnvironment, checkImports, checkPackages,
 import { checkReadmes } from './support/tidy/readme.ts';
 import { checkFileLength, checkFunctionLength, checkLineLength,
   checkTotal } from './support/tidy/size.ts';
+import { BUNDLE, checkThreads } from './support/tidy/threads.ts';
 import { checkIdentifiers, checkPhrases, checkStrangers } from './support/tidy/words.ts';
 
 type Checker = (files: SourceFile[]) => string[];
@@ -221,6 +222,16 @@ test('talk of how the code was made is refused', () => {
   accepts(checkStrangers, 'docs/a.md', 'sessionAffinity: None', 'User-Agent: culvert',
     'the agent in the namespace', 'a/work/b', 'the root of the tree', 'RFC 1812 issues an error',
     '/etc/cni/net.d');
+});
+
+test('modules that are started and not bundled are refused', () => {
+  const start = { path: 'host/deep/a.ts', text: "new URL('./b/c.js', import.meta.url)" };
+  const bundle = (entry: string): SourceFile => ({ path: BUNDLE, text: `a({\n  ${entry},\n});` });
+  assert.is(checkThreads([start]).length, 1);
+  assert.is(checkThreads([start, bundle("'b/c': 'host/b/c.ts'")]).length, 1);
+  assert.is(checkThreads([start, bundle("c: 'host/deep/b/c.ts'")]).length, 1);
+  assert.is(checkThreads([start, bundle("'b/c': 'host/deep/b/c.ts'")]).length, 0);
+  assert.is(checkThreads([{ ...start, path: 'bench/a.ts' }]).length, 0);
 });
 
 test('parts without a README are refused', () => {

@@ -14,6 +14,7 @@ import { checkEnvironment, checkImports, checkPackages,
 import { checkReadmes } from './support/tidy/readme.ts';
 import { CODE_LINES_LIMIT, CORE_LINES_LIMIT, checkFileLength, checkFunctionLength,
   checkLineLength, checkTotal } from './support/tidy/size.ts';
+import { checkThreads } from './support/tidy/threads.ts';
 import { checkIdentifiers, checkPhrases, checkStrangers } from './support/tidy/words.ts';
 
 const CORE = 'dist/wasm/core.wasm';
@@ -97,6 +98,8 @@ test('banned phrases are replaced', () => expectNone(checkPhrases(tree)));
 test('nothing tells of the machines or the talk behind the code', () => {
   expectNone(checkStrangers(tree));
 });
+
+test('what the command starts is in its bundle', () => expectNone(checkThreads(programs)));
 
 test('every part has a README', () => expectNone(checkReadmes(tree)));
 
