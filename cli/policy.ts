@@ -13,7 +13,8 @@ import { FlowProblem, judgeFlows, resultOf, type Judgement, type Progress } from
 import { describePolicies } from './policy/list.ts';
 import { compareResults } from './policy/expect.ts';
 import { loadObjects, readText } from './policy/objects.ts';
-import { endAddress, translationOf, type Translation } from './policy/services.ts';
+import { joinResults, throughServices, Translator, type Translation } from
+  './policy/services.ts';
 import type { ShowOptions } from './show.ts';
 import { print, type OutputFormat } from './table.ts';
 import { CORE_PATH } from './version.ts';
@@ -48,8 +49,10 @@ export async function testPolicy(options: TestOptions): Promise<number> {
   const flows = readFlows(options.flows, await readText(options.flows));
   const expected = options.expect === undefined ? null
     : readExpected(options.expect, await readText(options.expect));
-  const judgements = judge(entries, flows, options, options.flows);
-  const results = judgements.map(resultOf);
+  const translated = throughServices(flows, entries);
+  const { asked, places } = translated;
+  const judgements = judge(entries, asked, options, { file: options.flows, places });
+  const results = joinResults(flows, translated, judgements.map(resultOf));
   print(options.output, { results }, ['ID', 'VERDICT', 'EGRESS', 'INGRESS', 'POLICY'], () =>
     results.map(({ id, verdict, egress, ingress, policy }) =>
       [id, verdict, egress, ingress, policy ?? '-']));
@@ -68,10 +71,11 @@ export async function testPolicy(options: TestOptions): Promise<number> {
 /** Why one flow is allowed or denied. */
 export async function explainPolicy(options: ExplainOptions): Promise<void> {
   const entries = await loadObjects(options.objects);
-  const flow = flowOf({ ...options, to: endAddress(options.to, options.family, entries) });
-  const translation = translationOf(flow, entries);
+  const translator = new Translator(entries);
+  const flow = flowOf({ ...options, to: translator.addressOf(options.to, options.family) });
+  const translation = translator.translate(flow);
   if (translation !== null) return explainService(flow, translation, entries, options);
-  const [judgement] = judge(entries, [flow], options, '');
+  const [judgement] = judge(entries, [flow], options);
   if (judgement === undefined) throw new Error('no verdict');
   const explanation = explanationOf(judgement);
   if (options.output === 'json') process.stdout.write(`${JSON.stringify(explanation)}\n`);
@@ -83,7 +87,7 @@ function explainService(
   flow: Flow, { service, address, flows }: Translation, entries: readonly Entry[],
   options: ExplainOptions,
 ): void {
-  const backends = judge(entries, flows, options, '').map(explanationOf);
+  const backends = judge(entries, flows, options).map(explanationOf);
   const { from } = options;
   const { protocol, port = null } = flow;
   if (options.output === 'json') {
@@ -143,13 +147,22 @@ function flowOf({ from, to, port, family }: ExplainOptions): Flow {
   return { id: `${from} ${to} ${port}`, src, dst, ...service, family: wanted };
 }
 
+/** Where flows come from: a file, if any, and their places in its list. */
+interface Origin {
+  file: string;
+  places: readonly number[];
+}
+
 function judge(
-  entries: readonly Entry[], flows: readonly Flow[], options: JudgedOptions, file: string,
+  entries: readonly Entry[], flows: readonly Flow[], options: JudgedOptions,
+  { file, places }: Origin = { file: '', places: [] },
 ): Judgement[] {
   const module = new WebAssembly.Module(readFileSync(CORE_PATH));
   const legacyAnnotation = options.legacyAnnotation === true;
   try {
-    return judgeFlows(module, entries, flows, { legacyAnnotation, progress: showProgress() });
+    return judgeFlows(module, entries, flows, {
+      legacyAnnotation, places, progress: showProgress(),
+    });
   } catch (error) {
     if (!(error instanceof FlowProblem)) throw error;
     if (file !== '') {

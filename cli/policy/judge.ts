@@ -58,6 +58,8 @@ export type Progress = (done: number, all: number) => void;
 
 export interface JudgeOptions extends CompileOptions {
   progress?: Progress;
+  /** Places of the flows in the list that problems speak of; their own unless said. */
+  places?: readonly number[];
 }
 
 const UNASKED: EndResult = { verdict: 'allow', rule: null, isPoliced: false };
@@ -66,10 +68,10 @@ const UNASKED: EndResult = { verdict: 'allow', rule: null, isPoliced: false };
  * packet. */
 export function judgeFlows(
   module: WebAssembly.Module, entries: readonly Entry[], flows: readonly Flow[],
-  { progress = () => undefined, ...options }: JudgeOptions,
+  { progress = () => undefined, places = [], ...options }: JudgeOptions,
 ): Judgement[] {
   const book = addressBook(entries);
-  const placed = flows.map((flow, index) => placeFlow(book, flow, index));
+  const placed = flows.map((flow, index) => placeFlow(book, flow, places[index] ?? index));
   const judgements = placed.map((flow): Judgement =>
     ({ flow, verdict: 'allow', egress: UNASKED, ingress: UNASKED }));
   const work = workByNode(placed);
@@ -85,7 +87,8 @@ export function judgeFlows(
       for (const [at, verdict] of node.bed.judge(part).entries()) {
         const index = indexes[first + at] ?? 0;
         const judgement = judgements[index];
-        if (judgement !== undefined) enter(judgement, index, verdict, node.tables);
+        if (judgement === undefined) continue;
+        enter(judgement, places[index] ?? index, verdict, node.tables);
       }
       done += part.length;
       progress(done, all);
