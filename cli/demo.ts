@@ -11,8 +11,9 @@ import { Bed, type LabNode } from './demo/bed.ts';
 import { readCluster, type DemoCluster } from './demo/cluster.ts';
 import { CulvertNode } from './demo/culvert-node.ts';
 import { expectedOf } from './demo/expect.ts';
-import { tryServices, type Client, type ServiceTrial } from './demo/services.ts';
 import { addKernelPod, setUpKernelNode } from './demo/kernel-node.ts';
+import { findDns, findDnsServer, startDns, tryNames, type NameTrial } from './demo/names.ts';
+import { tryServices, type Client, type ServiceTrial } from './demo/services.ts';
 import { CommandError, EXIT_FAILED, EXIT_NO_PERMISSION, EXIT_OK } from './exit.ts';
 import { servicesFor } from './policy/services.ts';
 import { aborted } from './run.ts';
@@ -33,6 +34,8 @@ export interface DemoOptions {
   output: OutputFormat;
   keep: boolean;
   cluster?: string;
+  /** The DNS server to run; otherwise the machine's. */
+  dns?: string;
   /** Stands in for the kernel's vxlan. */
   setUpKernelNode?: typeof setUpKernelNode;
 }
@@ -58,6 +61,9 @@ export interface DemoReport {
   pairs: Pair[];
   skipped: SkippedPair[];
   services: ServiceTrial[];
+  names: NameTrial[];
+  /** Why no names were tried; empty where they were. */
+  namesSkipped: string;
   throughputMbps: number;
 }
 
@@ -79,6 +85,7 @@ interface Attempt {
 /** Runs the demo. Returns the exit code: 0 only if all is as expected. */
 export async function demo(options: DemoOptions, stop: AbortSignal): Promise<number> {
   checkMachine();
+  if (options.dns !== undefined) checkProgram(options.dns);
   const cluster = readCluster(options.cluster ?? CLUSTER_FILE);
   const bed = await Bed.create();
   const work = runDemo(bed, cluster, options, stop);
@@ -112,20 +119,24 @@ async function runDemo(
   ask(cluster, possible);
   const pairs = await tryPairs(possible, stop);
   stop.throwIfAborted();
-  const services = await trySomeServices(present, cluster, stop);
+  const clients = present.filter(({ node }) => !cluster.kernelNodes.has(node));
+  const services = await trySomeServices(clients, present, cluster, stop);
+  const { names, namesSkipped } = await trySomeNames(bed, clients, cluster, options.dns, stop);
   stop.throwIfAborted();
   say('measuring throughput');
   const throughputMbps = await measure(ends, cluster);
   stop.throwIfAborted();
   const report: DemoReport = {
     ok: pairs.every(({ expected, seen }) => expected === seen)
-      && services.every(({ ok }) => ok) && throughputMbps > 0,
+      && [...services, ...names].every(({ ok }) => ok) && throughputMbps > 0,
     nodes: cluster.nodes.map(({ name, podCidrs }) => ({
       name, kind: cluster.kernelNodes.has(name) ? 'kernel-vxlan' : 'culvert', podCidrs,
     })),
     pairs,
     skipped,
     services,
+    names,
+    namesSkipped,
     throughputMbps,
   };
   show(report, options.output);
@@ -146,6 +157,15 @@ function checkMachine(): void {
     createNamespace().close();
   } catch (error) {
     throw new CommandError(EXIT_NO_PERMISSION, `demo: ${(error as Error).message}; ${advice}`);
+  }
+}
+
+function checkProgram(path: string): void {
+  try {
+    accessSync(path, constants.X_OK);
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    throw new CommandError(EXIT_FAILED, `demo --dns ${path}: ${code ?? String(error)}`);
   }
 }
 
@@ -225,12 +245,26 @@ function around(places: string[], lengths: Record<Family, number>): string[] {
 
 /** Nodes with the kernel's vxlan know no Services: there it is others who would serve them. */
 function trySomeServices(
-  present: End[], cluster: DemoCluster, stop: AbortSignal,
+  clients: End[], present: End[], { entries }: DemoCluster, stop: AbortSignal,
 ): Promise<ServiceTrial[]> {
-  const { entries, kernelNodes } = cluster;
-  const clients = present.filter(({ node }) => !kernelNodes.has(node));
   if (servicesFor('', entries).length > 0) say('trying Services');
   return tryServices(entries, clients, present, stop);
+}
+
+/** Where the cluster has a DNS Service, has its names resolved through it. */
+async function trySomeNames(
+  bed: Bed, clients: End[], { entries }: DemoCluster, asked: string | undefined, stop: AbortSignal,
+): Promise<Pick<DemoReport, 'names' | 'namesSkipped'>> {
+  const dns = findDns(entries, clients);
+  if (dns === null) return { names: [], namesSkipped: 'the cluster has no DNS Service' };
+  const program = asked ?? findDnsServer();
+  if (program === null) {
+    return { names: [], namesSkipped: 'dnsmasq is not on this machine: apt install dnsmasq-base' };
+  }
+  say('trying names');
+  stop.throwIfAborted();
+  await startDns(bed, program, dns, entries);
+  return { names: await tryNames(entries, clients, dns, stop), namesSkipped: '' };
 }
 
 /** Every pod with every other pod and node, each way; nodes among themselves are the underlay's. */
@@ -331,6 +365,7 @@ function show(report: DemoReport, output: OutputFormat): void {
   });
   if (output === 'json') return;
   showServices(report.services);
+  showNames(report.names);
   const wrong = report.pairs.filter(({ expected, seen }) => expected !== seen).length;
   process.stdout.write(`\n${report.pairs.length} pairs, ${wrong} not as expected, `
     + `${report.skipped.length} skipped; `
@@ -338,6 +373,7 @@ function show(report: DemoReport, output: OutputFormat): void {
   for (const reason of new Set(report.skipped.map((pair) => pair.reason))) {
     process.stdout.write(`skipped: ${reason}\n`);
   }
+  if (report.namesSkipped !== '') process.stdout.write(`skipped: names: ${report.namesSkipped}\n`);
 }
 
 function showServices(services: ServiceTrial[]): void {
@@ -346,6 +382,15 @@ function showServices(services: ServiceTrial[]): void {
   process.stdout.write(`\n${table(headers, services.map((one) => [
     one.from, one.service, `${one.address} port ${one.port}`, one.admitted.join(',') || '-',
     one.answered.join(',') || '-', one.seesClient ? 'yes' : 'no', one.ok ? '' : 'NOT AS EXPECTED',
+  ]))}`);
+}
+
+function showNames(names: NameTrial[]): void {
+  if (names.length === 0) return;
+  const headers = ['FROM', 'NAME', 'ASKED AT', 'ANSWER', 'EXPECTED', ''];
+  process.stdout.write(`\n${table(headers, names.map((one) => [
+    one.from, one.name, one.server, one.answer || '-', one.expected,
+    one.ok ? '' : 'NOT AS EXPECTED',
   ]))}`);
 }
 

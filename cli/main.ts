@@ -220,13 +220,20 @@ function addDoctor(program: Command): void {
     });
 }
 
+interface DemoFlags extends OutputOption {
+  keep?: boolean;
+  cluster?: string;
+  dns?: string;
+}
+
 function addDemo(program: Command): void {
   program.command('demo').description('three nodes in namespaces of this machine, real traffic')
     .addOption(outputOption())
     .option('--keep', 'leave it running until interrupted')
     .option('--cluster <file>', 'Kubernetes objects to use instead of deploy/demo/cluster.yaml')
+    .option('--dns <program>', 'the dnsmasq to run as the cluster\'s DNS (default: the machine\'s)')
     .addHelpText('after', '\nExamples:\n  culvert demo\n  culvert demo -o json\n')
-    .action(async (options: { output: OutputFormat; keep?: boolean; cluster?: string }) => {
+    .action(async (options: DemoFlags) => {
       const { demo } = await import('./demo.ts');
       process.exitCode = await demo({ ...options, keep: options.keep === true }, stopOnSignals());
     });

@@ -14,6 +14,7 @@ import { parseAllDocuments, stringify } from 'yaml';
 import { makeFolder, removeLeftovers } from '../../cli/demo/folder.ts';
 import { closeFd } from '../../ffi/file.ts';
 import { Links } from '../../ffi/netlink.ts';
+import { findTool } from '../../scripts/tools.ts';
 import { CLI, Command, unprivileged, until, type Outcome } from '../support/command.ts';
 import { needs, printSkip, testNeeding } from '../support/needs.ts';
 import { ROOT } from '../support/source.ts';
@@ -29,6 +30,7 @@ const FAMILIES = ['IPv4', 'IPv6'];
 /** Where the ends of the shipped cluster are. */
 const PLACES: Record<string, string> = {
   'demo/web': 'edge-1', 'demo/legacy': 'edge-1', 'demo/api': 'edge-2', 'demo/db': 'core-1',
+  'kube-system/dns': 'edge-2',
   'node/edge-1': 'edge-1', 'node/edge-2': 'edge-2', 'node/core-1': 'core-1',
 };
 
@@ -54,6 +56,15 @@ const TrialSchema = v.strictObject({
   seesClient: v.boolean(),
   ok: v.boolean(),
 });
+const NameSchema = v.strictObject({
+  from: v.string(),
+  name: v.string(),
+  family: v.picklist(FAMILIES),
+  server: v.string(),
+  expected: v.picklist(['reach', 'blocked']),
+  answer: v.string(),
+  ok: v.boolean(),
+});
 const ReportSchema = v.strictObject({
   ok: v.boolean(),
   nodes: v.array(v.strictObject({
@@ -62,6 +73,8 @@ const ReportSchema = v.strictObject({
   pairs: v.array(PairSchema),
   skipped: v.array(SkippedSchema),
   services: v.array(TrialSchema),
+  names: v.array(NameSchema),
+  namesSkipped: v.string(),
   throughputMbps: v.number(),
 });
 type Report = v.InferOutput<typeof ReportSchema>;
@@ -198,6 +211,7 @@ testWith(npmReason, 'npm run demo tries every pair and prints one JSON document'
   }
   assertCovers(pairs);
   assertServes(report);
+  assertNames(report);
   await run.assertNothingIsLeft();
 });
 
@@ -207,6 +221,7 @@ function assertServes({ services }: Report): void {
   const wanted: Record<string, string[]> = {
     'demo/api': ['demo/api', 'demo/web'], 'demo/web': ['demo/api'], 'demo/legacy': [],
     'node/edge-1': ['demo/api', 'demo/web'], 'node/edge-2': ['demo/api'],
+    'kube-system/dns': ['demo/api'],
   };
   for (const [from, admitted] of Object.entries(wanted)) {
     for (const family of FAMILIES) {
@@ -218,6 +233,21 @@ function assertServes({ services }: Report): void {
       assert.is(trial?.seesClient, true);
     }
   }
+}
+
+/** Every pod and node of a Culvert node but the server's own resolves the Service; the legacy
+ * program may not ask. */
+function assertNames({ names, namesSkipped }: Report): void {
+  if (findTool('dnsmasq') === null) return assert.match(namesSkipped, /^dnsmasq is not on this/);
+  assert.is(namesSkipped, '');
+  const clients = ['demo/api', 'demo/legacy', 'demo/web', 'node/edge-1', 'node/edge-2'];
+  const addresses: Record<string, string> = { IPv4: '10.96.0.80', IPv6: 'fd00:10:96::50' };
+  assert.equal(names.map(({ from, name, family, answer, ok }) =>
+    [from, name, family, answer, ok].join(' ')).sort(), clients.flatMap((from) =>
+    FAMILIES.map((family) => {
+      const answer = from === 'demo/legacy' ? '' : addresses[family];
+      return `${from} front.demo.svc.cluster.local ${family} ${answer} true`;
+    })).sort());
 }
 
 /** What the pairs must have among them, said without the list of all. */
@@ -289,7 +319,9 @@ testWith('', '--keep leaves everything running until it is interrupted', async (
   const command = run.start([...DEMO, '--keep', '-o', 'json']);
   await command.untilSaid('interrupt to end it');
   assert.match(command.stderr, /demo: {3}edge-1: nsenter --net=\/proc\/\d+\/fd\/\d+\n/);
-  assert.is(command.processes().length, 5, 'the demo, two daemons, two sidecars');
+  const ours = command.processes().filter((pid) =>
+    readFileSync(`/proc/${pid}/comm`, 'utf8') !== 'dnsmasq\n');
+  assert.is(ours.length, 5, 'the demo, two daemons, two sidecars');
   command.child.kill('SIGTERM');
   const outcome = await command.ended;
   assert.is(outcome.code, 0, outcome.stderr);
@@ -367,6 +399,12 @@ testWith('', 'a pair that is not as expected fails the demo and stands out', asy
   assert.match(table.stdout, /^demo\/web +demo\/api +IPv4 +BLOCKED +BLOCKED +BLOCKED +reach$/m);
   assert.match(table.stdout, /^demo\/web +demo\/api +IPv6 +reach +reach +reach +reach$/m);
   assert.match(table.stdout, /^\d+ pairs, [1-9]\d* not as expected, 0 skipped; /m);
+  await run.assertNothingIsLeft();
+});
+
+testWith('', 'a DNS server that is not there is an error', async (run) => {
+  const { code, stderr } = await run.start([...DEMO, '--dns', '/no/dnsmasq']).ended;
+  assert.equal([code, stderr], [1, 'culvert: demo --dns /no/dnsmasq: ENOENT\n']);
   await run.assertNothingIsLeft();
 });
 
