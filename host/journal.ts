@@ -5,8 +5,10 @@
 //
 // The file is a row of frames (engine/frame.ts), each with its length and checksum: a snapshot in
 // pieces, its commit, then deltas as they were applied. A snapshot replaces the file by a rename; a
-// delta is appended. A process that is killed while it appends leaves a last frame that is not
-// whole, which is not read: the sidecar will say it again, as it sends a snapshot to every daemon.
+// delta is appended. A file that has become long is written anew without what later deltas say
+// again, or, where that is not enough, asks for a snapshot. A process that is killed while it
+// appends leaves a last frame that is not whole, which is not read: the sidecar will say it again,
+// as it sends a snapshot to every daemon.
 
 import { appendFileSync, closeSync, openSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -18,9 +20,12 @@ import {
 } from '../engine/model.ts';
 import { parseShape } from '../engine/shape.ts';
 import { diskFiles, removeFile, replaceFile, type Files } from './durable.ts';
-import { JOURNAL_BYTES_LIMIT } from './limits.ts';
+import { LastWords, type Subject } from './last-words.ts';
+import { JOURNAL_BYTES_LIMIT, JOURNAL_SNAPSHOTS } from './limits.ts';
 
 const JOURNAL = 'cluster';
+/** The file is written anew where less than this of it is needed. */
+const NEEDED_SHARE = 0.75;
 /** Items of one kind that are tried in one frame; half as many each time it is too large. */
 const PIECE_ITEMS = 200;
 
@@ -47,6 +52,17 @@ export interface Recalled {
   fault: string | null;
 }
 
+/** A change as it is written, and what it is about. */
+export interface ChangeFrame {
+  bytes: Uint8Array;
+  subject: Subject;
+}
+
+interface Change {
+  size: number;
+  subject: Subject;
+}
+
 /** A file that is there and cannot be used. */
 export class JournalError extends Error {
   override name = 'JournalError';
@@ -56,7 +72,11 @@ export class Journal {
   readonly #files: Files;
   readonly #path: string;
   #fd = -1;
+  /** Bytes of the snapshot, and of the changes behind it. */
+  #snapshotBytes = 0;
   #bytes = 0;
+  /** Where each change is that is needed, counted from the snapshot's end. */
+  #changes = new LastWords<{ at: number; change: Change }>();
   /** True once the file has a snapshot of ours, which a change may follow. */
   #isBegun = false;
 
@@ -68,7 +88,11 @@ export class Journal {
 
   /** True once so much was appended that a snapshot should take its place. */
   get isLong(): boolean {
-    return this.#bytes > JOURNAL_BYTES_LIMIT;
+    return this.#bytes > this.#limit;
+  }
+
+  get #limit(): number {
+    return Math.max(JOURNAL_BYTES_LIMIT, this.#snapshotBytes * JOURNAL_SNAPSHOTS);
   }
 
   /** Reads what an earlier daemon was told about node `local`; null where that is nothing. Throws
@@ -80,18 +104,44 @@ export class Journal {
 
   /** Makes this snapshot all there is. */
   replace(frames: readonly Uint8Array[]): void {
+    const snapshot = Buffer.concat(frames);
     this.close();
-    replaceFile(this.#files, JOURNAL, Buffer.concat(frames));
-    this.#bytes = 0;
+    replaceFile(this.#files, JOURNAL, snapshot);
+    this.#snapshotBytes = snapshot.length;
+    this.#begin();
     this.#isBegun = true;
   }
 
   /** Adds a change that is in force. */
-  append(frame: Uint8Array): void {
+  append({ bytes, subject }: ChangeFrame): void {
     if (!this.#isBegun) return;
     if (this.#fd < 0) this.#fd = openSync(this.#path, 'a', 0o600);
-    appendFileSync(this.#fd, frame);
-    this.#bytes += frame.length;
+    appendFileSync(this.#fd, bytes);
+    this.#note({ size: bytes.length, subject });
+    if (this.isLong && this.#changes.bytes < this.#limit * NEEDED_SHARE) this.#compact();
+  }
+
+  #begin(): void {
+    this.#bytes = 0;
+    this.#changes = new LastWords();
+  }
+
+  #note(change: Change): void {
+    this.#changes.add({ at: this.#bytes, change }, change.size, change.subject);
+    this.#bytes += change.size;
+  }
+
+  /** Writes the file anew, without what is not needed. */
+  #compact(): void {
+    const file = readFileSync(this.#path);
+    const needed = this.#changes.values();
+    const frames = needed.map(({ at, change: { size } }) =>
+      file.subarray(this.#snapshotBytes + at, this.#snapshotBytes + at + size));
+    this.close();
+    const whole = Buffer.concat([file.subarray(0, this.#snapshotBytes), ...frames]);
+    replaceFile(this.#files, JOURNAL, whole);
+    this.#begin();
+    for (const { change } of needed) this.#note(change);
   }
 
   /** Forgets everything. */
@@ -113,8 +163,16 @@ export function snapshotFrames(snapshot: Snapshot): Uint8Array[] {
 }
 
 /** A change as a frame that may follow them. */
-export function deltaFrame(delta: Delta): Uint8Array {
-  return encodeFrame({ kind: 'delta', delta } satisfies Entry);
+export function deltaFrame(delta: Delta): ChangeFrame {
+  const { nodes, removedNodes, pods, removedPods, policy, services = [], removedServices = [] }
+    = delta;
+  const others = [nodes, removedNodes, pods, removedPods];
+  const subject = {
+    services: [...services, ...removedServices].map(({ namespace, name }) =>
+      `${namespace}/${name}`),
+    isAlone: policy === undefined && others.every((list) => list.length === 0),
+  };
+  return { bytes: encodeFrame({ kind: 'delta', delta } satisfies Entry), subject };
 }
 
 /** What a file says about node `local`. Throws JournalError where it has no whole snapshot. What is

@@ -3,10 +3,12 @@
 //
 // Disks wear out, so not every change is written at once: changes are added to the file every ten
 // seconds at most, a snapshot takes its place every five minutes at most, and only the first of
-// either is written as it comes. So a node whose power fails has lost ten seconds of changes, or,
-// where sidecars were started again and again, five minutes. What is added is forced to the disk; a
-// snapshot is written beside, forced to the disk and renamed, so that the file is always the old
-// one or the new one.
+// either is written as it comes. Of changes that wait, those go that later ones say again. What is
+// more than fits behind a snapshot is not written: another snapshot is asked for, once it may be
+// written. So a node whose power fails has lost ten seconds of changes, or, where there were very
+// many, or sidecars were started again and again, five minutes. What is added is forced to the
+// disk; a snapshot is written beside, forced to the disk and renamed, so that the file is always
+// the old one or the new one.
 //
 // A file that cannot be used is set aside as `cluster.corrupt-N`. Damage behind a whole snapshot,
 // as a power failure leaves it, costs the changes from there on.
@@ -15,7 +17,8 @@ import { mkdirSync, readFileSync, readdirSync, renameSync, rmSync, statSync } fr
 import { open, rename, rm, truncate } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Log } from '../engine/log.ts';
-import { readRecalled, type Recalled } from './journal.ts';
+import { readRecalled, type ChangeFrame, type Recalled } from './journal.ts';
+import { LastWords } from './last-words.ts';
 import { JOURNAL_BYTES_LIMIT } from './limits.ts';
 
 const FILE = 'cluster';
@@ -41,8 +44,7 @@ export interface LastStateOptions {
 /** What is to be written: a snapshot to begin with, or none, and changes behind it. */
 interface Waiting {
   snapshot: Uint8Array | null;
-  changes: Uint8Array[];
-  bytes: number;
+  changes: LastWords<ChangeFrame>;
 }
 
 export class LastState {
@@ -54,7 +56,7 @@ export class LastState {
   #snapshotAtMs = -Infinity;
   /** Bytes of the file that are of this run, 0 while there is none of ours. */
   #length = 0;
-  /** Bytes behind its snapshot. */
+  /** Bytes behind its snapshot, those on their way there included. */
   #added = 0;
   #isLost = false;
   #isClosed = false;
@@ -70,9 +72,10 @@ export class LastState {
     return [this.#damage, this.#failure].filter((problem) => problem !== null);
   }
 
-  /** True once a snapshot should take the place of what was written. */
+  /** True once a snapshot should take the place of what was written, and may. */
   get isLong(): boolean {
-    return this.#isLost || this.#added > JOURNAL_BYTES_LIMIT;
+    const { snapshotMs = SNAPSHOT_MS } = this.#options;
+    return this.#isLost && performance.now() >= this.#snapshotAtMs + snapshotMs;
   }
 
   /** Reads what was known before, and when that was written; null for nothing. */
@@ -114,19 +117,18 @@ export class LastState {
   /** Makes this snapshot all there is. */
   replace(frames: readonly Uint8Array[]): void {
     const snapshot = Buffer.concat(frames);
-    this.#waiting = { snapshot, changes: [], bytes: snapshot.length };
+    this.#waiting = { snapshot, changes: new LastWords() };
     this.#isLost = false;
     this.#added = 0;
     this.#schedule();
   }
 
   /** Adds a change that is in force. */
-  append(frame: Uint8Array): void {
+  append(frame: ChangeFrame): void {
     if (this.#isLost || (this.#length === 0 && this.#waiting.snapshot === null)) return;
-    this.#waiting.changes.push(frame);
-    this.#waiting.bytes += frame.length;
-    this.#added += frame.length;
-    if (this.#waiting.bytes - (this.#waiting.snapshot?.length ?? 0) > JOURNAL_BYTES_LIMIT) {
+    const { changes } = this.#waiting;
+    changes.add(frame, frame.bytes.length, frame.subject);
+    if (this.#added + changes.bytes > JOURNAL_BYTES_LIMIT) {
       this.#waiting = nothing();
       this.#isLost = true;
     }
@@ -143,7 +145,7 @@ export class LastState {
 
   #schedule(): void {
     if (this.#timer !== null || this.#writing !== null || this.#isClosed) return;
-    if (this.#waiting.bytes === 0) return;
+    if (isNothing(this.#waiting)) return;
     const { changesMs = CHANGES_MS, snapshotMs = SNAPSHOT_MS } = this.#options;
     const dueMs = this.#waiting.snapshot === null
       ? this.#changesAtMs + changesMs : this.#snapshotAtMs + snapshotMs;
@@ -159,23 +161,28 @@ export class LastState {
   /** Never rejects: what cannot be written waits for the next time. */
   async #write(): Promise<void> {
     const waiting = this.#waiting;
-    if (waiting.bytes === 0) return;
+    if (isNothing(waiting)) return;
+    const changes = waiting.changes.values().map(({ bytes }) => bytes);
+    const size = waiting.changes.bytes;
     this.#waiting = nothing();
+    this.#added += size;
     this.#changesAtMs = performance.now();
     try {
-      if (waiting.snapshot === null) await this.#add(Buffer.concat(waiting.changes));
+      if (waiting.snapshot === null) await this.#add(Buffer.concat(changes));
       else {
         this.#snapshotAtMs = this.#changesAtMs;
-        await this.#begin(Buffer.concat([waiting.snapshot, ...waiting.changes]));
+        await this.#begin(Buffer.concat([waiting.snapshot, ...changes]));
       }
       this.#failure = null;
       this.#damage = null;
     } catch (error) {
       this.#fail(error as Error);
       if (this.#waiting.snapshot !== null) return;
-      const changes = [...waiting.changes, ...this.#waiting.changes];
-      const bytes = waiting.bytes + this.#waiting.bytes;
-      this.#waiting = { snapshot: waiting.snapshot, changes, bytes };
+      this.#added -= size;
+      for (const frame of this.#waiting.changes.values()) {
+        waiting.changes.add(frame, frame.bytes.length, frame.subject);
+      }
+      this.#waiting = waiting;
     }
   }
 
@@ -216,7 +223,11 @@ export class LastState {
 }
 
 function nothing(): Waiting {
-  return { snapshot: null, changes: [], bytes: 0 };
+  return { snapshot: null, changes: new LastWords() };
+}
+
+function isNothing({ snapshot, changes }: Waiting): boolean {
+  return snapshot === null && changes.bytes === 0;
 }
 
 async function writeAndForce(path: string, flags: string, bytes: Uint8Array): Promise<void> {

@@ -33,3 +33,6 @@ export const RECEIVE_AT_ONCE = 16;
 
 /** Bytes of changes that are kept after a snapshot before another one is asked for. */
 export const JOURNAL_BYTES_LIMIT = 8 * 1024 * 1024;
+/** The journal keeps as many as so many times its snapshot has, where that is more: while a large
+ * snapshot is put into force, changes wait. */
+export const JOURNAL_SNAPSHOTS = 2;

@@ -10,6 +10,7 @@ import type { Delta, PolicyChange, Service, Snapshot } from '../../engine/model.
 import {
   Journal, JournalError, deltaFrame, snapshotFrames, type Recalled,
 } from '../../host/journal.ts';
+import { JOURNAL_BYTES_LIMIT } from '../../host/limits.ts';
 import { clusterNode } from '../netns/support/forge-cluster.ts';
 import { Random } from '../support/random.ts';
 
@@ -88,6 +89,62 @@ withJournal('Services come back, and that there are none', (journal, path) => {
     journal.replace(snapshotFrames(snapshot));
     assert.equal(recalled(path), { snapshot, deltas: [], fault: null });
   }
+});
+
+/** A change of one of some Services, which has many backends but one. */
+function serviceDelta(to: number): Delta {
+  const backends = Array.from({ length: 200 }, (_, at) =>
+    ({ address: `10.1.0.${at}`, port: 8080, state: 'ready' as const }));
+  const service: Service = {
+    namespace: 'test', name: `service-${to % 7}`, addresses: [`10.96.0.${to % 7}`],
+    ports: [{
+      name: '', protocol: 'TCP', port: 80, backends: backends.filter((_, at) => at !== to % 200),
+    }],
+    affinitySeconds: 0, empty: 'reject',
+  };
+  const nothing = { nodes: [], removedNodes: [], pods: [], removedPods: [] };
+  return { from: to - 1, to, ...nothing, services: [service], removedServices: [] };
+}
+
+withJournal('changes of Services do not make the file long', (journal, path) => {
+  journal.replace(snapshotFrames(snapshotOf(1)));
+  const gone: Delta = {
+    ...serviceDelta(3), services: [], removedServices: [{ namespace: 'test', name: 'service-0' }],
+  };
+  const withPolicy = { ...serviceDelta(5), policy: NOTHING };
+  const kept = [deltaTo(2), withPolicy];
+  for (const delta of [serviceDelta(1), ...kept, gone]) journal.append(deltaFrame(delta));
+  const size = deltaFrame(serviceDelta(1)).bytes.length;
+  const count = Math.ceil((3 * JOURNAL_BYTES_LIMIT) / size);
+  const services = new Map<string, Service>();
+  for (let to = 7; to < count; to += 1) {
+    // One is gone for good.
+    const delta = serviceDelta(to % 7 === 0 ? to + 1 : to);
+    for (const service of delta.services ?? []) services.set(service.name, service);
+    journal.append(deltaFrame(delta));
+    assert.not(journal.isLong);
+  }
+  assert.ok(readFileSync(path).length < JOURNAL_BYTES_LIMIT * 1.1);
+  const { deltas = [], fault } = recalled(path) ?? {};
+  assert.is(fault, null);
+  assert.equal(deltas.slice(0, 3), [...kept, gone]);
+  const found = new Map(deltas.slice(3).flatMap((delta) => delta.services ?? [])
+    .map((service) => [service.name, service]));
+  assert.equal(found, services);
+});
+
+withJournal('what cannot be left out makes the file long', (journal) => {
+  journal.replace(snapshotFrames(snapshotOf(1)));
+  const rules = Array.from({ length: 4000 }, (_, number) =>
+    ({ number, policy: 'NetworkPolicy a/b', rule: 'egress[0]' }));
+  const delta = { ...deltaTo(2), policy: { ...NOTHING, rules } };
+  const frame = deltaFrame(delta);
+  for (let at = 0; at < JOURNAL_BYTES_LIMIT; at += frame.bytes.length) {
+    assert.not(journal.isLong);
+    journal.append(frame);
+  }
+  journal.append(frame);
+  assert.ok(journal.isLong);
 });
 
 withJournal('what is larger than a frame is cut into pieces', (journal, path) => {

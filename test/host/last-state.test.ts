@@ -15,6 +15,7 @@ import type { Delta, Snapshot } from '../../engine/model.ts';
 import { deltaFrame, snapshotFrames } from '../../host/journal.ts';
 import { ASIDE_LIMIT, LastState } from '../../host/last-state.ts';
 import type { LastStateOptions } from '../../host/last-state.ts';
+import { JOURNAL_BYTES_LIMIT } from '../../host/limits.ts';
 import { clusterNode } from '../netns/support/forge-cluster.ts';
 import { testNeeding } from '../support/needs.ts';
 import { Random } from '../support/random.ts';
@@ -104,6 +105,25 @@ test('the disk is written at a bounded rate', async () => {
   assert.is(revisionIn(folder), 1, 'the others wait');
   await state.close();
   assert.is(revisionIn(folder), 11, 'but not beyond the end');
+});
+
+test('very many changes are left out until a snapshot may be written', async () => {
+  const folder = makeFolder();
+  const state = stateIn(folder, { snapshotMs: 300 });
+  state.replace(snapshotFrames(snapshotOf(1)));
+  await new Promise((resolve) => setTimeout(resolve, 50));
+  const many = deltaFrame({
+    ...deltaTo(2), nodes: Array.from({ length: 200 }, (_, at) => clusterNode(at)),
+  });
+  for (let at = 0; at <= JOURNAL_BYTES_LIMIT; at += many.bytes.length) state.append(many);
+  assert.not(state.isLong, 'none may be written yet');
+  await new Promise((resolve) => setTimeout(resolve, 350));
+  assert.is(revisionIn(folder), 1);
+  assert.ok(state.isLong);
+  state.replace(snapshotFrames(snapshotOf(5)));
+  assert.not(state.isLong);
+  await state.close();
+  assert.is(revisionIn(folder), 5);
 });
 
 test('a file that ends anywhere has what is whole, or is set aside', async () => {

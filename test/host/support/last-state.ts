@@ -23,7 +23,8 @@ export function damagedOutcomes(
   const deltas = [2, 3].map((to): Delta => ({
     from: to - 1, to, nodes: [clusterNode(to)], removedNodes: [], pods: [], removedPods: [],
   }));
-  const whole = Buffer.concat([...snapshotFrames(snapshot), ...deltas.map(deltaFrame)]);
+  const changes = deltas.map((delta) => deltaFrame(delta).bytes);
+  const whole = Buffer.concat([...snapshotFrames(snapshot), ...changes]);
   const file = join(folder, 'cluster');
   const outcomes = { used: 0, setAside: 0 };
   for (let flip = 0; flip < flips; flip += 1) {
