@@ -292,7 +292,7 @@ function testLoad({ name, each, isFull }: (typeof LOADS)['full']): void {
         + `${judge.replies} at the client, ${judge.strays} strays; ${JSON.stringify(report)}; `
         + `flows ${used} of ${limit}; drops ${dropsOf(status).join(' ')}`);
       assert.equal(judge.faults, []);
-      assert.ok(rate > CHANGES_PER_SECOND / 2, 'changes as fast as they are meant to be');
+      assert.ok(rate > CHANGES_PER_SECOND / 4, 'changes about as fast as they are meant to be');
       assert.ok(judge.judged > report.sent / 2 && report.answered > report.sent / 2);
       assert.ok(report.connected > report.failed, 'connections');
       assert.ok(used > 0 && used <= limit, `flows: ${used} of ${limit}`);
