@@ -9,12 +9,19 @@
 // change takes far longer than a look.
 
 import { DIRECTORY_POLICY_EPOCH, DIRECTORY_START } from "../abi/layout";
-import { ANSWER_ALLOW, FLOW_ANSWER_EGRESS, FLOW_ANSWER_INGRESS, FLOW_EPOCH } from "../abi/policy";
-import { REASON_NONE, REASON_POLICY_EGRESS, REASON_POLICY_INGRESS } from "../abi/verdict";
+import {
+  ANSWER_ALLOW, ANSWER_MODULE_MASK, ANSWER_MODULE_SHIFT, ANSWER_REJECT, FLOW_ANSWER_EGRESS,
+  FLOW_ANSWER_INGRESS, FLOW_EPOCH, FLOW_EPOCH_WATCHED_SHIFT,
+} from "../abi/policy";
+import {
+  REASON_MODULE_EGRESS, REASON_MODULE_INGRESS, REASON_MODULE_REJECTED, REASON_NONE,
+  REASON_POLICY_EGRESS, REASON_POLICY_INGRESS,
+} from "../abi/verdict";
 import { flowDestination, flowIsIpv4, flowPolicyKey, flowSource } from "../flow-key";
 import { deviceEgress, deviceIngress, endpointDevice, nextHopAt } from "../table/record";
 import { routeIpv4, routeIpv6 } from "../table/route";
 import { identityOfIpv4, identityOfIpv6, policyAnswer } from "./match";
+import { askModules, closeJudgement, moduleList, modulesWatch } from "./module";
 import { recordVerdict } from "./ring";
 
 /** The policy epoch. What is judged after reading it is at least as new. */
@@ -43,15 +50,37 @@ export function judgeFlow(flow: usize, worker: i32, nowMs: i32): i32 {
   } while ((from != 0 && deviceEgress(from) != sender)
     || (to != 0 && deviceIngress(to) != receiver) || policyEpoch() != epoch);
   const key = flowPolicyKey(flow);
-  const egress = policyAnswer(sender, far, key);
-  const ingress = policyAnswer(receiver, near, key);
+  let egress = policyAnswer(sender, far, key);
+  let ingress = policyAnswer(receiver, near, key);
+  const modules = moduleList();
+  if (modules != 0) {
+    if (from != 0) egress = askModules(modules, worker, flow, 0, egress, near, far);
+    if (to != 0) ingress = askModules(modules, worker, flow, 1, ingress, near, far);
+    closeJudgement(worker, flow);
+    if (modulesWatch(modules)) epoch = watchedEpoch(epoch);
+  }
   if (from != 0) recordVerdict(worker, nowMs, flow, from, 0, egress, near, far, key);
   if (to != 0) recordVerdict(worker, nowMs, flow, to, 1, ingress, near, far, key);
   store<u32>(flow, epoch, FLOW_EPOCH);
   store<u32>(flow, egress, FLOW_ANSWER_EGRESS);
   store<u32>(flow, ingress, FLOW_ANSWER_INGRESS);
-  if ((egress & ANSWER_ALLOW) == 0) return REASON_POLICY_EGRESS;
-  return (ingress & ANSWER_ALLOW) == 0 ? REASON_POLICY_INGRESS : REASON_NONE;
+  if ((egress & ANSWER_ALLOW) == 0) {
+    return refusal(egress, REASON_POLICY_EGRESS, REASON_MODULE_EGRESS);
+  }
+  if ((ingress & ANSWER_ALLOW) != 0) return REASON_NONE;
+  return refusal(ingress, REASON_POLICY_INGRESS, REASON_MODULE_INGRESS);
+}
+
+/** Why a packet is dropped whose answer does not allow it. */
+function refusal(answer: u32, policy: i32, module: i32): i32 {
+  if ((answer & ANSWER_REJECT) != 0) return REASON_MODULE_REJECTED;
+  return ((answer >>> ANSWER_MODULE_SHIFT) & ANSWER_MODULE_MASK) != 0 ? module : policy;
+}
+
+/** The epoch that a flow has which modules watch: never the present one, so that each of its
+ * packets is looked at, and yet it tells whether policy has changed since. */
+export function watchedEpoch(epoch: u32): u32 {
+  return epoch ^ (1 << FLOW_EPOCH_WATCHED_SHIFT);
 }
 
 /** The device of the endpoint with the address, 0 where it is not on this node. */
