@@ -34,6 +34,7 @@ await build({
     main: 'cli/main.ts',
     agent: 'cli/demo/agent.ts',
     worker: 'host/worker.ts',
+    supervisor: 'host/supervisor.ts',
     'node-ports/worker': 'host/node-ports/worker.ts',
     'warm-up': 'host/warm-up.ts',
     'holder-process': 'host/holder-process.ts',
