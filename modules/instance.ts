@@ -67,7 +67,7 @@ interface Bindings {
 
 type Instantiate = (
   getCore: (path: string) => WebAssembly.Module, imports: Imports,
-  instantiateCore: (module: WebAssembly.Module, imports: Imports) => WebAssembly.Instance,
+  instantiateCore: (module: WebAssembly.Module, imports?: Imports) => WebAssembly.Instance,
 ) => Bindings;
 
 /** A module with one function, which it imports: so does a function of JavaScript become one that a
@@ -117,7 +117,7 @@ class Linker {
 
   /** Makes an instance of a core module. A component may make several of one, so what a module may
    * have is counted here. */
-  instantiate(module: WebAssembly.Module, imports: Imports): WebAssembly.Instance {
+  instantiate(module: WebAssembly.Module, imports: Imports = {}): WebAssembly.Instance {
     const core = this.#image.cores.find(({ name }) => name === this.#names.get(module));
     this.#memories += core?.memories ?? 0;
     this.#tables += core?.tables ?? 0;
