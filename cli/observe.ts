@@ -91,11 +91,16 @@ function line(verdict: VerdictReport): string {
   const from = end(verdict.sourcePod ?? verdict.source, verdict.sourcePort, verdict.sourceIdentity);
   const to = end(verdict.destinationPod ?? verdict.destination, verdict.destinationPort,
     verdict.destinationIdentity);
-  const cause = verdict.policy === null
-    ? 'no policy'
-    : `${verdict.policy}${verdict.rule === null ? '' : ` ${verdict.rule}`}`;
   const outcome = `${verdict.direction.toUpperCase()} ${verdict.allowed ? 'ALLOWED' : 'DENIED'}`;
-  return `${time(verdict.time)}: ${from} -> ${to} ${cause} ${outcome} (${protocol(verdict)})`;
+  const decision = `${cause(verdict)} ${outcome}`;
+  return `${time(verdict.time)}: ${from} -> ${to} ${decision} (${protocol(verdict)})`;
+}
+
+/** Who decided: a module, a policy by one of its rules, or nobody. */
+function cause({ module, policy, rule }: VerdictReport): string {
+  if (module !== null) return `module ${module}`;
+  if (policy === null) return 'no policy';
+  return rule === null ? policy : `${policy} ${rule}`;
 }
 
 function end(name: string, port: number, identity: number): string {

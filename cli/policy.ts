@@ -12,6 +12,7 @@ import { FlowProblem, judgeFlows, resultOf, type Judgement, type Progress } from
   './policy/judge.ts';
 import { describePolicies } from './policy/list.ts';
 import { compareResults } from './policy/expect.ts';
+import type { OfflineModules } from './policy/modules.ts';
 import { loadObjects, readText } from './policy/objects.ts';
 import { endAddress, translationOf, type Translation } from './policy/services.ts';
 import type { ShowOptions } from './show.ts';
@@ -25,6 +26,8 @@ export interface PolicyOptions {
 
 interface JudgedOptions extends PolicyOptions {
   legacyAnnotation?: boolean;
+  /** As `policy/modules.ts` reads them. */
+  module?: string[];
 }
 
 export interface TestOptions extends JudgedOptions {
@@ -48,11 +51,16 @@ export async function testPolicy(options: TestOptions): Promise<number> {
   const flows = readFlows(options.flows, await readText(options.flows));
   const expected = options.expect === undefined ? null
     : readExpected(options.expect, await readText(options.expect));
-  const judgements = judge(entries, flows, options, options.flows);
+  const modules = await loadModules(options);
+  const judgements = judge(entries, flows, { ...options, modules }, options.flows);
   const results = judgements.map(resultOf);
   print(options.output, { results }, ['ID', 'VERDICT', 'EGRESS', 'INGRESS', 'POLICY'], () =>
     results.map(({ id, verdict, egress, ingress, policy }) =>
       [id, verdict, egress, ingress, policy ?? '-']));
+  for (const { name, faults, fault } of modules?.answers() ?? []) {
+    if (fault === null) continue;
+    process.stderr.write(`culvert: module ${name} failed ${faults} times, last ${fault}\n`);
+  }
   if (expected === null) return EXIT_OK;
   const { differences, unknown, compared } = compareResults(results, expected);
   if (unknown.length > 0) {
@@ -69,11 +77,14 @@ export async function testPolicy(options: TestOptions): Promise<number> {
 export async function explainPolicy(options: ExplainOptions): Promise<void> {
   const entries = await loadObjects(options.objects);
   const flow = flowOf({ ...options, to: endAddress(options.to, options.family, entries) });
+  const modules = await loadModules(options);
   const translation = translationOf(flow, entries);
-  if (translation !== null) return explainService(flow, translation, entries, options);
-  const [judgement] = judge(entries, [flow], options, '');
+  if (translation !== null) {
+    return explainService(flow, translation, entries, { ...options, modules });
+  }
+  const [judgement] = judge(entries, [flow], { ...options, modules }, '');
   if (judgement === undefined) throw new Error('no verdict');
-  const explanation = explanationOf(judgement);
+  const explanation = explanationOf(judgement, modules?.answers());
   if (options.output === 'json') process.stdout.write(`${JSON.stringify(explanation)}\n`);
   else process.stdout.write(explanationText(explanation));
 }
@@ -81,9 +92,10 @@ export async function explainPolicy(options: ExplainOptions): Promise<void> {
 /** Policy sees what the Service makes of the flow: the same for each backend that it may get. */
 function explainService(
   flow: Flow, { service, address, flows }: Translation, entries: readonly Entry[],
-  options: ExplainOptions,
+  options: ExplainOptions & WithModules,
 ): void {
-  const backends = judge(entries, flows, options, '').map(explanationOf);
+  const backends = judge(entries, flows, options, '')
+    .map((judgement) => explanationOf(judgement));
   const { from } = options;
   const { protocol, port = null } = flow;
   if (options.output === 'json') {
@@ -143,13 +155,28 @@ function flowOf({ from, to, port, family }: ExplainOptions): Flow {
   return { id: `${from} ${to} ${port}`, src, dst, ...service, family: wanted };
 }
 
+interface WithModules {
+  modules: OfflineModules | null;
+}
+
+/** What `--module` names, compiled; null where it is not given. */
+async function loadModules({ module }: JudgedOptions): Promise<OfflineModules | null> {
+  if (module === undefined) return null;
+  const { OfflineModules: Modules } = await import('./policy/modules.ts');
+  return Modules.load(module);
+}
+
 function judge(
-  entries: readonly Entry[], flows: readonly Flow[], options: JudgedOptions, file: string,
+  entries: readonly Entry[], flows: readonly Flow[], options: JudgedOptions & WithModules,
+  file: string,
 ): Judgement[] {
   const module = new WebAssembly.Module(readFileSync(CORE_PATH));
   const legacyAnnotation = options.legacyAnnotation === true;
+  const { modules } = options;
   try {
-    return judgeFlows(module, entries, flows, { legacyAnnotation, progress: showProgress() });
+    return judgeFlows(module, entries, flows, {
+      legacyAnnotation, modules, progress: showProgress(),
+    });
   } catch (error) {
     if (!(error instanceof FlowProblem)) throw error;
     if (file !== '') {

@@ -33,6 +33,7 @@ await build({
   entryPoints: {
     main: 'cli/main.ts',
     agent: 'cli/demo/agent.ts',
+    'policy-thread': 'cli/policy/policy-thread.ts',
     worker: 'host/worker.ts',
     supervisor: 'host/supervisor.ts',
     'node-ports/worker': 'host/node-ports/worker.ts',
