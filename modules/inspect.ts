@@ -17,8 +17,8 @@ const HEADER_SIZE = 8;
 /** `\0asm`, then the version: a component's has layer 1 in its upper half. */
 const MAGIC = [0, 0x61, 0x73, 0x6d];
 const LAYER = 6;
-/** Heap of JavaScript in the process; the rest is WebAssembly's. */
-const HEAP_MIB = 128;
+/** The heap of JavaScript in the process; the rest of its memory is WebAssembly's. */
+const HEAP_OPTIONS = ['--max-old-space-size=128', '--max-semi-space-size=2'];
 const SAID_LENGTH = 4096;
 
 /** What the process printed and how it ended. */
@@ -90,7 +90,7 @@ function residentBytes({ pid }: ChildProcess): number {
 function runProcess(bytes: Uint8Array, { allow, memoryCapBytes }: InspectOptions): Promise<Ending> {
   const child = spawn(
     process.execPath,
-    [`--max-old-space-size=${HEAP_MIB}`, PROGRAM, String(memoryCapBytes), ...allow],
+    [...HEAP_OPTIONS, PROGRAM, String(memoryCapBytes), ...allow],
     { stdio: 'pipe', env: {}, cwd: '/' },
   );
   const chunks: Buffer[] = [];

@@ -1,5 +1,5 @@
-// Policy modules for tests, written as WebAssembly text, so that one is made in milliseconds and does
-// exactly what is to be tested. Each part has an obedient default.
+// Policy modules for tests, written as WebAssembly text, so that one is made in milliseconds and
+// does exactly what is to be tested. Each part has an obedient default.
 
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -23,6 +23,8 @@ export interface Guest {
   /** Its world in modules/wit/policy.wit, or in `wit`. */
   world?: string;
   wit?: string;
+  /** Version of the WIT package; what Culvert has unless said. */
+  witVersion?: string;
   /** The module's memory. */
   memory?: string;
   imports?: string;
@@ -86,11 +88,20 @@ export function guestText(guest: Guest): string {
 /** The component of a guest. */
 export async function makeGuest(guest: Guest = {}): Promise<Uint8Array> {
   const world = guest.inspect === undefined ? 'policy-module' : 'payload-module';
-  const witSource = guest.wit
-    ?? readFileSync(join(ROOT, 'modules', 'wit', 'policy.wit'), 'utf8');
-  const binary = await parse(guestText(guest));
-  const embedded = await componentEmbed({
-    binary, witSource, world: guest.world ?? world, stringEncoding: 'utf8',
-  });
+  const { witVersion = '0.1.0' } = guest;
+  const versioned = (text: string): string => text.replaceAll('@0.1.0', `@${witVersion}`);
+  const binary = await parse(versioned(guestText(guest)));
+  return await componentOf(binary, versioned(guest.wit ?? policyWit()), guest.world ?? world);
+}
+
+/** The WIT of policy modules. */
+export function policyWit(): string {
+  return readFileSync(join(ROOT, 'modules', 'wit', 'policy.wit'), 'utf8');
+}
+
+/** A component of any core module. */
+export async function componentOf(binary: Uint8Array, witSource: string, world: string)
+  : Promise<Uint8Array> {
+  const embedded = await componentEmbed({ binary, witSource, world, stringEncoding: 'utf8' });
   return await componentNew(embedded, []);
 }
