@@ -195,10 +195,10 @@ export class Modules {
   async #add(component: Uint8Array, add: ModuleAdd): Promise<ModuleReport> {
     const { store, log } = this.#options;
     const memoryCapBytes = add.memoryCapBytes ?? MODULE_MEMORY_CAP_BYTES;
-    const grants = grantsOf(add.allow);
-    const image = await inspectComponent(component, { allow: grants, memoryCapBytes });
-    const name = add.name ?? image.name;
     const { failure, mayAllow, perPacket, sha256 } = add;
+    const grants = grantsOf(add.allow);
+    const image = await this.#image({ sha256, allow: grants, memoryCapBytes }, component);
+    const name = add.name ?? image.name;
     const config = add.config ?? new Uint8Array(0);
     const before = this.#find(name);
     const kept: KeptModule = {
@@ -211,7 +211,7 @@ export class Modules {
     const held = await this.#load(kept, image, config);
     const next = this.#arranged(held, before, add.order);
     try {
-      store.put(component, image, config);
+      store.put(component, config);
       store.write(next.map((one) => one.kept));
     } catch (error) {
       await this.#vacate(held.place);
@@ -245,17 +245,25 @@ export class Modules {
     return { kept, place, image, reason: null };
   }
 
+  /** What a component was compiled to, now or before. Those on the disk need not be given. */
+  async #image(
+    making: Pick<KeptModule, 'sha256' | 'allow' | 'memoryCapBytes'>, component?: Uint8Array,
+  ): Promise<ModuleImage> {
+    const { store } = this.#options;
+    const kept = store.image(making);
+    if (kept !== null) return kept;
+    const { sha256, memoryCapBytes } = making;
+    const image = await inspectComponent(component ?? store.component(sha256),
+      { allow: grantsOf(making.allow), memoryCapBytes });
+    store.putImage(image);
+    return image;
+  }
+
   /** A module as the disk has it. */
   async #recall(kept: KeptModule): Promise<Held> {
     const { store, log } = this.#options;
     try {
-      let image = store.image(kept.sha256);
-      if (image === null) {
-        const { memoryCapBytes, allow } = kept;
-        const component = store.component(kept.sha256);
-        image = await inspectComponent(component, { allow: grantsOf(allow), memoryCapBytes });
-        store.putImage(image);
-      }
+      const image = await this.#image(kept);
       return await this.#load(kept, image, store.config(kept.config));
     } catch (error) {
       const { message } = error as Error;
