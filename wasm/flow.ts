@@ -63,7 +63,7 @@ export function enforce(
   let reason = isPlain
     ? trackWhole(packet, transport, worker, nowMs, from != 0, hint)
     : trackPiece(packet, transport, worker, nowMs, isJudged(from) || isJudged(to));
-  if (reason == REASON_FLOW_TABLE_FULL && !hasRuleSet(from) && !hasRuleSet(to)) {
+  if (reason == REASON_FLOW_TABLE_FULL && !isJudged(from) && !isJudged(to)) {
     reason = REASON_NONE;
   }
   if (reason == REASON_NONE) reason = settle(descriptor, transport, worker, nowMs);

@@ -38,15 +38,20 @@ export const MODULE_FAULT_ANSWER = 8;         // it said what is no verdict
 export const MODULE_COUNT_KINDS = 9;
 export const MODULE_COUNTS_STRIDE = 128;
 
-// Watch: a flow of which modules want to see the first payload that its opener sends.
+// Watch: a flow of which modules want to see the first payload that its opener sends. In sets of
+// WATCH_WAYS, by the index of the flow's entry.
 export const WATCH_FLOW = 0;                  // u32 address of its entry, 0: free
-export const WATCH_PENDING = 4;               // u32, bit place of the list; ingress 16 above egress
-export const WATCH_SEQUENCE = 8;              // u32, TCP: sequence number of its first byte
-export const WATCH_BYTES = 12;                // u32, shown so far
-export const WATCH_PACKETS = 16;              // u32
-export const WATCH_LIST = 20;                 // u32 address of the list in whose order the bits are
+export const WATCH_PORTS = 4;                 // u32, as in its entry
+export const WATCH_PENDING = 8;               // u32, a bit for each in the order of the list
+export const WATCH_INGRESS_SHIFT = 16;        // of the bits for ingress, above those for egress
+export const WATCH_SEQUENCE = 12;             // u32, TCP: sequence number of its first byte
+export const WATCH_BYTES = 16;                // u32, bytes that have gone by
+export const WATCH_PACKETS = 20;              // u32, packets with payload
 export const WATCH_SIZE = 32;
 export const WATCH_WAYS = 8;
-export const WATCH_LIMIT = 1024;              // watches at a time
+export const WATCH_LIMIT = 4096;              // watches at a time
+// The set of a flow is (index of its entry * WATCH_HASH) >>> WATCH_HASH_SHIFT, one of 512.
+export const WATCH_HASH = 506952113;
+export const WATCH_HASH_SHIFT = 23;
 export const MODULE_PAYLOAD_PACKETS = 8;      // of one flow that are shown
 export const MODULE_PAYLOAD_BYTES = 16384;
