@@ -328,7 +328,7 @@ function addModule(program: Command): void {
     .action(async (options: ShowOptions) => (await import('./module.ts')).listModules(options));
   module.command('add').description('load a module, or another version of it, while traffic flows')
     .argument('<file>', 'a component').option('--name <name>', 'default: what it calls itself')
-    .option('--order <number>', 'modules of a low number are asked first')
+    .option('--order <number>', 'its place among the modules, 0 being asked first')
     .option('--config <file>', 'for the module to read')
     .addOption(new Option('--failure <verdict>', 'the verdict where it fails')
       .choices(['deny', 'pass', 'allow']).default('deny'))

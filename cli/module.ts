@@ -2,11 +2,12 @@
 // no daemon is in module/: verify, new and build.
 
 import { createHash } from 'node:crypto';
+import * as v from 'valibot';
 import {
   MODULE_PART_BYTES, ModuleReportSchema, type ModuleReport,
 } from '../engine/model-modules.ts';
-import * as v from 'valibot';
 import { askAll, ask, withDaemon } from './client.ts';
+import { CommandError, EXIT_FAILED } from './exit.ts';
 import { readComponent, readConfig } from './module/file.ts';
 import { settingsOf, type SettingOptions } from './module/settings.ts';
 import type { ShowOptions } from './show.ts';
@@ -32,7 +33,9 @@ export async function addModule(file: string, options: AddOptions): Promise<void
   const config = await readConfig('module add', settings.config);
   const bytes = await readComponent('module add', file);
   const { name, order, failure, mayAllow, perPacket, allow, memoryCapBytes } = settings;
-  const report = await withDaemon(options.runtimeDirectory, async (connection) => {
+  const report = await named(`module add ${file}`, withDaemon(options.runtimeDirectory, async (
+    connection,
+  ) => {
     for (let at = 0; at < bytes.length; at += MODULE_PART_BYTES) {
       const part = { bytes: bytes.subarray(at, at + MODULE_PART_BYTES) };
       await connection.request('module.part', part, v.unknown());
@@ -41,15 +44,26 @@ export async function addModule(file: string, options: AddOptions): Promise<void
       sha256: createHash('sha256').update(bytes).digest('hex'),
       name, order, config, failure, mayAllow, perPacket, allow, memoryCapBytes,
     }, ModuleReportSchema);
-  }, { timeoutMs: ADD_TIMEOUT_MS });
+  }, { timeoutMs: ADD_TIMEOUT_MS }));
   print(options.output, report, HEADERS, () => [row(report)]);
 }
 
 export async function removeModule(
   name: string, { runtimeDirectory, output }: ShowOptions,
 ): Promise<void> {
-  const report = await ask(runtimeDirectory, 'module.remove', { name }, ModuleReportSchema);
+  const report = await named(`module remove ${name}`,
+    ask(runtimeDirectory, 'module.remove', { name }, ModuleReportSchema));
   print(output, report, HEADERS, () => [row(report)]);
+}
+
+/** What a daemon refuses, with what was asked of it in front. */
+async function named<T>(operation: string, asked: Promise<T>): Promise<T> {
+  try {
+    return await asked;
+  } catch (error) {
+    if (!(error instanceof CommandError) || error.code !== EXIT_FAILED) throw error;
+    throw new CommandError(error.code, `${operation}: ${error.message}`);
+  }
 }
 
 function row(report: ModuleReport): string[] {

@@ -3,6 +3,7 @@
 
 import { MODULE_FAILURES, type ModuleFailure } from '../../engine/model-modules.ts';
 import { GRANTS, type WasiName } from '../../modules/image.ts';
+import { MODULE_LIMIT } from '../../wasm/abi/module.ts';
 import { CommandError, EXIT_USAGE } from '../exit.ts';
 
 /** Options as commander gives them. */
@@ -38,8 +39,8 @@ export function settingsOf(verb: string, options: SettingOptions): ModuleSetting
   const refuse = (flag: string, value: string, why: string): never => {
     throw new CommandError(EXIT_USAGE, `${verb}: ${flag} ${value}: ${why}`);
   };
-  if (order !== undefined && !/^\d{1,9}$/.test(order)) {
-    refuse('--order', order, 'not a number from 0 on');
+  if (order !== undefined && !(/^\d{1,9}$/.test(order) && Number(order) < MODULE_LIMIT)) {
+    refuse('--order', order, `not a number from 0 to ${MODULE_LIMIT - 1}`);
   }
   const memoryCapBytes = memory === undefined ? null : parseBytes(memory);
   if (memory !== undefined && memoryCapBytes === null) {

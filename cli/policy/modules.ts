@@ -28,7 +28,6 @@ import type { Starting, Watched } from './watched.ts';
 /** A module as the command line names it. */
 interface Loaded {
   name: string;
-  order: number;
   image: ModuleImage;
   config: Uint8Array;
   settings: ModuleSettings;
@@ -57,19 +56,19 @@ export class OfflineModules {
     this.#modules = modules;
   }
 
-  /** Reads and compiles what `--module` says, in any number. Throws a CommandError. */
+  /** Reads and compiles what `--module` says, in any number; what names a place is put there among
+   * those before, as on a node. Throws a CommandError. */
   static async load(texts: readonly string[]): Promise<OfflineModules> {
     const modules: Loaded[] = [];
     for (const text of texts) {
-      const loaded = await load(text, modules.reduce((next, { order }) =>
-        Math.max(next, order + 1), 0));
-      for (const { name, order } of modules) {
-        if (name === loaded.name) refuse(text, `another module is called ${name}; give it a name`);
-        if (order === loaded.order) refuse(text, `module ${name} is in place ${order} already`);
+      const loaded = await load(text);
+      if (modules.some(({ name }) => name === loaded.name)) {
+        refuse(text, `another module is called ${loaded.name}; give it a name`);
       }
-      modules.push(loaded);
+      modules.splice(loaded.settings.order ?? modules.length, 0, loaded);
     }
-    return new OfflineModules(modules.sort((a, b) => a.order - b.order));
+    if (modules.length > MODULE_LIMIT) refuse('', `a node has at most ${MODULE_LIMIT} modules`);
+    return new OfflineModules(modules);
   }
 
   /** The name of a module by its place in the core. */
@@ -140,18 +139,16 @@ function start(
   }
 }
 
-/** Reads what `--module` says; `next` is the place of one that names none. */
-async function load(text: string, next: number): Promise<Loaded> {
+/** Reads what `--module` says. */
+async function load(text: string): Promise<Loaded> {
   const { file, settings } = parseModule(text);
-  const order = settings.order ?? next;
-  if (order >= MODULE_LIMIT) refuse(text, `the last place is ${MODULE_LIMIT - 1}`);
   const config = await readConfig('--module', settings.config);
   const bytes = await readComponent('--module', file);
   try {
     const memoryCapBytes = settings.memoryCapBytes ?? MODULE_MEMORY_CAP_BYTES;
     const image = await inspectComponent(bytes, { allow: settings.allow, memoryCapBytes });
     const name = settings.name ?? image.name;
-    return { name, order, image, config: config ?? new Uint8Array(), settings };
+    return { name, image, config: config ?? new Uint8Array(), settings };
   } catch (error) {
     if (!(error instanceof ModuleError)) throw error;
     return refuse(file, error.message);
