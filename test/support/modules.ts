@@ -1,7 +1,10 @@
 // Policy modules for tests, made of a few bytes of WebAssembly: one that says what a JavaScript
 // function says, which may also throw, and some that never come back as they should.
 
-import type { Evaluate, ModuleEntry } from '../../engine/modules.ts';
+import type { Core } from '../../engine/core.ts';
+import {
+  attachEvaluate, ModuleTable, runBatch, type Evaluate, type ModuleEntry, type OnFault,
+} from '../../engine/modules.ts';
 
 export const VERDICT = { pass: 0, allow: 1, deny: 2, reject: 3, more: 4 } as const;
 
@@ -62,4 +65,19 @@ export function moduleEntry(place: number, part: Partial<ModuleEntry> = {}): Mod
     place, failure: 'deny', mayAllow: false, perPacket: false, hasPayload: false, disabled: false,
     ...part,
   };
+}
+
+/** Has the core's processBatch() see to faults of modules, as the host does, whoever calls it. */
+export function guardBatches(core: Core, onFault: OnFault): void {
+  const { exports } = core;
+  const bare = Object.create(core, { exports: { value: exports } }) as Core;
+  const processBatch = (first: number, count: number, nowMs: number): number =>
+    runBatch(bare, first, count, nowMs, onFault);
+  Object.defineProperty(core, 'exports', { value: { ...exports, processBatch } });
+}
+
+/** Puts one module in force. */
+export function useModule(core: Core, evaluate: Evaluate, part: Partial<ModuleEntry> = {}): void {
+  attachEvaluate(core, 0, evaluate);
+  new ModuleTable(core).set([moduleEntry(0, part)]);
 }
