@@ -1,5 +1,5 @@
-// TLS in a pod: a server of HTTP/1.0 over TLS, and clients that name a host, or none, and send their
-// first bytes in one piece or in many.
+// TLS in a pod: a server of HTTP/1.0 over TLS, and clients that name a host, or none, and send
+// their first bytes in one piece or in many.
 
 import type { Host } from '../../../cli/demo/bed.ts';
 import { Thread } from './thread.ts';
