@@ -6,11 +6,13 @@ import { availableParallelism } from 'node:os';
 import { DIRECTORY_WORKER_COUNT, WORKER_LIMIT } from '../wasm/abi/layout.ts';
 import type { Core } from '../engine/core.ts';
 import type { Log } from '../engine/log.ts';
+import { readModules } from '../engine/modules.ts';
 import { OwnThreads, type Report } from './data-thread.ts';
 import { REHEARSAL_LIMIT_MS } from './modules/limits.ts';
 import type { ModuleReports } from './modules/instances.ts';
-import type { ModuleChange, ModuleEndpoint, ModuleLoad } from './modules/load.ts';
+import type { ModuleChange, ModuleEndpoint, ModuleLoad, ModulesOfWorker } from './modules/load.ts';
 import { Supervision } from './supervision.ts';
+import type { Stuck } from './supervisor.ts';
 import { WorkerThread } from './worker-thread.ts';
 import type { DeviceSpec } from './worker.ts';
 
@@ -28,8 +30,8 @@ export interface DataPlaneOptions {
   onTapLost(): void;
   /** A worker tells of its modules. */
   onModule?(report: ModuleReports): void;
-  /** A module did not return. It is off, and the standby has the worker's packets. */
-  onStuck?(worker: number, place: number): void;
+  /** A module did not return. */
+  onStuck?(stuck: Stuck): void;
 }
 
 /** How many workers there are to be: as configured, or, for 0, half of the machine's processors. */
@@ -133,7 +135,7 @@ export class DataPlane {
         worker.perform({ ...command, changes: before })));
       throw error;
     }
-    this.#supervision?.watch(this.#modules.size > 0);
+    if (this.#modules.size === 0) this.#rest();
   }
 
   /** Tells all modules of the node's pods. */
@@ -152,19 +154,28 @@ export class DataPlane {
     await Promise.all(this.workers.map((worker) => worker.perform({ verb: 'measure' })));
   }
 
-  /** From the first module on the workers' threads are the supervisor's. */
+  /** From the first module on the workers' threads are the supervisor's, and each has a standby. */
   async #supervise(): Promise<void> {
-    if (this.#supervision !== null) return;
     const { core, module, log, onStuck } = this.#options;
-    const supervision = new Supervision({
-      core, module, log, onStuck: (worker, place) => onStuck?.(worker, place),
+    this.#supervision ??= new Supervision({
+      core, module, log, onStuck: (stuck) => onStuck?.(stuck),
     });
-    this.#supervision = supervision;
+    const supervision = this.#supervision;
+    supervision.watch(true);
     await Promise.all(this.workers.map((worker) => worker.keep(supervision)));
   }
 
-  #modulesNow(): { changes: ModuleChange[]; endpoints: ModuleEndpoint[] } {
-    const changes = [...this.#modules].map(([place, load]) => ({ place, load }));
+  /** Without modules there is nothing to stand by for. */
+  #rest(): void {
+    this.#supervision?.watch(false);
+    for (const worker of this.workers) worker.dropStandby();
+  }
+
+  /** What a thread has that starts: no module that is off, which may not even let it start. */
+  #modulesNow(): ModulesOfWorker {
+    const off = readModules(this.#options.core).filter(({ disabled }) => disabled);
+    const changes = [...this.#modules].map(([place, load]) => ({ place, load }))
+      .filter(({ place }) => !off.some((entry) => entry.place === place));
     return { changes, endpoints: this.#moduleEndpoints };
   }
 

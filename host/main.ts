@@ -215,7 +215,7 @@ export class Host {
       onLost: (index, errno) => (host as Host).#lost(index, errno),
       onTapLost: () => (host as Host).#tapLost(),
       onModule: (report) => host?.modules.hear(report),
-      onStuck: (worker, place) => host?.modules.stuck(worker, place),
+      onStuck: (stuck) => host?.modules.stuck(stuck),
     });
     try {
       const tier = chooseTier(config.dataPlane.tier, probeKernel());

@@ -25,11 +25,10 @@ import {
 } from '../modules/runtime.ts';
 import type { DataPlane } from './data-plane.ts';
 import type { ModuleReports } from './modules/instances.ts';
-import {
-  CALL_LIMIT_MS, ENDPOINTS_SETTLE_MS, MODULE_FAULT_LIMIT, PLACE_WAIT_MS,
-} from './modules/limits.ts';
+import { ENDPOINTS_SETTLE_MS, MODULE_FAULT_LIMIT, PLACE_WAIT_MS } from './modules/limits.ts';
 import type { ModuleEndpoint } from './modules/load.ts';
 import { hashOf, type ModuleStore } from './modules/store.ts';
+import type { Stuck } from './supervisor.ts';
 
 /** The name of what stands in for modules whose list cannot be read. */
 export const UNREADABLE = 'unreadable-set';
@@ -179,13 +178,11 @@ export class Modules {
   }
 
   /** Told that a module did not return in a worker, whose thread is being replaced. */
-  stuck(worker: number, place: number): void {
+  stuck({ worker, place, isStandby }: Stuck): void {
     const held = this.#held.find((one) => one.place === place);
-    this.#options.log.error({ module: this.nameOf(place), worker },
-      'a module did not return; the standby goes on without it');
-    if (held !== undefined) {
-      this.#disable(held, `it did not return within ${CALL_LIMIT_MS} ms of processor time`);
-    }
+    this.#options.log.error({ module: this.nameOf(place), worker, isStandby },
+      'a module did not return; its thread is replaced by one without it');
+    if (held !== undefined) this.#disable(held, 'it did not return');
   }
 
   close(): void {

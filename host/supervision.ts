@@ -6,14 +6,13 @@ import type { Log } from '../engine/log.ts';
 import type { RunningThread, ThreadEvents } from './data-thread.ts';
 import type { WorkerData } from './worker.ts';
 import type { Keeper } from './worker-thread.ts';
-import type { SupervisorCommand, SupervisorData, SupervisorReport } from './supervisor.ts';
+import type { Stuck, SupervisorCommand, SupervisorData, SupervisorReport } from './supervisor.ts';
 
 export interface SupervisionOptions {
   core: Core;
   module: WebAssembly.Module;
   log: Log;
-  /** A module did not return; it is off, and the worker's thread is being replaced. */
-  onStuck(worker: number, place: number): void;
+  onStuck(stuck: Stuck): void;
 }
 
 export class Supervision implements Keeper {
@@ -63,7 +62,7 @@ export class Supervision implements Keeper {
   }
 
   #hear(report: SupervisorReport): void {
-    if (report.type === 'stuck') return this.#options.onStuck(report.worker, report.place);
+    if (report.type === 'stuck') return this.#options.onStuck(report);
     const events = this.#events.get(report.id);
     if (report.type === 'failed') return events?.onError(report.message);
     this.#events.delete(report.id);

@@ -34,7 +34,14 @@ export type SupervisorReport =
   | { type: 'failed'; id: number; message: string }
   /** `next` is the standby that took its place. */
   | { type: 'exited'; id: number; next: number | null }
-  | { type: 'stuck'; worker: number; place: number };
+  | ({ type: 'stuck' } & Stuck);
+
+/** A module that did not return: it is off, and its thread is being ended. */
+export interface Stuck {
+  worker: number;
+  place: number;
+  isStandby: boolean;
+}
 
 interface Owned {
   worker: Worker;
@@ -81,15 +88,15 @@ class Supervisor {
 
   #look(): void {
     const nowMs = performance.now();
-    for (const [number, id] of this.#running) {
-      const owned = this.#owned.get(id);
-      if (owned === undefined || owned.isEnding) continue;
-      const place = owned.watch.look(nowMs);
+    for (const [id, owned] of this.#owned) {
+      const { data: { worker }, watch } = owned;
+      const isStandby = this.#running.get(worker) !== id;
+      const place = owned.isEnding ? -1 : watch.look(nowMs, isStandby);
       if (place < 0) continue;
       owned.isEnding = true;
       disableModule(this.#core, place);
       void owned.worker.terminate();
-      this.#report({ type: 'stuck', worker: number, place });
+      this.#report({ type: 'stuck', worker, place, isStandby });
     }
   }
 

@@ -44,8 +44,9 @@ export class WorkerThread {
   crashes = 0;
   readonly #options: WorkerThreadOptions;
   #threads: Threads;
-  /** Where standbys are started; null while there is to be none. */
+  /** Where standbys are started; null before there was one. */
   #keeper: Keeper | null = null;
+  #wantsStandby = false;
   #running: DataThread | null = null;
   #standby: DataThread | null = null;
   /** Resolves once the standby has all that it needs. */
@@ -114,7 +115,8 @@ export class WorkerThread {
 
   /** Has another standby made, which knows nothing of what this one was told in rehearsals. */
   renewStandby(): void {
-    this.#standby?.terminate();
+    this.#endStandby();
+    this.#startStandby();
   }
 
   /** From now on threads are started by `keeper`, and one of them stands by. The thread that runs
@@ -122,10 +124,11 @@ export class WorkerThread {
   async keep(keeper: Keeper): Promise<void> {
     this.#threads = keeper;
     this.#keeper = keeper;
+    this.#wantsStandby = true;
     this.#startStandby();
     await this.#standbyReady;
     const [before, next] = [this.#running, this.#standby];
-    if (before === null || next === null || this.#isStopping) return;
+    if (before === null || next === null || this.#isStopping || before.isOf(keeper)) return;
     this.#standby = null;
     // The old thread ends by itself; #exited() must not take that for a crash.
     this.#running = next;
@@ -134,6 +137,12 @@ export class WorkerThread {
     next.go();
     this.#startStandby();
     await this.#standbyReady;
+  }
+
+  /** From now on there is no standby. */
+  dropStandby(): void {
+    this.#wantsStandby = false;
+    this.#endStandby();
   }
 
   /** Ends it after the turn it is in. */
@@ -161,7 +170,7 @@ export class WorkerThread {
 
   #startStandby(): void {
     const { log, devices, worker, modules } = this.#options;
-    if (this.#keeper === null || this.#isStopping || this.#standby !== null) return;
+    if (!this.#wantsStandby || this.#isStopping || this.#standby !== null) return;
     const standby = this.#start(true);
     this.#standby = standby;
     this.#note();
@@ -171,6 +180,12 @@ export class WorkerThread {
     ]).catch((error: Error) => {
       log.error({ worker, error: error.message }, 'cannot make a standby ready');
     });
+  }
+
+  #endStandby(): void {
+    void this.#standby?.command({ verb: 'stop' });
+    this.#standby = null;
+    this.#note();
   }
 
   #note(): void {

@@ -3,9 +3,9 @@
 
 import type { Core } from '../../engine/core.ts';
 import {
-  attachEvaluate, attachInspect, disableModule, type ModuleFault,
+  attachEvaluate, attachInspect, disableModule, readModules, type ModuleFault,
 } from '../../engine/modules.ts';
-import { instantiateModule, type ModuleInstance } from '../../modules/runtime.ts';
+import { instantiateModule, type ModuleInstance } from '../../modules/instance.ts';
 import { monotonicClock } from '../clock.ts';
 import { THREAD_CONTROL } from '../thread-state.ts';
 import { LOG_LINES_LIMIT, MODULE_FAULT_LIMIT } from './limits.ts';
@@ -76,9 +76,11 @@ export class ModuleInstances {
     }
   }
 
-  /** Tells all of them of the node's pods. One that fails over it is switched off. */
+  /** Tells those that are asked of the node's pods. One that fails over it is switched off. */
   tell(endpoints: ModuleEndpoint[]): void {
+    const off = readModules(this.#core).filter(({ disabled }) => disabled);
     for (const [place, instance] of this.#instances) {
+      if (off.some((entry) => entry.place === place)) continue;
       try {
         this.#guard(place, () => instance.endpoints(endpoints));
       } catch (error) {

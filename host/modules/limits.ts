@@ -9,11 +9,11 @@ export const WATCH_MS = 5;
 /** Time on a processor that one evaluation may take; an honest one takes microseconds. */
 export const CALL_LIMIT_MS = 10;
 /** Likewise for being configured, or told of the node's pods. */
-export const CONTROL_LIMIT_MS = 1000;
+export const CONTROL_LIMIT_MS = 2000;
 /** Where the kernel does not tell what a thread has run, so much longer by the clock. */
 export const CLOCK_FACTOR = 3;
 /** How long a standby may take to try a change; it is ended after that. */
-export const REHEARSAL_LIMIT_MS = 5000;
+export const REHEARSAL_LIMIT_MS = 10_000;
 
 /** Changes of the node's pods are told together: wait after the first. */
 export const ENDPOINTS_SETTLE_MS = 50;

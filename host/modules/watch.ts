@@ -50,9 +50,10 @@ export class CallWatch {
     this.#ran = ran;
   }
 
-  /** To be called now and then. The place of a module that does not return, or -1. */
-  look(nowMs: number): number {
-    const where = this.#where();
+  /** To be called now and then. The place of a module that does not return, or -1. A thread that
+   * stands by is in no call of the core's: those are of the thread that runs. */
+  look(nowMs: number, isStandby: boolean): number {
+    const where = this.#where(isStandby);
     const last = this.#last;
     this.#last = where;
     if (where === null) return -1;
@@ -72,13 +73,14 @@ export class CallWatch {
     return ranMs - this.#ranMs;
   }
 
-  #where(): Where | null {
+  #where(isStandby: boolean): Where | null {
     const control = Atomics.load(this.#state, THREAD_CONTROL);
-    const place = control > 0 ? control - 1 : currentModule(this.#core, this.#worker);
+    if (control > 0) return { place: control - 1, isControl: true, turn: 0, calls: 0 };
+    const place = isStandby ? -1 : currentModule(this.#core, this.#worker);
     if (place < 0) return null;
     const turn = this.#core.view.getUint32(
       WORKERS_START + (this.#worker * WORKER_STRIDE) + WORKER_TURN, true);
-    return { place, isControl: control > 0, turn, calls: moduleCalls(this.#core, this.#worker) };
+    return { place, isControl: false, turn, calls: moduleCalls(this.#core, this.#worker) };
   }
 }
 

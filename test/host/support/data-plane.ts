@@ -14,6 +14,7 @@ import { receiveFrom, sendTo } from '../../../ffi/raw-socket.ts';
 import { localPort, openUdpSocket } from '../../../ffi/socket.ts';
 import { DataPlane } from '../../../host/data-plane.ts';
 import type { FaultOptions } from '../../../host/device/fault.ts';
+import type { Stuck } from '../../../host/supervisor.ts';
 import type { DeviceSpec } from '../../../host/worker.ts';
 import { coreModule, TEST_LIMITS } from '../../support/core.ts';
 import { HOME, makeHome } from '../../support/home.ts';
@@ -33,6 +34,7 @@ export interface Bench {
   far: number;
   spec: DeviceSpec;
   lost: [index: number, error: string][];
+  stuck: Stuck[];
   /** Of log lines. */
   said: string[];
   /** The test has called stop() itself. */
@@ -66,6 +68,7 @@ export async function withDataPlane(
   const remotes = [{ ...edge, tunnels, addresses: [] }];
   const scene = makeHome({ remotes, icmpBurst: 100_000 }, { ...TEST_LIMITS, workers });
   const lost: Bench['lost'] = [];
+  const stuck: Stuck[] = [];
   const said: string[] = [];
   const note = (_: unknown, text: string): void => void said.push(text);
   const log: Log = { debug: note, info: note, warn: note, error: note };
@@ -73,12 +76,13 @@ export async function withDataPlane(
     core: scene.core, module: coreModule(), log,
     onLost: (index, errno) => void lost.push([index, errnoName(errno)]),
     onTapLost: () => void lost.push([-1, 'tap']),
+    onStuck: (one) => void stuck.push(one),
   });
   const spec: DeviceSpec = {
     index: DEVICE_UNDERLAY_IPV4, name: 'underlay', kind: 'udp', receivers,
     senders: receivers.slice(0, 1), vnetSize: 0, tunnelTap: -1, pcap: null, fault: null,
   };
-  const bench: Bench = { scene, dataPlane, far, spec, lost, said, isStopped: false };
+  const bench: Bench = { scene, dataPlane, far, spec, lost, stuck, said, isStopped: false };
   try {
     await body(bench);
   } finally {

@@ -32,7 +32,8 @@ function attempt(address: string, port: number, timeoutMs: number): Promise<Outc
       resolve(outcome);
     };
     socket.once('connect', () => end('open'));
-    socket.once('error', ({ message }) => end(/ECONNREFUSED/.test(message) ? 'refused' : 'silence'));
+    socket.once('error', ({ message }) =>
+      end(/ECONNREFUSED/.test(message) ? 'refused' : 'silence'));
   });
 }
 

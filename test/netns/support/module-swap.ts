@@ -76,7 +76,8 @@ class Load {
     if (!ended) await once(this.#client, 'exit');
     assert.not.ok(ended, `iperf3 ended early: ${this.#fault}`);
     // Lines about seconds; those about all of it name an end.
-    return this.#text.split('\n').filter((line) => !/sender|receiver/.test(line)).flatMap((line) => {
+    const lines = this.#text.split('\n').filter((line) => !/sender|receiver/.test(line));
+    return lines.flatMap((line) => {
       const rate = /([\d.]+) Mbits\/sec/.exec(line)?.[1];
       return rate === undefined ? [] : [Number(rate)];
     });
@@ -134,8 +135,8 @@ export function checkSwaps(report: SwapReport): void {
   console.log(`${swaps} swaps in ${(elapsedMs / 1000).toFixed(1)} s (median `
     + `${median.toFixed(1)} ms): ${knocks.open} connections let in, ${knocks.refused} turned away, `
     + `${knocks.wrong.length} wrong; ${sent - arrived} of ${sent} datagrams lost, longest gap `
-    + `${longestGapMs.toFixed(1)} ms; iperf3 ${(sum / Math.max(rates.length, 1)).toFixed(0)} Mbit/s, `
-    + `least ${Math.min(...rates).toFixed(0)}`);
+    + `${longestGapMs.toFixed(1)} ms; iperf3 ${(sum / Math.max(rates.length, 1)).toFixed(0)} `
+    + `Mbit/s, least ${Math.min(...rates).toFixed(0)}`);
   assert.equal(knocks.wrong, []);
   assert.ok(knocks.open > 0 && knocks.refused > 0);
   assert.is(report.duplicates, 0);
