@@ -61,8 +61,10 @@ function digest(bytes: Uint8Array): string {
 }
 
 function shown(sends: Send[]): string[] {
-  return sends.map(({ device, remote, bytes, packets, segmentSize, tos, flags }) =>
-    [device, remote?.address, remote?.port, packets, segmentSize, tos, flags, digest(bytes)].join());
+  return sends.map(({ device, remote, bytes, packets, segmentSize, tos, flags }) => {
+    const to = `${device} ${remote?.address} ${remote?.port} ${tos} ${flags}`;
+    return `${to} ${packets} ${segmentSize} ${digest(bytes)}`;
+  });
 }
 
 function counters(core: Core): unknown {
@@ -161,7 +163,8 @@ function nextSteps(random: Random): Step[] {
 }
 
 function tellOf(verdict: Verdict): string {
-  return `${verdict.sent} ${verdict.reason} ${verdict.output} ${verdict.sent ? digest(innerOf(verdict)) : ''}`;
+  const bytes = verdict.sent ? digest(innerOf(verdict)) : '';
+  return `${verdict.reason} ${verdict.output} ${bytes}`;
 }
 
 test('Services and fragments', () => {
