@@ -110,7 +110,8 @@ test('more sources than it remembers neither trap nor grow it', () => {
 });
 
 test('a configuration that makes no sense is refused with the line', () => {
-  for (const line of ['rate', 'rate 0', 'rate x', 'rate 1000001', 'per pod', 'at door', 'burst -1']) {
+  const lines = ['rate', 'rate 0', 'rate x', 'rate 1000001', 'per pod', 'at door', 'burst -1'];
+  for (const line of lines) {
     assert.throws(() => gate(`rate 5\n${line}\n`), /is no rule/, line);
   }
 });

@@ -125,7 +125,31 @@ test('pieces of two connections are not mixed up', () => {
   assert.is(inspect(2, 0, bad?.[0]), 'more');
   assert.is(inspect(2, 90, bad?.[1]), 'reject');
   assert.is(inspect(1, 90, good?.[1]), 'pass');
-  assert.is(inspect(1, 90, good?.[1]), 'reject', 'nothing is kept once it is judged');
+  assert.is(inspect(1, 90, good?.[1]), 'more', 'nothing is kept once it is judged');
+});
+
+test('pieces may come in any order, and twice; in one place they must say the same', () => {
+  const bytes = clientHello({ name: 'a.example.org', grease: true });
+  const pieces = [[0, 60], [60, 100], [100, 130], [50, 110], [130, bytes.length]] as const;
+  const random = new Random(5);
+  for (let round = 0; round < 200; round += 1) {
+    const module = configured(image, CONFIG);
+    const left = [...pieces, ...pieces.slice(0, 3)];
+    const seen = new Uint8Array(bytes.length);
+    while (left.length > 0) {
+      const [[start, end] = [0, 0]] = left.splice(random.below(left.length), 1);
+      seen.fill(1, start, end);
+      const whole = seen.every((byte) => byte === 1);
+      const verdict = VERDICTS[module.inspect(flow(), start, bytes.subarray(start, end))];
+      assert.is(verdict, whole ? 'pass' : 'more');
+      if (whole) break;
+    }
+  }
+  const module = configured(image, CONFIG);
+  const other = clientHello({ name: 'b.example.org', grease: true });
+  assert.is(VERDICTS[module.inspect(flow(), 0, bytes.subarray(0, 125))], 'more');
+  assert.is(VERDICTS[module.inspect(flow(), 20, other.subarray(20))], 'reject');
+  assert.is(VERDICTS[module.inspect(flow(), 0x80000000, bytes)], 'reject');
 });
 
 test('the oldest of too many unfinished ones gives way', () => {
@@ -136,7 +160,7 @@ test('the oldest of too many unfinished ones gives way', () => {
   }
   const finish = (port: number): ModuleVerdict | undefined =>
     VERDICTS[module.inspect(flow(port), 90, second ?? new Uint8Array())];
-  assert.equal([finish(1), finish(2), finish(257)], ['reject', 'pass', 'pass']);
+  assert.equal([finish(2), finish(257), finish(1)], ['pass', 'pass', 'more']);
 });
 
 test('a client that names no host is refused, unless it may', () => {

@@ -6,13 +6,17 @@
 //   port 8443                judge this port too (443 is judged in any case)
 //   nameless pass            clients that name no host; refused unless said
 //
-// A ClientHello may come in several packets: what was seen of it is kept until it is whole.
+// A ClientHello may come in several packets, in any order: what was seen of it is kept until it is
+// whole.
 
 import { Direction, Flow, linesOf, Protocol, Verdict } from 'culvert/module';
+import { Pieces } from './pieces';
 import { Hello, HelloReader } from './tls';
 
 /** ClientHellos that are kept at once; the oldest gives way. */
 const UNFINISHED_LIMIT = 256;
+/** No ClientHello is so long. */
+const OFFSET_LIMIT: u32 = 32768;
 const PORT_HTTPS = 443;
 const PORT_LIMIT = 65535;
 
@@ -20,7 +24,7 @@ const ports = new Set<i32>();
 const names = new Set<string>();
 /** What follows the star, with its dot. */
 const suffixes = new Array<string>();
-const unfinished = new Map<string, Uint8Array>();
+const unfinished = new Map<string, Pieces>();
 const reader = new HelloReader();
 let nameless: Verdict = Verdict.Reject;
 
@@ -65,16 +69,13 @@ export function evaluate(flow: Flow): Verdict {
 
 /** Judges a connection by its first bytes. */
 export function inspect(flow: Flow, offset: u32, payload: Uint8Array): Verdict {
-  let bytes = payload;
-  if (offset > 0) {
-    const key = keyOf(flow);
-    if (!unfinished.has(key)) return Verdict.Reject;
-    bytes = join(unfinished.get(key), payload);
-    unfinished.delete(key);
-  }
-  const found = reader.read(bytes);
+  const key = keyOf(flow);
+  const pieces = unfinished.has(key) ? unfinished.get(key) : new Pieces();
+  unfinished.delete(key);
+  if (offset > OFFSET_LIMIT || !pieces.add(offset, payload)) return Verdict.Reject;
+  const found = reader.read(pieces.joined());
   if (found == Hello.Unfinished) {
-    keep(keyOf(flow), bytes);
+    keep(key, pieces);
     return Verdict.More;
   }
   if (found == Hello.Nameless) return nameless;
@@ -94,14 +95,7 @@ function keyOf(flow: Flow): string {
   return `${from} ${flow.dst0} ${flow.dst1} ${flow.dst2} ${flow.dst3} ${flow.dstPort}`;
 }
 
-function join(first: Uint8Array, second: Uint8Array): Uint8Array {
-  const joined = new Uint8Array(first.length + second.length);
-  joined.set(first);
-  joined.set(second, first.length);
-  return joined;
-}
-
-function keep(key: string, bytes: Uint8Array): void {
+function keep(key: string, pieces: Pieces): void {
   if (unfinished.size >= UNFINISHED_LIMIT) unfinished.delete(unfinished.keys()[0]);
-  unfinished.set(key, bytes);
+  unfinished.set(key, pieces);
 }
