@@ -211,9 +211,11 @@ function addObserve(program: Command): void {
     .option('--from-pod <namespace/name>')
     .option('--to-pod <namespace/name>')
     .option('--ip <address>', 'at either end')
+    .option('--module <name>', 'the policy module that decided')
     .addOption(outputOption()).addOption(runtimeOption())
     .addHelpText('after', '\nExamples:\n  culvert observe -f --verdict denied\n'
-      + '  culvert observe --last 100 --to-pod data/db-0 -o json\n')
+      + '  culvert observe --last 100 --to-pod data/db-0 -o json\n'
+      + '  culvert observe -f --module sni-allow\n')
     .action(async (options: ObserveOptions) => {
       const { observe } = await import('./observe.ts');
       await observe({ ...options, follow: options.follow === true }, stopOnSignals());

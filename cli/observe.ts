@@ -24,6 +24,7 @@ export interface ObserveOptions {
   pod?: string;
   ip?: string;
   direction?: 'ingress' | 'egress';
+  module?: string;
 }
 
 /** Prints the last verdicts, or with `follow` those from now on until told to stop, or until nobody
@@ -77,9 +78,10 @@ function checkOptions(options: ObserveOptions): ObserveOptions {
 }
 
 function isWanted(verdict: VerdictReport, options: ObserveOptions): boolean {
-  const { verdict: kind, fromPod, toPod, pod, ip, direction } = options;
+  const { verdict: kind, fromPod, toPod, pod, ip, direction, module } = options;
   if (kind !== undefined && verdict.allowed !== (kind === 'allowed')) return false;
   if (direction !== undefined && verdict.direction !== direction) return false;
+  if (module !== undefined && verdict.module !== module) return false;
   if (fromPod !== undefined && verdict.sourcePod !== fromPod) return false;
   if (toPod !== undefined && verdict.destinationPod !== toPod) return false;
   if (pod !== undefined && ![verdict.sourcePod, verdict.destinationPod].includes(pod)) return false;

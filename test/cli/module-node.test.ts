@@ -221,8 +221,9 @@ testNeeding('tun', test, 'a module that rejects tells the client', async (contex
   const { ok, detail } = await call();
   assert.is(ok, false);
   assert.match(detail, /ECONNREFUSED/);
-  const [line = ''] = (await ask(context, ['observe', '--verdict', 'denied', '--last', '1']))
-    .split('\n');
+  const words = ['observe', '--verdict', 'denied', '--last', '1'];
+  const [line = ''] = (await ask(context, [...words, '--module', 'obedient'])).split('\n');
+  assert.is(await ask(context, [...words, '--module', 'nobody']), '');
   assert.match(line, / module obedient (EGRESS|INGRESS) DENIED \(TCP Flags: SYN\)$/);
   await ask(context, ['module', 'remove', 'obedient']);
   assert.is((await call()).ok, true);
