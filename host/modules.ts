@@ -219,6 +219,7 @@ export class Modules {
     if (before !== undefined) await this.#vacate(before.place);
     log.info({ module: name, version: image.version, sha256, path: image.path },
       before === undefined ? 'module added' : 'module replaced');
+    await this.#options.dataPlane.measureModules();
     return this.#report(held);
   }
 
