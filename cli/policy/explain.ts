@@ -10,8 +10,9 @@ interface EndExplanation {
   verdict: Word;
   policy: string | null;
   rule: string | null;
-  module: string | null;
   reason: string;
+  /** Where it was a module that decided. */
+  module?: string;
 }
 
 interface PlaceExplanation {
@@ -104,8 +105,8 @@ function explainEnd(
       : `module ${module} allows it, and no NetworkPolicy is asked`;
   };
   return {
-    verdict, policy, rule: name, module,
-    reason: reason(),
+    verdict, policy, rule: name, reason: reason(),
+    ...(module === null ? {} : { module }),
   };
 }
 

@@ -60,9 +60,12 @@ export class FlowProblem extends Error {
 /** Tells how many packets of all have been judged. */
 export type Progress = (done: number, all: number) => void;
 
+/** Modules that go into each node's core. */
+export type InstalledModules = Pick<OfflineModules, 'install' | 'nameOf'>;
+
 export interface JudgeOptions extends CompileOptions {
   progress?: Progress;
-  modules?: OfflineModules | null;
+  modules?: InstalledModules | null;
 }
 
 const UNASKED: EndResult = { verdict: 'allow', rule: null, module: null, isPoliced: false };
@@ -190,7 +193,7 @@ function isHostPrefix(prefix: string): boolean {
 type Explainer = (end: EndVerdict) => Pick<EndResult, 'rule' | 'module'>;
 
 /** Who decided, by name. */
-function explainer(tables: PolicyTables, modules: OfflineModules | null): Explainer {
+function explainer(tables: PolicyTables, modules: InstalledModules | null): Explainer {
   return ({ answer }) => {
     const place = moduleOf(answer);
     return place < 0 || modules === null
