@@ -6,7 +6,7 @@ import type * as v from 'valibot';
 import { ConnectionError, connectionOver, RequestError } from '../engine/connection.ts';
 import type { Connection, Methods } from '../engine/connection.ts';
 import { pageOf } from '../engine/model.ts';
-import { CONTROL_SOCKET } from '../host/main.ts';
+import { CONTROL_SOCKET } from '../host/sockets.ts';
 import { CommandError, EXIT_FAILED, EXIT_NO_PERMISSION, EXIT_UNAVAILABLE } from './exit.ts';
 import { VERSION } from './version.ts';
 
@@ -16,17 +16,19 @@ const TIMEOUT_MS = 10_000;
 export interface DaemonOptions {
   methods?: Methods;
   isLong?: boolean;
+  /** How long all of it may take, where that is not `isLong`. */
+  timeoutMs?: number;
 }
 
 /** Opens a connection, hands it to `work` and closes it. */
 export async function withDaemon<T>(
   runtimeDirectory: string,
   work: (connection: Connection) => Promise<T>,
-  { methods = {}, isLong = false }: DaemonOptions = {},
+  { methods = {}, isLong = false, timeoutMs = TIMEOUT_MS }: DaemonOptions = {},
 ): Promise<T> {
   const path = join(runtimeDirectory, CONTROL_SOCKET);
   const connection = await openConnection(path, methods);
-  const timer = isLong ? undefined : setTimeout(() => connection.close(), TIMEOUT_MS);
+  const timer = isLong ? undefined : setTimeout(() => connection.close(), timeoutMs);
   try {
     return await work(connection);
   } catch (error) {

@@ -11,7 +11,7 @@ import { fileURLToPath } from 'node:url';
 const DIST = dirname(dirname(fileURLToPath(import.meta.url)));
 const BUNDLE = join(DIST, 'bundle', 'main.js');
 /** What the bundle is made of. */
-const PARTS = ['cli', 'host', 'engine', 'ffi', 'wasm/abi', 'sync', 'cni'];
+const PARTS = ['cli', 'host', 'engine', 'modules', 'ffi', 'wasm/abi', 'sync', 'cni'];
 
 /** When a file was last written; 0 where there is none. */
 function changedMs(path: string): number {

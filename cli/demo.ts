@@ -1,8 +1,8 @@
 // `culvert demo`: the objects of a cluster brought to life in namespaces of this machine, and every
 // pair of pods and nodes tried with real TCP, UDP and ICMP.
 
-import { accessSync, constants } from 'node:fs';
-import { join } from 'node:path';
+import { accessSync, constants, lstatSync, mkdirSync, rmSync, symlinkSync } from 'node:fs';
+import { join, resolve } from 'node:path';
 import { addressFamily, prefixKey, prefixText, type Family } from '../engine/address.ts';
 import { SystemError } from '../ffi/errno.ts';
 import { createNamespace } from '../ffi/netns.ts';
@@ -36,6 +36,8 @@ export interface DemoOptions {
   cluster?: string;
   /** The DNS server to run; otherwise the machine's. */
   dns?: string;
+  /** Where to leave a link to runtime directories and namespaces while it is kept running. */
+  folder?: string;
   /** Stands in for the kernel's vxlan. */
   setUpKernelNode?: typeof setUpKernelNode;
 }
@@ -93,7 +95,7 @@ export async function demo(options: DemoOptions, stop: AbortSignal): Promise<num
     const interrupted = aborted(stop).then(() => null);
     const report = await Promise.race([work, interrupted]);
     if (report === null) return EXIT_FAILED;
-    if (options.keep) await keepRunning(bed, stop);
+    if (options.keep) await keepRunning(bed, options, stop);
     return report.ok ? EXIT_OK : EXIT_FAILED;
   } finally {
     say('cleaning up');
@@ -394,13 +396,36 @@ function showNames(names: NameTrial[]): void {
   ]))}`);
 }
 
-async function keepRunning(bed: Bed, stop: AbortSignal): Promise<void> {
+async function keepRunning(
+  bed: Bed, { folder, cluster = CLUSTER_FILE }: DemoOptions, stop: AbortSignal,
+): Promise<void> {
+  symlinkSync(resolve(cluster), join(bed.folder, 'cluster.yaml'));
+  const namespaces = join(bed.folder, 'netns');
+  mkdirSync(namespaces);
+  const paths = new Map(bed.hosts.map(({ name, namespace }) => [name, namespace.path]));
+  for (const [name, path] of paths) symlinkSync(path, join(namespaces, name));
+  if (folder !== undefined) linkFolder(bed.folder, folder);
   say(`kept running; every pod and node serves TCP and UDP on port ${AGENT_PORT}`);
   for (const { name, namespace } of bed.hosts) {
     say(`  ${name}: nsenter --net=${namespace.path}`);
   }
-  say(`  runtime directories are in ${bed.folder}; interrupt to end it`);
-  await aborted(stop);
+  say(`  runtime directories, the objects, and links to these namespaces are in ${folder
+    ?? bed.folder}; interrupt to end it`);
+  try {
+    await aborted(stop);
+  } finally {
+    if (folder !== undefined) rmSync(folder, { force: true });
+  }
+}
+
+/** Makes a link, in the place of one that a killed demo has left. */
+function linkFolder(target: string, path: string): void {
+  try {
+    if (lstatSync(path, { throwIfNoEntry: false })?.isSymbolicLink()) rmSync(path);
+    symlinkSync(target, path);
+  } catch (error) {
+    throw new CommandError(EXIT_FAILED, `demo --folder ${path}: ${(error as Error).message}`);
+  }
 }
 
 /** Progress is for people, on standard error. */

@@ -9,6 +9,9 @@ import type { Settings } from '../host/config.ts';
 import type { InstallOptions } from '../cni/install.ts';
 import { CommandError, EXIT_FAILED, EXIT_OK, EXIT_USAGE } from './exit.ts';
 import type { ObserveOptions } from './observe.ts';
+import type { AddOptions } from './module.ts';
+import type { BuildOptions, NewOptions } from './module/create.ts';
+import type { VerifyOptions } from './module/verify.ts';
 import type { ExplainOptions, PolicyOptions, TestOptions } from './policy.ts';
 import type { ShowOptions } from './show.ts';
 import type { OutputFormat } from './table.ts';
@@ -202,9 +205,11 @@ function addObserve(program: Command): void {
     .option('--from-pod <namespace/name>')
     .option('--to-pod <namespace/name>')
     .option('--ip <address>', 'at either end')
+    .option('--module <name>', 'the policy module that decided')
     .addOption(outputOption()).addOption(runtimeOption())
     .addHelpText('after', '\nExamples:\n  culvert observe -f --verdict denied\n'
-      + '  culvert observe --last 100 --to-pod data/db-0 -o json\n')
+      + '  culvert observe --last 100 --to-pod data/db-0 -o json\n'
+      + '  culvert observe -f --module sni-allow\n')
     .action(async (options: ObserveOptions) => {
       const { observe } = await import('./observe.ts');
       await observe({ ...options, follow: options.follow === true }, stopOnSignals());
@@ -223,6 +228,7 @@ function addDoctor(program: Command): void {
 interface DemoFlags extends OutputOption {
   keep?: boolean;
   cluster?: string;
+  folder?: string;
   dns?: string;
 }
 
@@ -231,8 +237,10 @@ function addDemo(program: Command): void {
     .addOption(outputOption())
     .option('--keep', 'leave it running until interrupted')
     .option('--cluster <file>', 'Kubernetes objects to use instead of deploy/demo/cluster.yaml')
-    .option('--dns <program>', 'the dnsmasq to run as the cluster\'s DNS (default: the machine\'s)')
-    .addHelpText('after', '\nExamples:\n  culvert demo\n  culvert demo -o json\n')
+    .option('--dns <program>', 'the dnsmasq to run as the cluster\'s DNS, not the machine\'s')
+    .option('--folder <path>', 'with --keep: makes a link there to what belongs to nodes and pods')
+    .addHelpText('after', '\nExamples:\n  culvert demo\n  culvert demo -o json\n'
+      + '  culvert demo --keep --folder lab\n')
     .action(async (options: DemoFlags) => {
       const { demo } = await import('./demo.ts');
       process.exitCode = await demo({ ...options, keep: options.keep === true }, stopOnSignals());
@@ -255,15 +263,19 @@ function addPolicy(program: Command): void {
     .addOption(objectsOption())
     .requiredOption('--flows <file>', '{"flows": [{"id", "src", "dst", "protocol", "port"}, ...]}')
     .option('--expect <file>', 'what is expected; exit status 1 and a list where it differs')
-    .addOption(legacyOption()).addOption(outputOption())
+    .addOption(moduleOption()).addOption(legacyOption()).addOption(outputOption())
     .addHelpText('after', '\nAn end is {"pod": "namespace/name"}, {"ip": "..."} or '
       + '{"node": "name"}; a flow\nbetween ends with IPv4 and IPv6 says which: "family": "IPv6". '
       + 'Expected are\n{"id": "allow", ...} or results as this command prints them.\n\nExamples:\n'
       + '  culvert policy test --objects cluster/ --flows flows.json\n'
       + '  culvert policy test --objects pods.yaml policies.yaml --flows flows.json '
-      + '--expect expected.json -o json\n')
+      + '--expect expected.json -o json\n'
+      + '  culvert policy test --objects cluster/ --flows flows.json '
+      + '--module policy.wasm,config=policy.yaml\n')
     .action(async (options: TestOptions) => {
-      process.exitCode = await (await import('./policy.ts')).testPolicy(options);
+      process.exitCode = options.module === undefined
+        ? await (await import('./policy.ts')).testPolicy(options)
+        : await (await import('./policy/watched.ts')).runWatched({ verb: 'test', options });
     });
   policy.command('explain').description('why a flow is allowed or denied')
     .addOption(objectsOption())
@@ -272,12 +284,16 @@ function addPolicy(program: Command): void {
     .requiredOption('--port <port>', 'as 80/TCP, 53/UDP or ICMP')
     .addOption(new Option('--family <family>', 'where both ends have both')
       .choices(['IPv4', 'IPv6']))
-    .addOption(legacyOption()).addOption(outputOption())
+    .addOption(moduleOption()).addOption(legacyOption()).addOption(outputOption())
     .addHelpText('after', '\nExamples:\n'
       + '  culvert policy explain --objects cluster/ --from shop/web --to shop/db --port 5432/TCP\n'
       + '  culvert policy explain --objects cluster/ --from 192.0.2.7 --to shop/web --port ICMP\n')
-    .action(async (options: ExplainOptions) =>
-      (await import('./policy.ts')).explainPolicy(options));
+    .action(async (options: ExplainOptions) => {
+      if (options.module === undefined) {
+        return (await import('./policy.ts')).explainPolicy(options);
+      }
+      await (await import('./policy/watched.ts')).runWatched({ verb: 'explain', options });
+    });
   policy.command('list')
     .description('policies of objects in the order in which they count, or of the running daemon')
     .addOption(objectsOption().makeOptionMandatory(false))
@@ -289,6 +305,82 @@ function addPolicy(program: Command): void {
       await ((options.objects as string[] | undefined) === undefined
         ? listRules(options) : listPolicies(options));
     });
+}
+
+function moduleOption(): Option {
+  return new Option('--module <file>', 'a policy module, as FILE or FILE,config=PATH,may-allow: '
+    + 'with any option of module add; may be given again')
+    .argParser((text: string, before: string[] | undefined) => [...before ?? [], text]);
+}
+
+function memoryOption(): Option {
+  return new Option('--memory <bytes>', 'what it may have, as 256Ki or 16Mi');
+}
+
+function allowOption(): Option {
+  return new Option('--allow <imports>', 'what it may import besides culvert:policy, as wasi-cli; '
+    + 'separated by commas, or given again')
+    .argParser((text: string, before: string[] | undefined) =>
+      [...before ?? [], ...text.split(',')]);
+}
+
+function addModule(program: Command): void {
+  const module = program.command('module').description('policy modules: rules of your own');
+  module.command('list').description('modules of the running daemon in the order they are asked in')
+    .addOption(outputOption()).addOption(runtimeOption())
+    .addHelpText('after', '\nExamples:\n  culvert module list\n  culvert module list -o json\n')
+    .action(async (options: ShowOptions) => (await import('./module.ts')).listModules(options));
+  module.command('add').description('load a module, or another version of it, while traffic flows')
+    .argument('<file>', 'a component').option('--name <name>', 'default: what it calls itself')
+    .option('--order <number>', 'its place among the modules, 0 being asked first')
+    .option('--config <file>', 'for the module to read')
+    .addOption(new Option('--failure <verdict>', 'the verdict where it fails')
+      .choices(['deny', 'pass', 'allow']).default('deny'))
+    .option('--may-allow', 'its allow passes without NetworkPolicy being asked')
+    .option('--per-packet', 'ask it about each packet, if it wishes so')
+    .addOption(allowOption()).addOption(memoryOption())
+    .addOption(outputOption()).addOption(runtimeOption())
+    .addHelpText('after', '\nExamples:\n  culvert module add policy.wasm\n'
+      + '  culvert module add sni-allow.wasm --order 10 --config hosts.yaml\n'
+      + '  culvert module add geo.wasm --failure pass --memory 4Mi\n')
+    .action(async (file: string, options: AddOptions) =>
+      (await import('./module.ts')).addModule(file, options));
+  module.command('remove').description('take a module out of the running daemon')
+    .argument('<name>').addOption(outputOption()).addOption(runtimeOption())
+    .addHelpText('after', '\nExample:\n  culvert module remove sni-allow\n')
+    .action(async (name: string, options: ShowOptions) =>
+      (await import('./module.ts')).removeModule(name, options));
+  addModuleTools(module);
+}
+
+/** Those that need no daemon. */
+function addModuleTools(module: Command): void {
+  module.command('verify').description('what a component is, and whether a daemon would take it')
+    .argument('<file>').addOption(allowOption()).addOption(memoryOption())
+    .addOption(outputOption())
+    .addHelpText('after', '\nExit status 1 where it would be refused.\n\nExamples:\n'
+      + '  culvert module verify policy.wasm\n  culvert module verify policy.wasm -o json\n')
+    .action(async (file: string, options: VerifyOptions) => {
+      process.exitCode = await (await import('./module/verify.ts')).verifyModule(file, options);
+    });
+  module.command('new').description('make a folder with a module to start from')
+    .argument('<folder>')
+    .addOption(new Option('--language <language>', 'AssemblyScript, C or Rust')
+      .choices(['as', 'c', 'rust']).default('as'))
+    .option('--from <example>', 'a copy of one of the examples instead, as sni-allow')
+    .addHelpText('after', '\nExamples:\n  culvert module new my-policy\n'
+      + '  culvert module new my-policy --language c\n'
+      + '  culvert module new my-hosts --from sni-allow\n')
+    .action(async (folder: string, options: NewOptions) =>
+      (await import('./module/create.ts')).createModule(folder, options));
+  module.command('build').description('make a component of such a folder')
+    .argument('<folder>')
+    .option('-o, --output <file>', 'where to put it; default: a file named as the folder, in it. '
+      + 'With json or table: how to say what was built', 'table')
+    .addHelpText('after', '\nExamples:\n  culvert module build my-policy\n'
+      + '  culvert module build my-policy -o policy.wasm\n')
+    .action(async (folder: string, options: BuildOptions) =>
+      (await import('./module/create.ts')).compileModule(folder, options));
 }
 
 function binOption(): Option {
@@ -346,6 +438,7 @@ async function main(): Promise<void> {
   addDoctor(program);
   addDemo(program);
   addPolicy(program);
+  addModule(program);
   addCni(program);
   addBench(program);
   for (const command of program.commands) command.exitOverride();

@@ -24,6 +24,7 @@ export interface ObserveOptions {
   pod?: string;
   ip?: string;
   direction?: 'ingress' | 'egress';
+  module?: string;
 }
 
 /** Prints the last verdicts, or with `follow` those from now on until told to stop, or until nobody
@@ -77,9 +78,10 @@ function checkOptions(options: ObserveOptions): ObserveOptions {
 }
 
 function isWanted(verdict: VerdictReport, options: ObserveOptions): boolean {
-  const { verdict: kind, fromPod, toPod, pod, ip, direction } = options;
+  const { verdict: kind, fromPod, toPod, pod, ip, direction, module } = options;
   if (kind !== undefined && verdict.allowed !== (kind === 'allowed')) return false;
   if (direction !== undefined && verdict.direction !== direction) return false;
+  if (module !== undefined && verdict.module !== module) return false;
   if (fromPod !== undefined && verdict.sourcePod !== fromPod) return false;
   if (toPod !== undefined && verdict.destinationPod !== toPod) return false;
   if (pod !== undefined && ![verdict.sourcePod, verdict.destinationPod].includes(pod)) return false;
@@ -91,11 +93,16 @@ function line(verdict: VerdictReport): string {
   const from = end(verdict.sourcePod ?? verdict.source, verdict.sourcePort, verdict.sourceIdentity);
   const to = end(verdict.destinationPod ?? verdict.destination, verdict.destinationPort,
     verdict.destinationIdentity);
-  const cause = verdict.policy === null
-    ? 'no policy'
-    : `${verdict.policy}${verdict.rule === null ? '' : ` ${verdict.rule}`}`;
   const outcome = `${verdict.direction.toUpperCase()} ${verdict.allowed ? 'ALLOWED' : 'DENIED'}`;
-  return `${time(verdict.time)}: ${from} -> ${to} ${cause} ${outcome} (${protocol(verdict)})`;
+  const decision = `${cause(verdict)} ${outcome}`;
+  return `${time(verdict.time)}: ${from} -> ${to} ${decision} (${protocol(verdict)})`;
+}
+
+/** Who decided: a module, a policy by one of its rules, or nobody. */
+function cause({ module, policy, rule }: VerdictReport): string {
+  if (module !== null) return `module ${module}`;
+  if (policy === null) return 'no policy';
+  return rule === null ? policy : `${policy} ${rule}`;
 }
 
 function end(name: string, port: number, identity: number): string {

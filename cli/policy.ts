@@ -12,6 +12,7 @@ import { FlowProblem, judgeFlows, resultOf, type Judgement, type Progress } from
   './policy/judge.ts';
 import { describePolicies } from './policy/list.ts';
 import { compareResults } from './policy/expect.ts';
+import type { OfflineModules } from './policy/modules.ts';
 import { loadObjects, readText } from './policy/objects.ts';
 import { joinResults, throughServices, Translator, type Translation } from
   './policy/services.ts';
@@ -26,6 +27,8 @@ export interface PolicyOptions {
 
 interface JudgedOptions extends PolicyOptions {
   legacyAnnotation?: boolean;
+  /** As `policy/modules.ts` reads them. */
+  module?: string[];
 }
 
 export interface TestOptions extends JudgedOptions {
@@ -49,13 +52,19 @@ export async function testPolicy(options: TestOptions): Promise<number> {
   const flows = readFlows(options.flows, await readText(options.flows));
   const expected = options.expect === undefined ? null
     : readExpected(options.expect, await readText(options.expect));
+  const modules = await loadModules(options);
   const translated = throughServices(flows, entries);
   const { asked, places } = translated;
-  const judgements = judge(entries, asked, options, { file: options.flows, places });
+  const origin = { file: options.flows, places };
+  const judgements = judge(entries, asked, { ...options, modules }, origin);
   const results = joinResults(flows, translated, judgements.map(resultOf));
   print(options.output, { results }, ['ID', 'VERDICT', 'EGRESS', 'INGRESS', 'POLICY'], () =>
     results.map(({ id, verdict, egress, ingress, policy }) =>
       [id, verdict, egress, ingress, policy ?? '-']));
+  for (const { name, faults, fault } of modules?.answers() ?? []) {
+    if (fault === null) continue;
+    process.stderr.write(`culvert: module ${name} failed ${faults} times, last ${fault}\n`);
+  }
   if (expected === null) return EXIT_OK;
   const { differences, unknown, compared } = compareResults(results, expected);
   if (unknown.length > 0) {
@@ -73,11 +82,14 @@ export async function explainPolicy(options: ExplainOptions): Promise<void> {
   const entries = await loadObjects(options.objects);
   const translator = new Translator(entries);
   const flow = flowOf({ ...options, to: translator.addressOf(options.to, options.family) });
+  const modules = await loadModules(options);
   const translation = translator.translate(flow);
-  if (translation !== null) return explainService(flow, translation, entries, options);
-  const [judgement] = judge(entries, [flow], options);
+  if (translation !== null) {
+    return explainService(flow, translation, entries, { ...options, modules });
+  }
+  const [judgement] = judge(entries, [flow], { ...options, modules });
   if (judgement === undefined) throw new Error('no verdict');
-  const explanation = explanationOf(judgement);
+  const explanation = explanationOf(judgement, modules?.answers());
   if (options.output === 'json') process.stdout.write(`${JSON.stringify(explanation)}\n`);
   else process.stdout.write(explanationText(explanation));
 }
@@ -85,9 +97,9 @@ export async function explainPolicy(options: ExplainOptions): Promise<void> {
 /** Policy sees what the Service makes of the flow: the same for each backend that it may get. */
 function explainService(
   flow: Flow, { service, address, flows }: Translation, entries: readonly Entry[],
-  options: ExplainOptions,
+  options: ExplainOptions & WithModules,
 ): void {
-  const backends = judge(entries, flows, options).map(explanationOf);
+  const backends = judge(entries, flows, options).map((judgement) => explanationOf(judgement));
   const { from } = options;
   const { protocol, port = null } = flow;
   if (options.output === 'json') {
@@ -147,6 +159,17 @@ function flowOf({ from, to, port, family }: ExplainOptions): Flow {
   return { id: `${from} ${to} ${port}`, src, dst, ...service, family: wanted };
 }
 
+interface WithModules {
+  modules: OfflineModules | null;
+}
+
+/** What `--module` names, compiled; null where it is not given. */
+async function loadModules({ module }: JudgedOptions): Promise<OfflineModules | null> {
+  if (module === undefined) return null;
+  const { OfflineModules: Modules } = await import('./policy/modules.ts');
+  return Modules.load(module);
+}
+
 /** Where flows come from: a file, if any, and their places in its list. */
 interface Origin {
   file: string;
@@ -154,14 +177,15 @@ interface Origin {
 }
 
 function judge(
-  entries: readonly Entry[], flows: readonly Flow[], options: JudgedOptions,
+  entries: readonly Entry[], flows: readonly Flow[], options: JudgedOptions & WithModules,
   { file, places }: Origin = { file: '', places: [] },
 ): Judgement[] {
   const module = new WebAssembly.Module(readFileSync(CORE_PATH));
   const legacyAnnotation = options.legacyAnnotation === true;
+  const { modules } = options;
   try {
     return judgeFlows(module, entries, flows, {
-      legacyAnnotation, places, progress: showProgress(),
+      legacyAnnotation, modules, places, progress: showProgress(),
     });
   } catch (error) {
     if (!(error instanceof FlowProblem)) throw error;

@@ -73,7 +73,7 @@ export async function showEndpoints({ runtimeDirectory, output }: ShowOptions): 
 }
 
 function statusRows(status: StatusReport): string[][] {
-  const { device, underlay, dataPlane, handover, sync, policy } = status;
+  const { device, underlay, dataPlane, handover, sync, policy, modules } = status;
   const revision = sync.revision === null ? 'no snapshot yet' : `revision ${sync.revision}`;
   const cluster = `${revision}, ${status.nodes} nodes, ${status.pods} pods here`;
   const state = (isGood: boolean): string => (isGood ? 'Ok' : 'Degraded');
@@ -93,6 +93,8 @@ function statusRows(status: StatusReport): string[][] {
     ['Policy:', policy.known ? 'Ok' : 'Note', policy.known
       ? `known for ${policy.endpoints} pods, ${policy.ruleSets} rule sets`
       : 'not known yet'],
+    ...modules.map(({ name, state: own, reason }) => ['Module:', state(own === 'enabled'),
+      reason === null ? `${name}, ${own}` : `${name}, ${own}: ${reason}`]),
     ['Engine:', state(dataPlane.running), `tier ${dataPlane.tier}, ${status.endpoints} endpoints, `
       + `${bytesText(dataPlane.memoryBytes)} memory, ${dataPlane.crashes} worker crashes`],
     ...dataPlane.workers.map((worker, number) => ['Worker:', state(worker.running),

@@ -3,6 +3,7 @@
 // memory; workers attach further instances to it.
 
 import * as layout from '../wasm/abi/layout.ts';
+import { MODULE_PLACES, MODULE_TABLE_BASE } from '../wasm/abi/module.ts';
 import { PREFIX_LEAF_NARROW, PREFIX_LEAF_WIDE } from '../wasm/abi/prefix-table.ts';
 import { ABI_VERSION } from '../wasm/abi/version.ts';
 import { writeFlowKeys } from './flow-keys.ts';
@@ -11,7 +12,10 @@ import { layMemory, writeDirectory, type Limits, type PrefixLimits } from './mem
 /** Exports of wasm/index.ts. Addresses are byte offsets in linear memory. */
 export interface CoreExports {
   readonly ABI_VERSION: { readonly value: number };
+  /** Functions that the core calls by index; its own are below MODULE_TABLE_BASE. */
+  readonly table: WebAssembly.Table;
   processBatch(first: number, count: number, nowMs: number): number;
+  resumeBatch(first: number, count: number, nowMs: number): number;
   flowAdopt(nowMs: number): number;
   checksumMany(start: number, length: number, stride: number, count: number, sums: number): void;
   flowFindMany(
@@ -45,15 +49,29 @@ export class AbiError extends Error {
 
 const PAGE_BYTES = 65536;
 
+/** Shows a module payload that a flow's opener sent. The flow is 16 words at `flow`, the payload
+ * lies `offset` bytes behind its first byte. Returns a verdict; what it throws is the module's
+ * fault. */
+export type InspectPayload = (
+  flow: number, offset: number, payload: number, length: number) => number;
+
 /** One instance of the core over a memory that others may share. */
 export class Core {
   readonly exports: CoreExports;
+  /** Of the modules that look at payload, by place (engine/modules.ts). */
+  readonly inspectors = new Map<number, InspectPayload>();
   readonly memory: WebAssembly.Memory;
   readonly bytes: Uint8Array;
   readonly view: DataView;
 
   private constructor(module: WebAssembly.Module, memory: WebAssembly.Memory) {
-    this.exports = instantiate(module, memory);
+    this.exports = instantiate(module, memory, (place, flow, offset, payload, length) => {
+      const inspect = this.inspectors.get(place);
+      if (inspect === undefined) throw new Error('inspect payload: no function is there');
+      return inspect(flow, offset, payload, length);
+    });
+    this.exports.table.grow(
+      MODULE_TABLE_BASE + MODULE_PLACES - this.exports.table.length);
     this.memory = memory;
     this.bytes = new Uint8Array(memory.buffer);
     this.view = new DataView(memory.buffer);
@@ -64,7 +82,7 @@ export class Core {
   static create(
     module: WebAssembly.Module, limits: Limits, seed = Math.random() * 0x100000000,
   ): Core {
-    const probe = instantiate(module, makeMemory(PAGE_BYTES));
+    const probe = instantiate(module, makeMemory(PAGE_BYTES), () => 0);
     const sizeOf = ({ prefixes, nodes, leaves }: PrefixLimits, leafSize: number): number =>
       probe.prefixTableSize(prefixes, nodes, leaves, leafSize);
     const map = layMemory(limits, sizeOf);
@@ -125,8 +143,13 @@ function makeMemory(bytes: number): WebAssembly.Memory {
   return new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
 }
 
-function instantiate(module: WebAssembly.Module, memory: WebAssembly.Memory): CoreExports {
-  const exports: unknown = new WebAssembly.Instance(module, { env: { memory } }).exports;
+function instantiate(
+  module: WebAssembly.Module,
+  memory: WebAssembly.Memory,
+  inspectPayload: (place: number, ...shown: Parameters<InspectPayload>) => number,
+): CoreExports {
+  const imports = { env: { memory, inspectPayload } };
+  const exports: unknown = new WebAssembly.Instance(module, imports).exports;
   const core = exports as CoreExports;
   if (core.ABI_VERSION?.value !== ABI_VERSION) {
     const found = String(core.ABI_VERSION?.value);

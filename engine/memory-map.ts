@@ -10,6 +10,14 @@ import {
 } from '../wasm/abi/policy.ts';
 import { BACKEND_SIZE, FRONT_COUNTS_SIZE, FRONT_LANES, FRONT_SEEDS } from
   '../wasm/abi/service.ts';
+import {
+  MODULE_COUNTS_STRIDE,
+  MODULE_LISTS,
+  MODULE_LIST_SIZE,
+  MODULE_PLACES,
+  WATCH_LIMIT,
+  WATCH_SIZE,
+} from '../wasm/abi/module.ts';
 import { PREFIX_LEAF_NARROW, PREFIX_LEAF_WIDE } from '../wasm/abi/prefix-table.ts';
 
 /** Limits of one prefix table: prefixes, and nodes and leaves of the lookup structure. */
@@ -131,6 +139,9 @@ export interface MemoryMap {
   frontBuckets: number;
   frontCounts: number;
   frontArena: number;
+  moduleLists: number;
+  moduleCounts: number;
+  watches: number;
   sends: number;
   pieces: number;
   headers: number;
@@ -180,6 +191,9 @@ export function layMemory(
     frontBuckets: place(bucketCount(limits.services) * 4),
     frontCounts: perWorker(limits.services.fronts * FRONT_COUNTS_SIZE),
     frontArena: place(frontArenaBytes(limits.services)),
+    moduleLists: place(MODULE_LISTS * MODULE_LIST_SIZE),
+    moduleCounts: perWorker(MODULE_PLACES * MODULE_COUNTS_STRIDE),
+    watches: place(WATCH_LIMIT * WATCH_SIZE),
     sends: perWorker(layout.SEND_LIMIT * layout.SEND_STRIDE),
     pieces: perWorker(layout.PIECE_LIMIT * layout.PIECE_SIZE),
     headers: perWorker(layout.HEADER_LIMIT * layout.HEADER_STRIDE),
@@ -246,6 +260,9 @@ export function writeDirectory(
     [layout.DIRECTORY_FRONT_COUNTS, map.frontCounts],
     [layout.DIRECTORY_FRONT_ARENA, map.frontArena],
     [layout.DIRECTORY_FRONT_ARENA_SIZE, frontArenaBytes(limits.services)],
+    [layout.DIRECTORY_MODULE_LISTS, map.moduleLists],
+    [layout.DIRECTORY_MODULE_COUNTS, map.moduleCounts],
+    [layout.DIRECTORY_WATCHES, map.watches],
     [layout.DIRECTORY_KEPT, map.kept],
     [layout.DIRECTORY_MAGIC_FIELD, layout.DIRECTORY_MAGIC],
   ];

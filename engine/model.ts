@@ -4,6 +4,7 @@
 
 import * as v from 'valibot';
 import { Address, Count, Mac, Name, Port, Prefix } from './fields.ts';
+import { ModuleStateSchema } from './model-modules.ts';
 import { ServiceNameSchema, ServiceSchema } from './service.ts';
 
 export * from './service.ts';
@@ -325,11 +326,13 @@ export const StatusReportSchema = v.strictObject({
   events: Counters,
   control: Counters,
   nodePorts: Counters,
+  modules: v.array(ModuleStateSchema),
   tables: v.array(v.strictObject({ name: v.string(), used: Count, limit: Count })),
 });
 export type StatusReport = v.InferOutput<typeof StatusReportSchema>;
 
-/** A judgement, as `culvert observe` shows it. Ports are 0 where the protocol has none. */
+/** A judgement, as `culvert observe` shows it. Ports are 0 where the protocol has none; `module` is
+ * the one that decided, else policy did. */
 export const VerdictReportSchema = v.strictObject({
   time: v.string(),
   direction: v.picklist(['ingress', 'egress']),
@@ -346,6 +349,7 @@ export const VerdictReportSchema = v.strictObject({
   tcpFlags: Count,
   policy: v.nullable(v.string()),
   rule: v.nullable(v.string()),
+  module: v.nullable(v.string()),
 });
 export type VerdictReport = v.InferOutput<typeof VerdictReportSchema>;
 

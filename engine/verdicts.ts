@@ -7,6 +7,7 @@ import {
   DIRECTORY_VERDICT_LIMIT,
   DIRECTORY_WORKER_COUNT,
 } from '../wasm/abi/layout.ts';
+import { moduleOf } from './modules.ts';
 import * as ring from '../wasm/abi/policy.ts';
 
 /** One judgement: what a pod's rule set said of the first packet of a flow. */
@@ -18,6 +19,8 @@ export interface Verdict {
   direction: 'ingress' | 'egress';
   allowed: boolean;
   answer: number;
+  /** Place of the module that decided, -1 where policy did. */
+  module: number;
   source: string;
   destination: string;
   sourceIdentity: number;
@@ -85,12 +88,14 @@ export class VerdictReader {
     const address = (field: number): string =>
       addressText(bytes.slice(at + field, at + field + size));
     const key = view.getUint32(at + ring.VERDICT_KEY, true);
+    const answer = view.getUint32(at + ring.VERDICT_ANSWER, true);
     return {
       moment: view.getInt32(at + ring.VERDICT_TIME, true),
       device: view.getUint16(at + ring.VERDICT_DEVICE, true),
       direction: view.getUint8(at + ring.VERDICT_INGRESS) === 1 ? 'ingress' : 'egress',
       allowed: view.getUint8(at + ring.VERDICT_ALLOWED) === 1,
-      answer: view.getUint32(at + ring.VERDICT_ANSWER, true),
+      answer,
+      module: moduleOf(answer),
       source: address(ring.VERDICT_SOURCE),
       destination: address(ring.VERDICT_DESTINATION),
       sourceIdentity: view.getUint32(at + ring.VERDICT_SOURCE_IDENTITY, true),

@@ -15,6 +15,12 @@ declare namespace WebAssembly {
     constructor(descriptor: { initial: number; maximum: number; shared: boolean });
     readonly buffer: SharedArrayBuffer;
   }
+  class Table {
+    readonly length: number;
+    grow(entries: number): number;
+    get(index: number): unknown;
+    set(index: number, entry: ((...words: number[]) => number) | null): void;
+  }
   class Global {
     readonly value: number;
   }

@@ -6,8 +6,15 @@ import { availableParallelism } from 'node:os';
 import { DIRECTORY_WORKER_COUNT, WORKER_LIMIT } from '../wasm/abi/layout.ts';
 import type { Core } from '../engine/core.ts';
 import type { Log } from '../engine/log.ts';
+import { readModules } from '../engine/modules.ts';
+import { OwnThreads, type Report } from './data-thread.ts';
+import { REHEARSAL_LIMIT_MS } from './modules/limits.ts';
+import type { ModuleReports } from './modules/instances.ts';
+import type { ModuleChange, ModuleEndpoint, ModuleLoad, ModulesOfWorker } from './modules/load.ts';
+import { Supervision } from './supervision.ts';
+import type { Stuck } from './supervisor.ts';
 import { WorkerThread } from './worker-thread.ts';
-import type { DeviceSpec, WorkerReport } from './worker.ts';
+import type { DeviceSpec } from './worker.ts';
 
 /** Processors of a machine that leaves its one worker alone. */
 const SMALL_MACHINE = 2;
@@ -21,6 +28,10 @@ export interface DataPlaneOptions {
   onLost(index: number, errno: number): void;
   /** The TAP of tier T3 was deleted; frames for it are lost until the core makes none. */
   onTapLost(): void;
+  /** A worker tells of its modules. */
+  onModule?(report: ModuleReports): void;
+  /** A module did not return. */
+  onStuck?(stuck: Stuck): void;
 }
 
 /** How many workers there are to be: as configured, or, for 0, half of the machine's processors. */
@@ -35,15 +46,21 @@ export class DataPlane {
   readonly #devices = new Map<number, DeviceSpec>();
   /** Devices that ended, as long as a worker may still use their descriptors. */
   readonly #ending = new Map<number, Promise<void>>();
+  /** By place. */
+  readonly #modules = new Map<number, ModuleLoad>();
+  #moduleEndpoints: ModuleEndpoint[] = [];
+  #supervision: Supervision | null = null;
   #isTapLost = false;
 
   constructor(options: DataPlaneOptions) {
     this.#options = options;
     const { core, module, log } = options;
     const count = core.directory(DIRECTORY_WORKER_COUNT);
+    const threads = new OwnThreads();
     this.workers = Array.from({ length: count }, (_, worker) => new WorkerThread({
-      core, module, log, worker,
+      core, module, log, worker, threads,
       devices: this.#devices,
+      modules: () => this.#modulesNow(),
       onReport: (report) => this.#hear(report),
     }));
   }
@@ -90,13 +107,90 @@ export class DataPlane {
   /** Ends the workers after the turns they are in. */
   async stop(): Promise<void> {
     await Promise.all(this.workers.map((worker) => worker.stop()));
+    await this.#supervision?.close();
+    this.#supervision = null;
+  }
+
+  /** Puts instances of modules in their places, in every worker between two of its turns. The
+   * standbys try it first, so that a module which fails there, or does not return, costs no packet.
+   * Rejects with the reason; then every place has what it had before. */
+  async changeModules(changes: ModuleChange[]): Promise<void> {
+    await this.#supervise();
+    const before = changes.map(({ place }) =>
+      ({ place, load: this.#modules.get(place) ?? null }));
+    this.#note(changes);
+    const command = { verb: 'modules', changes, endpoints: this.#moduleEndpoints } as const;
+    try {
+      const rehearsed = await Promise.all(this.workers.map((worker) =>
+        worker.rehearse(command, REHEARSAL_LIMIT_MS)));
+      const isNew = changes.some(({ load }) => load !== null);
+      if (isNew && !rehearsed.every(Boolean)) {
+        throw new Error('its configure() or endpoints() does not return');
+      }
+      await Promise.all(this.workers.map((worker) => worker.perform(command)));
+    } catch (error) {
+      this.#note(before);
+      for (const worker of this.workers) worker.renewStandby();
+      await Promise.allSettled(this.workers.map((worker) =>
+        worker.perform({ ...command, changes: before })));
+      throw error;
+    }
+    if (this.#modules.size === 0) this.#rest();
+  }
+
+  /** Tells all modules of the node's pods. */
+  async tellModules(endpoints: ModuleEndpoint[]): Promise<void> {
+    this.#moduleEndpoints = endpoints;
+    if (this.#modules.size === 0) return;
+    const command = { verb: 'endpoints', endpoints } as const;
+    await Promise.all(this.workers.map((worker) =>
+      worker.rehearse(command, REHEARSAL_LIMIT_MS)));
+    await Promise.all(this.workers.map((worker) => worker.perform(command)));
+  }
+
+  /** Has all workers report the sizes of their modules. */
+  async measureModules(): Promise<void> {
+    if (this.#modules.size === 0) return;
+    await Promise.all(this.workers.map((worker) => worker.perform({ verb: 'measure' })));
+  }
+
+  /** From the first module on the workers' threads are the supervisor's, and each has a standby. */
+  async #supervise(): Promise<void> {
+    const { core, module, log, onStuck } = this.#options;
+    this.#supervision ??= new Supervision({
+      core, module, log, onStuck: (stuck) => onStuck?.(stuck),
+    });
+    const supervision = this.#supervision;
+    supervision.watch(true);
+    await Promise.all(this.workers.map((worker) => worker.keep(supervision)));
+  }
+
+  /** Without modules there is nothing to stand by for. */
+  #rest(): void {
+    this.#supervision?.watch(false);
+    for (const worker of this.workers) worker.dropStandby();
+  }
+
+  /** What a thread has that starts: no module that is off, which may not even let it start. */
+  #modulesNow(): ModulesOfWorker {
+    const off = readModules(this.#options.core).filter(({ disabled }) => disabled);
+    const changes = [...this.#modules].map(([place, load]) => ({ place, load }))
+      .filter(({ place }) => !off.some((entry) => entry.place === place));
+    return { changes, endpoints: this.#moduleEndpoints };
+  }
+
+  #note(changes: ModuleChange[]): void {
+    for (const { place, load } of changes) {
+      if (load === null) this.#modules.delete(place);
+      else this.#modules.set(place, load);
+    }
   }
 
   async #takeBack(index: number): Promise<void> {
     await Promise.all(this.workers.map((worker) => worker.command({ verb: 'detach', index })));
   }
 
-  #hear(report: Exclude<WorkerReport, { type: 'done' }>): void {
+  #hear(report: Report): void {
     switch (report.type) {
       case 'lost':
         return this.#lost(report.index, report.errno);
@@ -107,6 +201,8 @@ export class DataPlane {
       case 'uncut':
         return this.#options.log.warn({ device: report.name },
           'the kernel no longer cuts trains of datagrams: the way out lacks checksum offload');
+      default:
+        return this.#options.onModule?.(report);
     }
   }
 

@@ -3,11 +3,12 @@
 import { createHash } from 'node:crypto';
 import { mkdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import type { Family } from '../engine/address.ts';
+import { addressFamily, type Family } from '../engine/address.ts';
 import type { Core } from '../engine/core.ts';
 import type { Forwarding, ForwardingOptions } from '../engine/forwarding.ts';
 import type { Log } from '../engine/log.ts';
 import { PROFILES, type Limits } from '../engine/memory-map.ts';
+import type { PolicyTables } from '../engine/tables/policy.ts';
 import { ServiceTables } from '../engine/tables/services.ts';
 import { SystemError } from '../ffi/errno.ts';
 import { lockFile } from '../ffi/file.ts';
@@ -16,13 +17,17 @@ import { WORKER_LIMIT } from '../wasm/abi/layout.ts';
 import type { HostConfig } from './config.ts';
 import { workerCount } from './data-plane.ts';
 import { diskFiles } from './durable.ts';
+import type { Endpoints } from './endpoints.ts';
 import type { HandoverOptions } from './handover.ts';
 import { Ipam } from './ipam.ts';
+import type { ModuleEndpoint } from './modules/load.ts';
+import { ModuleStore } from './modules/store.ts';
 import { NodePorts } from './node-ports.ts';
 import { ServiceGate } from './service-gate.ts';
 import type { Underlay } from './underlay.ts';
 
 const ADDRESSES_FOLDER = 'addresses';
+const MODULES_FOLDER = 'modules';
 const BOOT_ID = '/proc/sys/kernel/random/boot_id';
 /** The sidecar's user must get through; each socket has a mode of its own. */
 export const RUNTIME_DIRECTORY_MODE = 0o755;
@@ -134,4 +139,20 @@ function makeRuntimeDirectory(path: string): void {
       EACCES: 'run as root, or give a directory of yours as --runtime-directory',
     });
   }
+}
+
+/** Where modules are kept: on the disk that keeps the cluster's state, else for this boot. */
+export function moduleStore({ stateDirectory, runtimeDirectory }: HostConfig): ModuleStore {
+  const folder = stateDirectory === '' ? runtimeDirectory : stateDirectory;
+  return new ModuleStore(join(folder, MODULES_FOLDER));
+}
+
+/** The pods of this node as modules are told of them, each with the identity of its first address:
+ * in an order of their own, so that what is the same looks the same. */
+export function moduleEndpoints(endpoints: Endpoints, policy: PolicyTables): ModuleEndpoint[] {
+  return endpoints.pods().map(({ namespace, name: pod, addresses: [address] }) => {
+    const id = address === undefined ? 0
+      : policy.identities[addressFamily(address)].find(address);
+    return { id, namespace, pod, labels: [] };
+  }).sort((a, b) => (`${a.namespace}/${a.pod}` < `${b.namespace}/${b.pod}` ? -1 : 1));
 }

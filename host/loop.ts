@@ -6,6 +6,7 @@
 import { DEVICE_LIMIT_PER_WORKER, TURN_BYTES } from './limits.ts';
 import type { Device } from './device/device.ts';
 import { EventSet } from '../ffi/epoll.ts';
+import { continueBatch, recoverFault, runBatch, type OnFault } from '../engine/modules.ts';
 import type { Slots } from './slots.ts';
 import { DIRECTION_OUTBOUND, REASON_DEVICE_UNKNOWN } from '../wasm/abi/verdict.ts';
 
@@ -30,16 +31,24 @@ export class Loop {
   /** Devices that no descriptor speaks for. */
   readonly #unwatched: Attached[] = [];
   readonly #onLost: (index: number, errno: number) => void;
+  readonly #onFault: OnFault;
   /** Devices with something to read, in this turn. */
   readonly #ready: Attached[] = [];
   /** Devices that were written to, in this turn. */
   readonly #written: Attached[] = [];
   #rotation = 0;
 
-  /** `wakeFd` becomes readable when there is a command; `onLost` is told of devices that end. */
-  constructor(slots: Slots, wakeFd: number, onLost: (index: number, errno: number) => void) {
+  /** `wakeFd` becomes readable when there is a command; `onLost` is told of devices that end,
+   * `onFault` of modules that fail. */
+  constructor(
+    slots: Slots,
+    wakeFd: number,
+    onLost: (index: number, errno: number) => void,
+    onFault: OnFault = () => undefined,
+  ) {
     this.#slots = slots;
     this.#onLost = onLost;
+    this.#onFault = onFault;
     this.#events = new EventSet(slots.count);
     this.#events.add(wakeFd, WAKE);
   }
@@ -85,24 +94,37 @@ export class Loop {
   /** One turn: a batch in, once through the core, the results out. Returns the packets read. */
   turn(nowMs: number): number {
     const read = this.#readBatch();
-    this.#finishTurn(0, read, nowMs);
+    this.#finishTurn(0, read, nowMs, runBatch);
     return read;
   }
 
-  /** Ends the turn in which an earlier process was killed: what it had read is not lost. */
+  /** Ends the turn in which an earlier process was killed, or, in this one, an earlier thread that
+   * did not come back from a module: what it had read is not lost. The thread's turn goes on where
+   * it was, the process's from the packets as they came. */
   resume(nowMs: number): void {
+    const { core, worker } = this.#slots;
+    const place = recoverFault(core, worker, 'timeout');
+    if (place >= 0) {
+      this.#onFault({ place, kind: 'timeout', message: 'it did not come back' });
+      const [first, end] = this.#slots.turnInHand();
+      this.#finishTurn(first, end, nowMs, continueBatch);
+      return;
+    }
     const [first, end] = this.#slots.takeTurn();
-    if (first < end) this.#finishTurn(first, end, nowMs);
+    if (first < end) this.#finishTurn(first, end, nowMs, runBatch);
   }
 
-  /** Runs the core over the packets from `done` to before `read`, and writes the results. */
-  #finishTurn(done: number, read: number, nowMs: number): void {
+  /** Runs the core over the packets from `done` to before `read`, and writes the results. `start`
+   * is how it runs over the first of them. */
+  #finishTurn(done: number, read: number, nowMs: number, start: typeof runBatch): void {
     const slots = this.#slots;
     if (read > 0) slots.beginTurn();
     // Also a turn without packets: the core sweeps flows that have expired.
     let next = done;
+    let run = start;
     do {
-      next += slots.core.exports.processBatch(slots.first + next, read - next, nowMs);
+      next += run(slots.core, slots.first + next, read - next, nowMs, this.#onFault);
+      run = runBatch;
       this.#writeBatch();
       if (read > 0) slots.noteDone(next);
     } while (next < read);

@@ -13,14 +13,14 @@ import { PolicyTables } from '../engine/tables/policy.ts';
 import { errnoName } from '../ffi/errno.ts';
 import { closeFd } from '../ffi/file.ts';
 import { Links } from '../ffi/netlink.ts';
-import { localPort, peerCredentials } from '../ffi/socket.ts';
+import { localPort } from '../ffi/socket.ts';
 import { Attachments } from './attachments.ts';
 import type { HostConfig } from './config.ts';
-import { ControlServer } from './control.ts';
+import type { ControlServer } from './control.ts';
 import { DataPlane } from './data-plane.ts';
 import {
   forwardingOptions, handoverOptions, lockRuntimeDirectory, makeIpam, makeNodePorts, makeServices,
-  memoryLimits, nodePortAddresses, overlayMtu, overlayNetworks, RUNTIME_DIRECTORY_MODE,
+  memoryLimits, moduleEndpoints, moduleStore, nodePortAddresses, overlayMtu, overlayNetworks,
 } from './derived.ts';
 import { diskFiles } from './durable.ts';
 import { Endpoints } from './endpoints.ts';
@@ -29,7 +29,8 @@ import { Handover } from './handover.ts';
 import { Heap } from './heap.ts';
 import { Intake } from './intake.ts';
 import { Ipam } from './ipam.ts';
-import { controlMethods, nodeFacts } from './methods.ts';
+import { nodeFacts } from './methods.ts';
+import { Modules } from './modules.ts';
 import { keptDevice, NodeDevice } from './node-device.ts';
 import type { NodePorts } from './node-ports.ts';
 import { Observer } from './observe.ts';
@@ -39,6 +40,7 @@ import {
   type Recovered,
 } from './recovery.ts';
 import type { ServiceGate } from './service-gate.ts';
+import { controlServer, syncServer } from './sockets.ts';
 import { DeviceSpecs } from './specs.ts';
 import type { StartTimes } from './start-times.ts';
 import type { SystemdStore } from './systemd-store.ts';
@@ -49,13 +51,11 @@ import { Underlay } from './underlay.ts';
 import { UnderlayWatch } from './underlay-watch.ts';
 import { warmUp } from './warm-up.ts';
 
+export { CONTROL_SOCKET, SYNC_SOCKET } from './sockets.ts';
+
 /** First wait before a deleted device is made again, and the longest. */
 const REOPEN_FIRST_MS = 50;
 const REOPEN_LIMIT_MS = 5000;
-
-/** Names of the files in the runtime directory. */
-export const CONTROL_SOCKET = 'control.sock';
-export const SYNC_SOCKET = 'sync.sock';
 
 export interface HostOptions {
   config: HostConfig;
@@ -96,6 +96,7 @@ export class Host {
   readonly ipam: Ipam;
   readonly attachments: Attachments;
   readonly observer: Observer;
+  readonly modules: Modules;
   readonly intake: Intake;
   readonly underlay: Underlay;
   readonly tier: Tier;
@@ -162,10 +163,18 @@ export class Host {
     });
     this.ipam = makeIpam(config, log);
     this.attachments = this.#makeAttachments();
+    this.modules = new Modules({
+      core: this.core,
+      dataPlane: this.dataPlane,
+      store: moduleStore(config),
+      log,
+      endpoints: () => moduleEndpoints(this.endpoints, policyTables),
+    });
     this.observer = new Observer({
       core: this.core,
       policy: policyTables,
       podOf: (address) => this.endpoints.podOf(address),
+      moduleAt: (place) => this.modules.nameOf(place),
     });
     this.intake = new Intake({
       local: config.nodeName,
@@ -176,18 +185,8 @@ export class Host {
       onSource: () => this.freshness.update(this.intake),
       wantsSnapshot: () => this.lastKnown.isLong,
     });
-    this.control = new ControlServer({
-      path: join(config.runtimeDirectory, CONTROL_SOCKET),
-      mode: 0o600,
-      directoryMode: RUNTIME_DIRECTORY_MODE,
-      roles: ['cli', 'cni'],
-      methods: controlMethods(this),
-      version: options.version,
-      log,
-      peerUid: peerCredentials,
-      onClosed: (connection) => this.attachments.closed(connection),
-    });
-    this.sync = this.#syncServer();
+    this.control = controlServer(this);
+    this.sync = syncServer(this);
   }
 
   /** Starts a daemon. Rejects with what is missing; then nothing is left behind. */
@@ -215,6 +214,8 @@ export class Host {
       log,
       onLost: (index, errno) => (host as Host).#lost(index, errno),
       onTapLost: () => (host as Host).#tapLost(),
+      onModule: (report) => host?.modules.hear(report),
+      onStuck: (stuck) => host?.modules.stuck(stuck),
     });
     try {
       const tier = chooseTier(config.dataPlane.tier, probeKernel());
@@ -250,6 +251,12 @@ export class Host {
     return this.#pods.size;
   }
 
+  /** Tells of the pods that are attached here. */
+  endpointsChanged(): void {
+    this.intake.tellEndpoints();
+    this.modules.endpointsChanged();
+  }
+
   /** What is not as the cluster says. */
   problems(): string[] {
     return [...this.forwarding.problems(), ...this.services.tables.problems()];
@@ -263,6 +270,7 @@ export class Host {
     this.#underlayWatch.close();
     const isKept = isLeft && this.handover.keeper !== 'none';
     this.attachments.close();
+    this.modules.close();
     this.#heap.close();
     await Promise.allSettled([this.control.close(), this.sync.close()]);
     this.observer.close();
@@ -301,6 +309,7 @@ export class Host {
       this.handover, this.endpoints, this.attachments.ready, this.recovered, log);
     recoverPackets(this.core, this.nodeDevice.isLeft, pods, this.recovered);
     times.mark('pods');
+    await this.modules.restore();
     await this.dataPlane.begin(
       [...this.#specs.underlay(this.underlay), this.#specs.node(this.nodeDevice), ...pods.specs]);
     this.#underlayWatch.begin();
@@ -326,7 +335,7 @@ export class Host {
       hasHostPorts: config.nodePorts.enabled,
       hasSidecar: () => this.intake.isConnected,
       knownPods: () => this.#pods.values(),
-      onChange: () => this.intake.tellEndpoints(),
+      onChange: () => this.endpointsChanged(),
     });
   }
 
@@ -385,25 +394,6 @@ export class Host {
     }, () => devices.setTunnelTap('IPv6', tap.mac));
   }
 
-  #syncServer(): ControlServer {
-    const { config, log, version } = this.options;
-    return new ControlServer({
-      path: join(config.runtimeDirectory, SYNC_SOCKET),
-      mode: 0o660,
-      ...(config.syncGroup < 0 ? {} : { gid: config.syncGroup }),
-      directoryMode: RUNTIME_DIRECTORY_MODE,
-      peerUid: peerCredentials,
-      uids: [0, process.getuid?.() ?? 0, config.syncUid],
-      roles: ['sync'],
-      methods: this.intake.methods(),
-      version,
-      log,
-      accept: (party) => this.intake.refusal(party),
-      onOpen: (connection) => this.intake.opened(connection),
-      onClosed: (connection) => this.intake.closed(connection),
-    });
-  }
-
   async #take(snapshot: Snapshot): Promise<void> {
     await this.#applySnapshot(snapshot);
     this.lastKnown.replace(snapshot);
@@ -446,6 +436,7 @@ export class Host {
       for (const problem of problems) this.options.log.warn({ problem }, 'not as the cluster says');
     }
     this.#warned = problems.join('\n');
+    this.modules.endpointsChanged();
     const podCidrs = this.forwarding.local?.podCidrs ?? [];
     this.ipam.setRanges(podCidrs);
     const isKnown = podCidrs.join() === this.nodeDevice.podCidrs.join();
@@ -464,6 +455,7 @@ export class Host {
       return;
     }
     const endpoint = this.endpoints.lost(index);
+    this.modules.endpointsChanged();
     log.error({ endpoint, error }, 'endpoint lost: its interface was deleted');
   }
 

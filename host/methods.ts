@@ -19,6 +19,7 @@ import {
 import type { ControlCounters } from './control.ts';
 import { defaultMacs } from './derived.ts';
 import type { Host } from './main.ts';
+import { moduleMethods } from './modules/methods.ts';
 
 /** Services may have many ports: fewer of them fit a frame. */
 const SERVICES_A_PAGE = 100;
@@ -39,6 +40,7 @@ export function controlMethods(host: Host): Methods {
     'verdict.recent': method(PageQuerySchema, ({ from }) => page(host.observer.recent(), from)),
     'verdict.follow': method(Nothing, (_, connection) => host.observer.follow(connection)),
     ...host.attachments.methods(),
+    ...moduleMethods(host.modules),
     'endpoint.add': method(EndpointSchema, (endpoint) =>
       explained('endpoint', () => host.endpoints.add(endpoint), host)),
     'endpoint.remove': method(EndpointNameSchema, ({ namespace, name }) =>
@@ -66,7 +68,7 @@ async function explained<T>(code: string, work: () => Promise<T>, host: Host): P
   } catch (error) {
     throw new RequestError(code, (error as Error).message);
   } finally {
-    host.intake.tellEndpoints();
+    host.endpointsChanged();
   }
 }
 
@@ -150,6 +152,7 @@ function status(host: Host): StatusReport {
     },
     events: readEvents(host.core),
     nodePorts: host.nodePorts.counters(),
+    modules: host.modules.states(),
     control: sum(host.control.counters, host.sync.counters),
     tables: [
       ...host.forwarding.tables(), ...host.policy.tables.tables(), ...host.services.tables.tables(),

@@ -17,6 +17,8 @@ export interface ObserverOptions {
   policy: PolicyTables;
   /** The pod that has an address, as `namespace/name`, or null. */
   podOf(address: string): string | null;
+  /** The name of the module at a place of the core's table, or null. */
+  moduleAt(place: number): string | null;
 }
 
 export class Observer {
@@ -71,9 +73,9 @@ export class Observer {
   }
 
   #report(verdicts: Verdict[]): VerdictReport[] {
-    const { policy, podOf } = this.#options;
-    return verdicts.map(({ moment, device: _, answer, ...verdict }) => {
-      const rule = policy.explain(answer);
+    const { policy, podOf, moduleAt } = this.#options;
+    return verdicts.map(({ moment, device: _, answer, module, ...verdict }) => {
+      const rule = module < 0 ? policy.explain(answer) : null;
       return {
         ...verdict,
         time: new Date(this.#clock.timeOf(moment)).toISOString(),
@@ -81,6 +83,7 @@ export class Observer {
         destinationPod: podOf(verdict.destination),
         policy: rule?.policy ?? null,
         rule: rule?.rule ?? null,
+        module: module < 0 ? null : moduleAt(module),
       };
     });
   }

@@ -142,13 +142,19 @@ export class Slots {
     this.#words[(this.#turn + TURN_BEGUN) >>> 2] = 0;
   }
 
-  /** The packets that an earlier process left in its hands, from the first to before the last. They
-   * are forgotten here: what ends the process once must not end every next one. */
-  takeTurn(): [first: number, end: number] {
+  /** The packets read and not written yet, from the first to before the last. */
+  turnInHand(): [first: number, end: number] {
     const first = this.#words[(this.#turn + TURN_DONE) >>> 2] ?? 0;
     const end = this.#words[(this.#turn + TURN_READ) >>> 2] ?? 0;
-    this.endTurn();
     return [first, end];
+  }
+
+  /** The packets that an earlier process left in its hands. They are forgotten here: what ends the
+   * process once must not end every next one. */
+  takeTurn(): [first: number, end: number] {
+    const turn = this.turnInHand();
+    this.endTurn();
+    return turn;
   }
 
   /** Absolute address where a datagram's outer source goes. */

@@ -1,19 +1,29 @@
-// One data worker as the main thread sees it: commands to it, reports from it, and another one when
-// it dies. Devices and tables outlive a worker: descriptors are the main thread's, tables are in
-// shared memory, so a new worker goes on where the old one stopped.
+// One data worker as the main thread sees it: the thread that turns packets over, and, while there
+// are policy modules, a standby that has all devices and modules and waits to take its place.
+// Devices and tables outlive a thread: descriptors are the main thread's, tables are in shared
+// memory, so the next thread goes on where the old one stopped.
+//
+//   no standby:   runs -- crash --> (wait) --> another thread runs
+//   standby:      runs -- crash, or ended within a module --> the standby runs, (wait) --> standby
 
-import { MessageChannel, Worker } from 'node:worker_threads';
 import type { Core } from '../engine/core.ts';
 import type { Log } from '../engine/log.ts';
 import { endTurn } from '../engine/tables/grace.ts';
-import { closeFd, openEventFd, signalEventFd } from '../ffi/file.ts';
-import type { Command, DeviceSpec, WorkerData, WorkerReport } from './worker.ts';
+import { DataThread, type CommandBody, type Report, type Threads } from './data-thread.ts';
+import type { ModulesOfWorker } from './modules/load.ts';
+import type { DeviceSpec } from './worker.ts';
 
-/** Wait before a new worker after a crash: doubles up to the limit, and is forgotten after a while
+/** Wait before a new thread after a crash: doubles up to the limit, and is forgotten after a while
  * without one. */
 const RESTART_FIRST_MS = 20;
 const RESTART_LIMIT_MS = 5000;
 const RESTART_FORGET_MS = 30000;
+
+/** Who starts threads, and takes note of which runs and which stands by. */
+export interface Keeper extends Threads {
+  /** The threads of a worker, null for none. The keeper lets a standby go when the other ends. */
+  note(worker: number, running: number | null, standby: number | null): void;
+}
 
 export interface WorkerThreadOptions {
   core: Core;
@@ -21,133 +31,228 @@ export interface WorkerThreadOptions {
   log: Log;
   /** The worker's number; its slots and counters go by it. */
   worker: number;
-  /** What a worker has that starts. */
+  threads: Threads;
+  /** What a thread has that starts. */
   devices: ReadonlyMap<number, DeviceSpec>;
+  modules(): ModulesOfWorker;
   /** Told of all reports but answers to commands. */
-  onReport(report: Exclude<WorkerReport, { type: 'done' }>): void;
+  onReport(report: Report): void;
 }
-
-interface Waiting {
-  resolve(): void;
-  reject(error: Error): void;
-}
-
-// Omit over each kind of command, not over their union.
-type CommandBody = Command extends infer C ? (C extends Command ? Omit<C, 'id'> : never) : never;
 
 export class WorkerThread {
   /** Times that it died since the start. */
   crashes = 0;
   readonly #options: WorkerThreadOptions;
-  readonly #wakeFd = openEventFd();
-  readonly #waiting = new Map<number, Waiting>();
-  #worker: Worker | null = null;
-  #commands: MessageChannel['port1'] | null = null;
-  #nextId = 1;
+  #threads: Threads;
+  /** Where standbys are started; null before there was one. */
+  #keeper: Keeper | null = null;
+  #wantsStandby = false;
+  #running: DataThread | null = null;
+  #standby: DataThread | null = null;
+  /** Resolves once the standby has all that it needs. */
+  #standbyReady: Promise<unknown> = Promise.resolve();
+  /** Commands given while no thread runs: the next one has the devices as they are then. */
+  readonly #orphans = new Set<() => void>();
+  /** To be told of the ends of threads that were stopped. */
+  readonly #exits = new Map<DataThread, () => void>();
   #restartMs = RESTART_FIRST_MS;
-  #startedMs = 0;
   #isStopping = false;
   #isStopped = false;
   #restartTimer: NodeJS.Timeout | null = null;
 
   constructor(options: WorkerThreadOptions) {
     this.#options = options;
-    this.#start();
+    this.#threads = options.threads;
+    this.#running = this.#start(false);
   }
 
   /** True while it turns packets over. */
   get isRunning(): boolean {
-    return this.#worker !== null;
+    return this.#running !== null;
   }
 
-  /** Resolves when it has done what it was told. A worker that dies over it is told no more: the
-   * next one has the devices as they are then; one that has ended for good has none. */
-  command(body: CommandBody): Promise<void> {
-    if (this.#isStopped) return Promise.resolve();
-    const id = this.#nextId;
-    this.#nextId += 1;
-    return new Promise((resolve, reject) => {
-      this.#waiting.set(id, { resolve, reject });
-      this.#commands?.postMessage({ ...body, id });
-      signalEventFd(this.#wakeFd);
-    });
+  /** True while a standby could take over. */
+  get hasStandby(): boolean {
+    return this.#standby !== null;
+  }
+
+  /** Resolves when it has done what it was told, and so has its standby. A thread that dies over it
+   * is told no more: the next one has the devices as they are then; a worker that has ended for
+   * good has none. */
+  async command(body: CommandBody): Promise<void> {
+    if (this.#isStopped) return;
+    const first = body.verb === 'attach' ? { ...body, isFirst: false } : body;
+    const others = this.#standby?.command(first).catch(() => {});
+    if (this.#running === null) {
+      await new Promise<void>((resolve) => void this.#orphans.add(resolve));
+    } else {
+      const isDone = await this.#running.command(body);
+      if (!isDone && this.#running === null) {
+        await new Promise<void>((resolve) => void this.#orphans.add(resolve));
+      }
+    }
+    await others;
+  }
+
+  /** Tells the standby alone, as a rehearsal. False where there is none, or it has ended over it;
+   * after `limitMs` it is ended. Rejects with what the standby answers. */
+  async rehearse(body: CommandBody, limitMs: number): Promise<boolean> {
+    await this.#standbyReady;
+    const standby = this.#standby;
+    if (standby === null) return false;
+    const timer = setTimeout(() => standby.terminate(), limitMs);
+    try {
+      return await standby.command(body);
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  /** Tells the thread that runs alone. */
+  async perform(body: CommandBody): Promise<void> {
+    await this.#running?.command(body);
+  }
+
+  /** Has another standby made, which knows nothing of what this one was told in rehearsals. */
+  renewStandby(): void {
+    this.#endStandby();
+    this.#startStandby();
+  }
+
+  /** From now on threads are started by `keeper`, and one of them stands by. The thread that runs
+   * is replaced by one of the keeper's between two of its turns. */
+  async keep(keeper: Keeper): Promise<void> {
+    this.#threads = keeper;
+    this.#keeper = keeper;
+    this.#wantsStandby = true;
+    this.#startStandby();
+    await this.#standbyReady;
+    const [before, next] = [this.#running, this.#standby];
+    if (before === null || next === null || this.#isStopping || before.isOf(keeper)) return;
+    this.#standby = null;
+    // The old thread ends by itself; #exited() must not take that for a crash.
+    this.#running = next;
+    const isHeard = await before.command({ verb: 'stop' });
+    if (!isHeard) endTurn(this.#options.core, this.#options.worker);
+    next.go();
+    this.#startStandby();
+    await this.#standbyReady;
+  }
+
+  /** From now on there is no standby. */
+  dropStandby(): void {
+    this.#wantsStandby = false;
+    this.#endStandby();
   }
 
   /** Ends it after the turn it is in. */
   async stop(): Promise<void> {
     this.#isStopping = true;
     if (this.#restartTimer !== null) clearTimeout(this.#restartTimer);
-    const worker = this.#worker;
-    if (worker !== null) {
-      const exited = new Promise<void>((resolve) => worker.once('exit', () => resolve()));
-      await this.command({ verb: 'stop' });
-      await exited;
-    }
+    const threads = [this.#running, this.#standby].filter((thread) => thread !== null);
+    await Promise.all(threads.map(async (thread) => {
+      const exited = new Promise<void>((resolve) => void this.#exits.set(thread, resolve));
+      const isHeard = await thread.command({ verb: 'stop' });
+      if (isHeard) await exited;
+    }));
     this.#isStopped = true;
-    this.#resolveAll();
-    closeFd(this.#wakeFd);
+    this.#releaseOrphans();
   }
 
-  #start(): void {
-    const { port1, port2 } = new MessageChannel();
-    const { core, module, worker: number, log } = this.#options;
-    const data: WorkerData = {
-      module, memory: core.memory, worker: number, wakeFd: this.#wakeFd, commands: port2,
-    };
-    const worker = new Worker(new URL('./worker.js', import.meta.url), {
-      workerData: data, transferList: [port2], name: `culvert-data-${number}`,
+  #start(isStandby: boolean): DataThread {
+    const { core, module, worker: number, log, onReport } = this.#options;
+    return new DataThread({
+      threads: this.#threads, module, memory: core.memory, worker: number, isStandby, onReport,
+      onError: (error) => log.error({ worker: number, error }, 'data worker crashed'),
+      onExit: (thread, next) => this.#exited(thread, next),
     });
-    this.#worker = worker;
-    this.#commands = port1;
-    this.#startedMs = performance.now();
-    port1.unref();
-    worker.on('message', (report: WorkerReport) => this.#hear(report));
-    worker.on('error', (error: Error) => {
-      log.error({ worker: number, error: error.message }, 'data worker crashed');
-    });
-    worker.on('exit', () => this.#exited(worker, port1));
   }
 
-  #exited(worker: Worker, commands: MessageChannel['port1']): void {
-    commands.close();
-    if (this.#worker !== worker) return;
-    this.#worker = null;
-    this.#commands = null;
-    const { core, log, worker: number } = this.#options;
-    endTurn(core, number);
-    if (this.#isStopping) return this.#resolveAll();
+  #startStandby(): void {
+    const { log, devices, worker, modules } = this.#options;
+    if (!this.#wantsStandby || this.#isStopping || this.#standby !== null) return;
+    const standby = this.#start(true);
+    this.#standby = standby;
+    this.#note();
+    this.#standbyReady = Promise.all([
+      standby.command({ verb: 'modules', ...modules() }),
+      standby.command({ verb: 'attach', devices: [...devices.values()], isFirst: false }),
+    ]).catch((error: Error) => {
+      log.error({ worker, error: error.message }, 'cannot make a standby ready');
+    });
+  }
+
+  #endStandby(): void {
+    void this.#standby?.command({ verb: 'stop' });
+    this.#standby = null;
+    this.#note();
+  }
+
+  #note(): void {
+    const keeper = this.#keeper;
+    if (keeper === null) return;
+    const running = this.#running?.isOf(keeper) === true ? this.#running.id : null;
+    keeper.note(this.#options.worker, running, this.#standby?.id ?? null);
+  }
+
+  #exited(thread: DataThread, next: number | null): void {
+    this.#exits.get(thread)?.();
+    if (thread === this.#standby) {
+      this.#standby = null;
+      if (!this.#isStopping) this.#again(thread, () => this.#startStandby());
+      return;
+    }
+    if (this.#running !== thread) return;
+    this.#running = null;
+    const { core, log, worker } = this.#options;
+    if (next === null) endTurn(core, worker);
+    if (this.#isStopping) return this.#releaseOrphans();
     this.crashes += 1;
-    if (performance.now() - this.#startedMs > RESTART_FORGET_MS) this.#restartMs = RESTART_FIRST_MS;
-    log.warn({ worker: number, inMs: this.#restartMs }, 'starting another data worker');
-    this.#restartTimer = setTimeout(() => this.#restart(), this.#restartMs);
+    const standby = this.#standby;
+    if (standby === null) {
+      log.warn({ worker, inMs: this.#restartMs }, 'starting another data worker');
+      return this.#again(thread, () => this.#restart());
+    }
+    this.#standby = null;
+    this.#running = standby;
+    if (next !== standby.id) standby.go();
+    log.warn({ worker }, 'the standby has taken over');
+    this.#releaseOrphans();
+    this.#again(thread, () => this.#startStandby());
+  }
+
+  /** Does something after a wait that grows as long as threads end soon. */
+  #again(thread: DataThread, work: () => void): void {
+    if (performance.now() - thread.startedMs > RESTART_FORGET_MS) {
+      this.#restartMs = RESTART_FIRST_MS;
+    }
+    this.#restartTimer = setTimeout(() => {
+      this.#restartTimer = null;
+      work();
+    }, this.#restartMs);
     this.#restartMs = Math.min(this.#restartMs * 2, RESTART_LIMIT_MS);
   }
 
-  /** Starts a worker with all devices. Commands that were under way are covered by that. */
+  /** Starts a thread with all devices. Commands that were under way are covered by that. */
   #restart(): void {
-    this.#restartTimer = null;
-    const orphans = [...this.#waiting.values()];
-    this.#waiting.clear();
-    this.#start();
-    const { log, devices, worker } = this.#options;
-    this.command({ verb: 'attach', devices: [...devices.values()], isFirst: false })
-      .catch((error: Error) => {
-        log.error({ worker, error: error.message }, 'cannot attach devices again');
-      });
-    for (const orphan of orphans) orphan.resolve();
+    const { log, devices, worker, modules } = this.#options;
+    const running = this.#start(false);
+    this.#running = running;
+    this.#note();
+    // Modules come first: no packet is judged without them.
+    Promise.all([
+      running.command({ verb: 'modules', ...modules() }),
+      running.command({ verb: 'attach', devices: [...devices.values()], isFirst: false }),
+    ]).catch((error: Error) => {
+      log.error({ worker, error: error.message }, 'cannot attach devices again');
+    });
+    this.#releaseOrphans();
+    this.#startStandby();
   }
 
-  /** With the last worker gone, nothing uses a descriptor any more. */
-  #resolveAll(): void {
-    for (const waiting of this.#waiting.values()) waiting.resolve();
-    this.#waiting.clear();
-  }
-
-  #hear(report: WorkerReport): void {
-    if (report.type !== 'done') return this.#options.onReport(report);
-    const waiting = this.#waiting.get(report.id);
-    this.#waiting.delete(report.id);
-    if (report.error === null) waiting?.resolve();
-    else waiting?.reject(new Error(report.error));
+  /** Whatever they wait for, the thread that runs now has it, or nothing runs any more. */
+  #releaseOrphans(): void {
+    for (const resolve of this.#orphans) resolve();
+    this.#orphans.clear();
   }
 }

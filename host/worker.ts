@@ -1,10 +1,14 @@
 // A data worker: a thread that blocks in poll() and does nothing but turns of the loop. Commands
 // come over a message port and are read when the event descriptor says so.
 
-import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads';
+import { readlinkSync } from 'node:fs';
+import { basename } from 'node:path';
+import { isMainThread, receiveMessageOnPort, workerData } from 'node:worker_threads';
 import type { MessagePort } from 'node:worker_threads';
 import { VXLAN_HEADER_SIZE } from '../wasm/abi/headers.ts';
 import { Core } from '../engine/core.ts';
+import { currentModule } from '../engine/modules.ts';
+import { EventSet } from '../ffi/epoll.ts';
 import { drainEventFd } from '../ffi/file.ts';
 import type { Device } from './device/device.ts';
 import { FaultDevice, type FaultOptions } from './device/fault.ts';
@@ -14,7 +18,11 @@ import { TunnelTapDevice } from './device/tunnel-tap.ts';
 import { UdpDevice } from './device/udp.ts';
 import { monotonicClock } from './clock.ts';
 import { Loop, WAIT_MS } from './loop.ts';
+import { ModuleInstances } from './modules/instances.ts';
+import type { ModuleEndpoint, ModulesOfWorker } from './modules/load.ts';
+import type { ModuleReports } from './modules/instances.ts';
 import { Slots } from './slots.ts';
+import { THREAD_GO, THREAD_ID } from './thread-state.ts';
 
 /** What a device is and what it is made of. Descriptors stay the main thread's to close. */
 export interface DeviceEnds {
@@ -44,18 +52,28 @@ export interface WorkerData {
   worker: number;
   wakeFd: number;
   commands: MessagePort;
+  /** Words of thread-state.ts. */
+  state: Int32Array;
+  /** It makes everything ready, and begins once THREAD_GO says so. */
+  isStandby: boolean;
 }
 
 export type Command =
   | { id: number; verb: 'attach'; devices: DeviceSpec[]; isFirst: boolean }
   | { id: number; verb: 'detach'; index: number }
+  /** What sits at these places of the core's table from now on. */
+  | { id: number; verb: 'modules' } & ModulesOfWorker
+  | { id: number; verb: 'endpoints'; endpoints: ModuleEndpoint[] }
+  /** Has the size of each module's memory reported. */
+  | { id: number; verb: 'measure' }
   | { id: number; verb: 'stop' };
 
 export type WorkerReport =
   | { type: 'done'; id: number; error: string | null }
   | { type: 'uncut'; name: string }
   | { type: 'tapLost' }
-  | { type: 'lost'; index: number; errno: number };
+  | { type: 'lost'; index: number; errno: number }
+  | ModuleReports;
 
 type Report = (message: WorkerReport) => void;
 
@@ -87,41 +105,93 @@ function makeDevice(slots: Slots, spec: DeviceSpec, report: Report): Device {
   return new PcapDevice(device, slots, { path, linkType, skip, vnetSize });
 }
 
-function main(data: WorkerData, report: Report): void {
-  const core = Core.attach(data.module, data.memory);
-  const slots = new Slots(core, data.worker);
-  const loop = new Loop(slots, data.wakeFd, (index, errno) =>
-    report({ type: 'lost', index, errno }));
-  try {
-    run(loop, slots, data, report);
-  } finally {
-    loop.close();
-  }
-}
+/** One thread: what it has, and how it is told. */
+class DataWorker {
+  readonly #data: WorkerData;
+  readonly #report: Report;
+  readonly #core: Core;
+  readonly #slots: Slots;
+  readonly #loop: Loop;
+  readonly #modules: ModuleInstances;
+  /** Devices that only the thread that runs may make: they write files from the start. */
+  readonly #later = new Map<number, DeviceSpec>();
+  #isStandby: boolean;
 
-/** Turns until it is told to stop. */
-function run(loop: Loop, slots: Slots, data: WorkerData, report: Report): void {
-  const clock = monotonicClock();
-  for (;;) {
-    if (loop.wait(WAIT_MS)) {
-      drainEventFd(data.wakeFd);
-      if (obey(loop, slots, data.commands, report)) return;
+  constructor(data: WorkerData, report: Report) {
+    this.#data = data;
+    this.#report = report;
+    this.#isStandby = data.isStandby;
+    const core = Core.attach(data.module, data.memory);
+    this.#core = core;
+    this.#modules = new ModuleInstances(core, data.state, report);
+    this.#slots = new Slots(core, data.worker);
+    this.#loop = new Loop(this.#slots, data.wakeFd,
+      (index, errno) => report({ type: 'lost', index, errno }),
+      (fault) => this.#modules.fault(fault));
+  }
+
+  /** Turns until it is told to stop. */
+  run(): void {
+    const { wakeFd } = this.#data;
+    const clock = monotonicClock();
+    if (this.#isStandby) {
+      if (!this.#standBy()) return;
+      this.#takeOver(clock());
     }
-    loop.turn(clock());
+    for (;;) {
+      if (this.#loop.wait(WAIT_MS)) {
+        drainEventFd(wakeFd);
+        if (this.#obey()) return;
+      }
+      this.#loop.turn(clock());
+    }
   }
-}
 
-/** Carries out all commands that wait. Returns true after `stop`. */
-function obey(
-  loop: Loop,
-  slots: Slots,
-  commands: MessagePort,
-  report: Report,
-): boolean {
-  for (;;) {
-    const received = receiveMessageOnPort(commands) as { message: Command } | undefined;
-    if (received === undefined) return false;
-    const command = received.message;
+  close(): void {
+    this.#loop.close();
+  }
+
+  /** Waits for its time, and does what it is told meanwhile. False where that is to stop. */
+  #standBy(): boolean {
+    const { wakeFd, state } = this.#data;
+    const events = new EventSet(1);
+    events.add(wakeFd, 0);
+    try {
+      for (;;) {
+        if (this.#obey()) return false;
+        if (Atomics.load(state, THREAD_GO) === 1) return true;
+        if (events.wait(WAIT_MS) > 0) drainEventFd(wakeFd);
+      }
+    } finally {
+      events.close();
+    }
+  }
+
+  #takeOver(nowMs: number): void {
+    this.#isStandby = false;
+    for (const device of this.#later.values()) {
+      this.#loop.attach(device.index, makeDevice(this.#slots, device, this.#report));
+    }
+    this.#later.clear();
+    if (currentModule(this.#core, this.#data.worker) >= 0) this.#loop.resume(nowMs);
+    else this.#slots.endTurn();
+  }
+
+  /** Carries out all commands that wait. Returns true after `stop`. */
+  #obey(): boolean {
+    for (;;) {
+      const received = receiveMessageOnPort(this.#data.commands) as
+        { message: Command } | undefined;
+      if (received === undefined) return false;
+      const command = received.message;
+      const error = this.#carryOut(command);
+      this.#report({ type: 'done', id: command.id, error });
+      if (command.verb === 'stop') return true;
+    }
+  }
+
+  /** Returns why it could not, or null. */
+  #carryOut(command: Command): string | null {
     let error: string | null = null;
     const attempt = (work: () => void): void => {
       try {
@@ -130,19 +200,54 @@ function obey(
         error ??= (failure as Error).message;
       }
     };
-    if (command.verb === 'attach') {
-      // All before the next turn: a packet may go from each of them to each other.
-      for (const device of command.devices) {
-        attempt(() => loop.attach(device.index, makeDevice(slots, device, report)));
-      }
-      if (command.isFirst) attempt(() => loop.resume(monotonicClock()()));
-    } else if (command.verb === 'detach') {
-      attempt(() => loop.detach(command.index));
+    switch (command.verb) {
+      case 'attach':
+        // All before the next turn: a packet may go from each of them to each other.
+        for (const device of command.devices) attempt(() => this.#attach(device));
+        if (command.isFirst) attempt(() => this.#loop.resume(monotonicClock()()));
+        break;
+      case 'detach':
+        this.#later.delete(command.index);
+        attempt(() => this.#loop.detach(command.index));
+        break;
+      case 'modules':
+        attempt(() => this.#modules.change(command));
+        break;
+      case 'endpoints':
+        attempt(() => this.#modules.tell(command.endpoints));
+        break;
+      case 'measure':
+        this.#report({ type: 'moduleSizes', sizes: this.#modules.sizes() });
+        break;
+      case 'stop':
     }
-    report({ type: 'done', id: command.id, error });
-    if (command.verb === 'stop') return true;
+    return error;
+  }
+
+  #attach(device: DeviceSpec): void {
+    this.#later.delete(device.index);
+    if (this.#isStandby && device.pcap !== null) {
+      this.#loop.detach(device.index);
+      this.#later.set(device.index, device);
+    } else {
+      this.#loop.attach(device.index, makeDevice(this.#slots, device, this.#report));
+    }
   }
 }
 
-const port = parentPort;
-if (port !== null) main(workerData as WorkerData, (message) => port.postMessage(message));
+/** The kernel's number of this thread, proc(5). */
+function threadId(): number {
+  return Number(basename(readlinkSync('/proc/thread-self')));
+}
+
+function main(data: WorkerData): void {
+  Atomics.store(data.state, THREAD_ID, threadId());
+  const worker = new DataWorker(data, (message) => data.commands.postMessage(message));
+  try {
+    worker.run();
+  } finally {
+    worker.close();
+  }
+}
+
+if (!isMainThread) main(workerData as WorkerData);

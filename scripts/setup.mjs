@@ -58,7 +58,7 @@ const BUILDS = [
   {
     name: 'command',
     isSource: (path) => ['package.json', 'scripts/bundle-command.ts'].includes(path)
-      || /^(cli|cni|host|engine|ffi|sync|wasm\/abi)\/.*(\.ts|tsconfig\.json)$/.test(path),
+      || /^(cli|cni|host|engine|ffi|modules|sync|wasm\/abi)\/.*(\.ts|tsconfig\.json)$/.test(path),
     output: 'dist/bundle/main.js',
     says: 'bundling the command (esbuild)',
     command: ['dist/scripts/bundle-command.js'],

@@ -12,19 +12,22 @@ import {
   PROTOCOL_SCTP, PROTOCOL_TCP, PROTOCOL_UDP, TCP_FLAG_FIN, TCP_FLAG_RST, TCP_FLAG_SYN,
 } from "./abi/headers";
 import {
-  FLOW_EPOCH, FLOW_EXCHANGE_STEPS, FLOW_EXPIRES, FLOW_FLAGS, FLOW_FLAG_FIN_A, FLOW_FLAG_FIN_B,
-  FLOW_FLAG_FROM_B, FLOW_FLAG_REPLIED, FLOW_FLAG_TRANSLATED, FLOW_FLAG_USED, FLOW_LIFETIME,
-  FLOW_PAIR, FLOW_PROTOCOL, FLOW_SIGNAL, FLOW_SIZE, FLOW_STATE, FLOW_STATE_CLOSING,
-  FLOW_STATE_ESTABLISHED, FLOW_STATE_NEW, FLOW_STEP_SHIFT, FLOW_TIMEOUT_CLOSING, FLOW_TIMEOUT_CUT,
+  FLOW_ANSWER_EGRESS, FLOW_ANSWER_INGRESS, FLOW_EPOCH, FLOW_EXCHANGE_STEPS, FLOW_EXPIRES,
+  FLOW_FLAGS, FLOW_FLAG_FIN_A, FLOW_FLAG_FIN_B, FLOW_FLAG_FROM_B, FLOW_FLAG_REPLIED,
+  FLOW_FLAG_TRANSLATED, FLOW_FLAG_USED, FLOW_LIFETIME, FLOW_PAIR, FLOW_PROTOCOL, FLOW_SIGNAL,
+  FLOW_SIZE, FLOW_STATE, FLOW_STATE_CLOSING, FLOW_STATE_ESTABLISHED, FLOW_STATE_NEW,
+  FLOW_STEP_SHIFT, FLOW_TIMEOUT_CLOSING, FLOW_TIMEOUT_CUT,
   FLOW_TIMEOUT_HALF_CLOSED, FLOW_TIMEOUT_ICMP, FLOW_TIMEOUT_NEW, FLOW_TIMEOUT_OTHER,
   FLOW_TIMEOUT_TCP, FLOW_TIMEOUT_UDP,
 } from "./abi/policy";
 import { REASON_FLOW_TABLE_FULL, REASON_NONE } from "./abi/verdict";
 import { flowFromB, flowMatches, flowOpens, flowSameWay, isIcmp } from "./flow-key";
 import { judgeFlow, policyEpoch } from "./policy/judge";
+import { beginWatch, continueWatch, missWatch, modulesInspect, watchPacket } from "./policy/watch";
 import {
   flowFind, flowInsert, flowIsSession, flowRemove, flowTimeLeft, setPacketFlow,
 } from "./table/flow";
+import { watchedEpoch } from "./table/watch";
 
 /** Looks up the flow that a packet would open, `candidate`, unless it is `hint`, the one that its
  * session led to, and judges what must be judged.
@@ -71,7 +74,10 @@ function trackChange(flow: usize, candidate: usize, worker: i32, nowMs: i32): i3
   if (isOtherWay(flow, candidate)) {
     return openOtherWay(flow, candidate, worker, nowMs);
   }
-  const reason = confirmFlow(flow, worker, nowMs);
+  const isAnew = flowOpens(candidate) && flowSameWay(flow, candidate) && modulesInspect();
+  const reason = isAnew
+    ? judgeAnew(flow, candidate, worker, nowMs)
+    : confirmFlow(flow, worker, nowMs);
   if (reason != REASON_NONE) return reason;
   advance(flow, candidate, nowMs);
   setPacketFlow(worker, flow);
@@ -122,14 +128,31 @@ function openFlow(candidate: usize, worker: i32, nowMs: i32): i32 {
   begin(candidate, nowMs);
   const flow = flowInsert(worker, candidate, nowMs);
   setPacketFlow(worker, flow);
-  return flow != 0 ? REASON_NONE : REASON_FLOW_TABLE_FULL;
+  return flow != 0 ? beginWatch(flow, worker, nowMs) : REASON_FLOW_TABLE_FULL;
 }
 
-/** Judges a known flow anew where policy has changed; one that is no longer allowed is cut. */
+/** Judges a new connection between the ends of a known flow, by its first packet. */
+function judgeAnew(flow: usize, candidate: usize, worker: i32, nowMs: i32): i32 {
+  const reason = judgeFlow(candidate, worker, nowMs);
+  if (reason != REASON_NONE) {
+    cutFlow(flow, worker, nowMs);
+    return reason;
+  }
+  store<u32>(flow, load<u32>(candidate, FLOW_EPOCH), FLOW_EPOCH);
+  store<u32>(flow, load<u32>(candidate, FLOW_ANSWER_EGRESS), FLOW_ANSWER_EGRESS);
+  store<u32>(flow, load<u32>(candidate, FLOW_ANSWER_INGRESS), FLOW_ANSWER_INGRESS);
+  return beginWatch(flow, worker, nowMs);
+}
+
+/** Judges a known flow anew where policy has changed; one that is no longer allowed is cut. Of one
+ * that modules watch, they look at the packet. */
 export function confirmFlow(flow: usize, worker: i32, nowMs: i32): i32 {
-  if (load<u32>(flow, FLOW_EPOCH) == policyEpoch()) return REASON_NONE;
+  const epoch = policyEpoch();
+  if (load<u32>(flow, FLOW_EPOCH) == epoch) return REASON_NONE;
+  if (load<u32>(flow, FLOW_EPOCH) == watchedEpoch(epoch)) return watchPacket(flow, worker, nowMs);
   const reason = judgeFlow(flow, worker, nowMs);
-  if (reason != REASON_NONE) cutFlow(flow, worker, nowMs);
+  if (reason == REASON_NONE) return continueWatch(flow, worker, nowMs);
+  cutFlow(flow, worker, nowMs);
   return reason;
 }
 
@@ -150,11 +173,13 @@ function cutFlow(flow: usize, worker: i32, nowMs: i32): void {
 function openOtherWay(flow: usize, candidate: usize, worker: i32, nowMs: i32): i32 {
   const reason = judgeFlow(candidate, worker, nowMs);
   if (reason != REASON_NONE) return reason;
-  if (load<u8>(flow, FLOW_STATE) == FLOW_STATE_ESTABLISHED) return REASON_NONE;
+  if (load<u8>(flow, FLOW_STATE) == FLOW_STATE_ESTABLISHED) {
+    return missWatch(candidate, worker, nowMs);
+  }
   begin(candidate, nowMs);
   memory.copy(flow, candidate, FLOW_SIZE);
   setPacketFlow(worker, flow);
-  return REASON_NONE;
+  return beginWatch(flow, worker, nowMs);
 }
 
 /** Completes a candidate to the entry of a flow with one packet. */

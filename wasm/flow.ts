@@ -24,8 +24,10 @@ import { followError, trackError } from "./flow-error";
 import { laterFlow, trackFragment } from "./flow-fragment";
 import { flowIsError, writeFlowKey } from "./flow-key";
 import { followPacket, trackPacket } from "./flow-track";
+import { takeInHand } from "./hand";
 import { lockFlows, unlockFlows } from "./lock";
 import { directory, packetStart, packetTranslated } from "./packet";
+import { moduleList } from "./policy/module";
 import { settle } from "./service/settle";
 import { flowCandidate, flowSweep, packetFlow, setPacketFlow } from "./table/flow";
 import {
@@ -54,13 +56,14 @@ export function enforce(
     || nextHopKind(destination) == NEXT_HOP_KIND_NODE) return follow(descriptor, worker, nowMs);
   const packet = packetStart(descriptor);
   const transport = ipTransport(packet);
+  takeInHand(worker, descriptor, sourceHop, destinationHop);
   lockFlows(worker);
   const hint = packetTranslated(descriptor) == 0 ? <usize>0 : packetFlow(worker);
   const isPlain = !isFragment(transport) && !isHeaderless(transport);
   let reason = isPlain
     ? trackWhole(packet, transport, worker, nowMs, from != 0, hint)
-    : trackPiece(packet, transport, worker, nowMs, hasRuleSet(from) || hasRuleSet(to));
-  if (reason == REASON_FLOW_TABLE_FULL && !hasRuleSet(from) && !hasRuleSet(to)) {
+    : trackPiece(packet, transport, worker, nowMs, isJudged(from) || isJudged(to));
+  if (reason == REASON_FLOW_TABLE_FULL && !isJudged(from) && !isJudged(to)) {
     reason = REASON_NONE;
   }
   if (reason == REASON_NONE) reason = settle(descriptor, transport, worker, nowMs);
@@ -136,6 +139,11 @@ export function isPending(hop: i32): bool {
 
 function isClosed(device: usize): bool {
   return device != 0 && deviceIsClosed(device);
+}
+
+/** True of a pod whose packets are not let pass unseen. */
+function isJudged(device: usize): bool {
+  return hasRuleSet(device) || (device != 0 && moduleList() != 0);
 }
 
 function hasRuleSet(device: usize): bool {

@@ -13,7 +13,7 @@ import {
   REASON_DEVICE_UNKNOWN, REASON_HOP_LIMIT, REASON_NONE, REASON_NOT_LOCAL, REASON_NO_ROUTE,
   REASON_POLICY_PENDING, REASON_PROHIBITED, REASON_SERVICE_PEER, REASON_TOO_BIG,
 } from "./abi/verdict";
-import { countEvents, countReceived, countSent, drop } from "./count";
+import { countEvents, countSent, drop } from "./count";
 import { enforce, isPending } from "./flow";
 import { answerWithError } from "./icmp-error";
 import { cutSegments } from "./offload/segment";
@@ -56,7 +56,6 @@ export function forwardOutbound(
   source: i32,
   nextHop: i32,
 ): void {
-  countReceived(worker, origin, descriptor);
   let record = nextHopAt(nextHop);
   let reason = REASON_NONE;
   if (nextHopKind(record) == NEXT_HOP_KIND_SERVICE) {
@@ -97,7 +96,6 @@ export function forwardInbound(
   origin: i32,
   nextHop: i32,
 ): void {
-  countReceived(worker, origin, descriptor);
   const kind = nextHopKind(nextHopAt(nextHop));
   let reason = kind == NEXT_HOP_KIND_SERVICE
     ? REASON_SERVICE_PEER

@@ -9,6 +9,7 @@ import {
   ICMP_CODE_FRAGMENTATION_NEEDED, ICMP_CODE_HOST, ICMP_CODE_NET, ICMP_CODE_PORT,
   ICMP_CODE_PROHIBITED, ICMP_HEADER_SIZE, ICMP_QUOTE_LIMIT, ICMP_TIME_EXCEEDED, ICMP_UNREACHABLE,
   IPV4_HEADER_SIZE, IPV6_HEADER_SIZE, IPV6_MINIMUM_MTU, PROTOCOL_ICMP, PROTOCOL_ICMPV6,
+  PROTOCOL_TCP,
 } from "./abi/headers";
 import {
   DIRECTORY_DENY_WITH_ICMP, DIRECTORY_ICMP_BURST, DIRECTORY_ICMP_RATE, DIRECTORY_NODE_IPV4,
@@ -18,7 +19,8 @@ import {
   WORKER_HEADERS, WORKER_STRIDE,
 } from "./abi/layout";
 import {
-  EVENT_ICMP_SENT, EVENT_ICMP_SUPPRESSED, REASON_HOP_LIMIT, REASON_NO_ROUTE, REASON_POLICY_EGRESS,
+  EVENT_ICMP_SENT, EVENT_ICMP_SUPPRESSED, REASON_HOP_LIMIT, REASON_MODULE_EGRESS,
+  REASON_MODULE_INGRESS, REASON_MODULE_REJECTED, REASON_NO_ROUTE, REASON_POLICY_EGRESS,
   REASON_POLICY_INGRESS, REASON_PROHIBITED, REASON_SERVICE_EMPTY, REASON_SERVICE_GONE,
   REASON_SERVICE_PORT, REASON_TOO_BIG,
 } from "./abi/verdict";
@@ -28,9 +30,10 @@ import { directory, packetLength, packetStart, prepend, setPacket, trimTo } from
 import { answerWithReset } from "./service/reset";
 import { nextHopAt, nextHopKind } from "./table/record";
 import { emitIcmp, emitIcmpv6, mayAnswerWithError } from "./wire/icmp";
-import { ipDestinationAddress, ipSourceAddress, isIpv4 } from "./wire/ip";
+import { ipDestinationAddress, ipSourceAddress, ipTransport, isIpv4 } from "./wire/ip";
 import { emitIpv4 } from "./wire/ipv4";
 import { emitIpv6 } from "./wire/ipv6";
+import { transportProtocol } from "./wire/transport";
 
 const TTL: i32 = 64;
 /** Header blocks that a quote takes with headroom, at most. */
@@ -49,6 +52,9 @@ export function answerWithError(
   mtu: i32,
 ): bool {
   if (reason == REASON_SERVICE_GONE) return answerWithReset(descriptor, worker);
+  if (reason == REASON_MODULE_REJECTED && isTcp(packetStart(descriptor))) {
+    return makeHeadroom(descriptor, worker) && answerWithReset(descriptor, worker);
+  }
   if (!hasMessage(reason)) return false;
   const packet = packetStart(descriptor);
   const source = errorSource(packet, origin);
@@ -83,7 +89,8 @@ function makeHeadroom(descriptor: usize, worker: i32): bool {
 function hasMessage(reason: i32): bool {
   if (isDenied(reason)) return directory(DIRECTORY_DENY_WITH_ICMP) != 0;
   return reason == REASON_HOP_LIMIT || reason == REASON_NO_ROUTE
-    || reason == REASON_PROHIBITED || reason == REASON_TOO_BIG || isUnserved(reason);
+    || reason == REASON_PROHIBITED || reason == REASON_MODULE_REJECTED || reason == REASON_TOO_BIG
+    || isUnserved(reason);
 }
 
 function isUnserved(reason: i32): bool {
@@ -91,11 +98,16 @@ function isUnserved(reason: i32): bool {
 }
 
 function isDenied(reason: i32): bool {
-  return reason == REASON_POLICY_EGRESS || reason == REASON_POLICY_INGRESS;
+  return reason == REASON_POLICY_EGRESS || reason == REASON_POLICY_INGRESS
+    || reason == REASON_MODULE_EGRESS || reason == REASON_MODULE_INGRESS;
 }
 
 function isProhibited(reason: i32): bool {
-  return reason == REASON_PROHIBITED || isDenied(reason);
+  return reason == REASON_PROHIBITED || reason == REASON_MODULE_REJECTED || isDenied(reason);
+}
+
+function isTcp(packet: usize): bool {
+  return transportProtocol(ipTransport(packet)) == PROTOCOL_TCP;
 }
 
 /** Address of the error's source: the node's own, once known. To the node itself that would be a

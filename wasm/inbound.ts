@@ -15,8 +15,9 @@ import {
   DIRECTION_INBOUND, REASON_CONGESTION, REASON_FOREIGN_SOURCE, REASON_NONE, REASON_OFFLOAD,
   REASON_UNKNOWN_PEER,
 } from "./abi/verdict";
-import { drop } from "./count";
+import { countReceived, drop } from "./count";
 import { checkPacket, forwardInbound } from "./forward";
+import { beginTrain, datagramInHand, standAtDatagram, trainInHand, trainLength } from "./hand";
 import { extendRun, finishRun, meetSlot, openRun } from "./offload/coalesce";
 import { takeUnfinished } from "./offload/unfinished";
 import {
@@ -40,16 +41,35 @@ export function inbound(descriptor: usize, worker: i32, nowMs: i32): void {
     return drop(descriptor, worker, DIRECTION_INBOUND, REASON_UNKNOWN_PEER);
   }
   const peer = peerAt(nextHopIndex(record));
-  if (isTrain) receiveTrain(descriptor, worker, nowMs, origin, peer, size);
-  else receive(descriptor, worker, nowMs, origin, peer);
+  if (!isTrain) return receive(descriptor, worker, nowMs, origin, peer);
+  beginTrain(worker, packetStart(descriptor), packetLength(descriptor));
+  receiveTrain(descriptor, worker, nowMs, origin, peer, size, 0);
+}
+
+/** Goes on with the train in hand, where a module's fault had led out of it, at the datagram in
+ * hand or, where that `isDone`, at the next. */
+export function resumeTrain(descriptor: usize, worker: i32, nowMs: i32, isDone: bool): void {
+  const size = <i32>load<u16>(descriptor, DESCRIPTOR_SEGMENT_SIZE);
+  const at = datagramInHand(worker) + (isDone ? size : 0);
+  const left = trainLength(worker) - at;
+  if (left <= 0) return;
+  const origin = routeRemote(outerSource(descriptor));
+  const record = nextHopAt(origin);
+  if (nextHopKind(record) == NEXT_HOP_KIND_PEER) {
+    const peer = peerAt(nextHopIndex(record));
+    return receiveTrain(descriptor, worker, nowMs, origin, peer, size, at);
+  }
+  setPacket(descriptor, trainInHand(worker) + at, left);
+  setSegments(descriptor, datagramCount(descriptor, size));
+  drop(descriptor, worker, DIRECTION_INBOUND, REASON_UNKNOWN_PEER);
 }
 
 function datagramCount(descriptor: usize, size: i32): i32 {
   return (packetLength(descriptor) + size - 1) / size;
 }
 
-/** Goes through datagrams of `size` bytes, the last of which may be shorter. The descriptor is that
- * of the one in hand. */
+/** Goes through the train's datagrams of `size` bytes, the last of which may be shorter, from the
+ * offset `first` on. The descriptor is that of the one in hand. */
 function receiveTrain(
   descriptor: usize,
   worker: i32,
@@ -57,11 +77,13 @@ function receiveTrain(
   origin: i32,
   peer: usize,
   size: i32,
+  first: i32,
 ): void {
-  const start = packetStart(descriptor);
-  const length = packetLength(descriptor);
+  const start = trainInHand(worker);
+  const length = trainLength(worker);
   const taken = min(length, size * SEGMENTS_MAX);
-  for (let at = 0; at < taken; at += size) {
+  for (let at = first; at < taken; at += size) {
+    standAtDatagram(worker, at);
     setPacket(descriptor, start + at, min(size, taken - at));
     clearOffload(descriptor);
     receive(descriptor, worker, nowMs, origin, peer);
@@ -82,6 +104,7 @@ function receive(descriptor: usize, worker: i32, nowMs: i32, origin: i32, peer: 
   takeUnfinished(descriptor, worker);
   if (openRun(descriptor, worker, origin)) return;
   const nextHop = routeDestination(packetStart(descriptor));
+  countReceived(worker, origin, descriptor);
   forwardInbound(descriptor, worker, nowMs, origin, nextHop);
 }
 

@@ -4,7 +4,7 @@
 export { ABI_VERSION } from "./abi/version";
 export { checksumMany } from "./checksum";
 export { policyAnswer, policyProgram } from "./policy/match";
-export { processBatch } from "./process";
+export { processBatch, resumeBatch } from "./process";
 export { flowFindMany } from "./table/flow";
 export { flowAdopt } from "./table/flow-adopt";
 export { frontEnter, frontRemove, frontReplace } from "./table/front";

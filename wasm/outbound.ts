@@ -21,7 +21,7 @@ import {
   REASON_MULTICAST, REASON_NEIGHBOUR, REASON_NONE, REASON_SPOOFED_SOURCE, REASON_TOO_SHORT,
   REASON_WRONG_MAC,
 } from "./abi/verdict";
-import { countEvent, drop } from "./count";
+import { countEvent, countReceived, drop } from "./count";
 import { checkPacket, forwardOutbound } from "./forward";
 import { answerArp, answerSolicitation, isSolicitation } from "./neighbour";
 import { emitVnet, readVnet } from "./offload/vnet";
@@ -48,6 +48,7 @@ export function outbound(descriptor: usize, worker: i32, nowMs: i32, device: usi
     return drop(descriptor, worker, DIRECTION_OUTBOUND, REASON_SPOOFED_SOURCE);
   }
   const origin = deviceNextHop(device);
+  countReceived(worker, origin, descriptor);
   forwardOutbound(descriptor, worker, nowMs, origin, source, routeDestination(packet));
 }
 

@@ -79,6 +79,11 @@ export function pieceStart(piece: usize): usize {
   return load<u32>(piece) - load<u32>(DIRECTORY_START + DIRECTORY_BASE);
 }
 
+/** Bytes of a piece that was taken before. */
+export function pieceLength(piece: usize): i32 {
+  return load<i32>(piece + (<usize>pieceSize() >> 1));
+}
+
 /** Bytes from one piece to the next: those of the process's struct iovec. */
 export function pieceSize(): i32 {
   return directory(DIRECTORY_POINTER_SIZE) == 4 ? 8 : PIECE_SIZE;

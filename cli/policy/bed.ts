@@ -17,7 +17,8 @@ import {
   VERDICT_SIZE, VERDICT_SOURCE_PORT,
 } from '../../wasm/abi/policy.ts';
 import {
-  REASON_NONE, REASON_POLICY_EGRESS, REASON_POLICY_INGRESS, VERDICT_SEND,
+  REASON_MODULE_EGRESS, REASON_MODULE_INGRESS, REASON_MODULE_REJECTED, REASON_NONE,
+  REASON_POLICY_EGRESS, REASON_POLICY_INGRESS, VERDICT_SEND,
 } from '../../wasm/abi/verdict.ts';
 import { hostPrefix, macBytes } from '../../engine/address.ts';
 import { Core } from '../../engine/core.ts';
@@ -26,6 +27,7 @@ import { Forwarding, type AttachedEndpoint } from '../../engine/forwarding.ts';
 import type { Limits } from '../../engine/memory-map.ts';
 import type { PeerTunnel } from '../../engine/forwarding.ts';
 import type { ClusterNode } from '../../engine/model.ts';
+import { runBatch, type OnFault } from '../../engine/modules.ts';
 import { writeRemote } from '../../engine/tables/peer.ts';
 import type { BedPlan, ClusterPod, NodeAddresses, Place, PlacedFlow } from './ends.ts';
 import { FRAME_SIZE, emitFrame, emitPacket } from './packet.ts';
@@ -43,6 +45,12 @@ export interface BedVerdict {
   dropped: string;
 }
 
+/** The reasons that a verdict of policy gives a drop. */
+const DENIALS = new Set([
+  REASON_POLICY_EGRESS, REASON_POLICY_INGRESS, REASON_MODULE_EGRESS, REASON_MODULE_INGRESS,
+  REASON_MODULE_REJECTED,
+].map((reason) => REASON_NAMES[reason]));
+
 /** Packets in one call of the core; the verdict ring must hold twice as many. */
 export const BATCH = 256;
 /** Entries of the flow table: enough that no packet of a batch is refused. */
@@ -59,6 +67,8 @@ export class NodeBed {
   readonly nodeName: string;
   readonly forwarding: Forwarding;
   readonly endpoints = new Map<string, AttachedEndpoint>();
+  /** Is told of faults of modules. */
+  onFault: OnFault = () => undefined;
   #identities = new Map<string, string>();
   #peers = new Map<string, PeerTunnel>();
   #ownMac = macBytes(OWN_MAC);
@@ -123,7 +133,7 @@ export class NodeBed {
     for (const [slot, flow] of flows.entries()) this.#place(slot, flow, ports[slot] ?? 0);
     const ring = this.core.directory(DIRECTORY_VERDICTS);
     const before = this.core.view.getUint32(ring + VERDICTS_HEAD, true);
-    this.core.exports.processBatch(0, flows.length, NOW_MS);
+    runBatch(this.core, 0, flows.length, NOW_MS, this.onFault);
     const after = this.core.view.getUint32(ring + VERDICTS_HEAD, true);
     const verdicts = flows.map((_, slot): BedVerdict =>
       ({ egress: null, ingress: null, dropped: this.#dropped(slot) }));
@@ -198,9 +208,7 @@ export class NodeBed {
   /** The descriptor and the ring must tell the same. */
   #check(slot: number, { egress, ingress, dropped }: BedVerdict): void {
     const isDenied = egress?.allowed === false || ingress?.allowed === false;
-    const isPolicy = dropped === REASON_NAMES[REASON_POLICY_EGRESS]
-      || dropped === REASON_NAMES[REASON_POLICY_INGRESS];
-    if (isDenied === isPolicy) return;
+    if (isDenied === DENIALS.has(dropped)) return;
     throw new Error(`packet ${slot}: dropped for "${dropped}", the verdict ring says otherwise`);
   }
 

@@ -82,6 +82,12 @@ export class AddressBook {
     return [...this.pods.values()].filter(isAttached);
   }
 
+  /** The pods of a node that have a device of their own, with the addresses that are theirs. */
+  podsOf(nodeName: string): ClusterPod[] {
+    return this.attached().filter((pod) => pod.nodeName === nodeName)
+      .map((pod) => this.#withOwnAddresses(pod)).sort((a, b) => compareText(a.key, b.key));
+  }
+
   /** Gives the flow's ends their addresses. Throws FlowFault. */
   place(flow: Flow): PlacedFlow {
     const sources = this.#addresses(flow.src, 'src');

@@ -3,6 +3,7 @@
 import { table } from '../table.ts';
 import type { Place } from './ends.ts';
 import { endText } from './flows.ts';
+import type { ModuleAnswers } from './modules.ts';
 import { resultOf, type EndResult, type Judgement, type Word } from './judge.ts';
 
 interface EndExplanation {
@@ -10,6 +11,8 @@ interface EndExplanation {
   policy: string | null;
   rule: string | null;
   reason: string;
+  /** Where it was a module that decided. */
+  module?: string;
 }
 
 interface PlaceExplanation {
@@ -30,12 +33,16 @@ export interface Explanation {
   egress: EndExplanation;
   ingress: EndExplanation;
   policy: string | null;
+  /** What each module said at the ends where it was asked; left out where there are none. */
+  modules?: readonly ModuleAnswers[];
 }
 
 /** How the rule that denies for want of another is named. */
 const ISOLATES = 'isolates ';
 
-export function explanationOf(judgement: Judgement): Explanation {
+export function explanationOf(
+  judgement: Judgement, modules?: readonly ModuleAnswers[],
+): Explanation {
   const { flow: { flow, source, destination }, verdict, egress, ingress } = judgement;
   return {
     from: endText(flow.src),
@@ -48,6 +55,7 @@ export function explanationOf(judgement: Judgement): Explanation {
     egress: explainEnd(egress, 'egress', source, destination),
     ingress: explainEnd(ingress, 'ingress', destination, source),
     policy: resultOf(judgement).policy,
+    ...(modules === undefined ? {} : { modules }),
   };
 }
 
@@ -59,7 +67,20 @@ export function explanationText(explanation: Explanation): string {
   return head + table([], [
     ['egress:', egress.verdict, egress.reason],
     ['ingress:', ingress.verdict, ingress.reason],
+    ...(explanation.modules ?? []).map((one) =>
+      ['module:', one.name, answersText(one)]),
   ]);
+}
+
+const ANSWERS: Record<string, string> = {
+  more: 'more: passes for now, and is judged by its payload on a node',
+};
+
+/** Each end is asked about once, so a module has at most two answers. */
+function answersText({ answers, fault }: ModuleAnswers): string {
+  const texts = Object.keys(answers).map((answer) => ANSWERS[answer] ?? answer);
+  if (fault !== null) texts.push(`fails (${fault}), so that its failure verdict counts`);
+  return texts.join('; ') || 'is not asked';
 }
 
 function placeOf({ address, pod, node }: Place): PlaceExplanation {
@@ -72,16 +93,20 @@ function placeText({ address, pod, node }: PlaceExplanation): string {
 }
 
 function explainEnd(
-  { verdict, rule, isPoliced }: EndResult, direction: 'egress' | 'ingress', own: Place,
+  { verdict, rule, module, isPoliced }: EndResult, direction: 'egress' | 'ingress', own: Place,
   other: Place,
 ): EndExplanation {
   const policy = rule?.policy ?? null;
   const name = rule?.rule ?? null;
+  const reason = (): string => {
+    if (!isPoliced) return unpolicedReason(own, other);
+    if (module === null) return ruleReason(verdict, policy, name, direction);
+    return verdict === 'deny' ? `module ${module} denies it`
+      : `module ${module} allows it, and no NetworkPolicy is asked`;
+  };
   return {
-    verdict, policy, rule: name,
-    reason: isPoliced
-      ? ruleReason(verdict, policy, name, direction)
-      : unpolicedReason(own, other),
+    verdict, policy, rule: name, reason: reason(),
+    ...(module === null ? {} : { module }),
   };
 }
 

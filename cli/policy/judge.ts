@@ -3,6 +3,7 @@
 
 import { hostPrefix } from '../../engine/address.ts';
 import type { PolicyChange, RuleName } from '../../engine/model.ts';
+import { moduleOf } from '../../engine/modules.ts';
 import { PolicyTables } from '../../engine/tables/policy.ts';
 import type { Entry } from '../../sync/objects.ts';
 import { BATCH, FLOW_ENTRIES, NodeBed, RING_RECORDS, type BedVerdict, type EndVerdict } from
@@ -11,6 +12,7 @@ import { compileCluster, type CompileOptions } from './compile.ts';
 import { FlowFault, type AddressBook, type BedPlan, type PlacedFlow } from './ends.ts';
 import type { Flow } from './flows.ts';
 import { limitsFor } from './limits.ts';
+import type { OfflineModules } from './modules.ts';
 import { addressBook } from './objects.ts';
 
 export type Word = 'allow' | 'deny';
@@ -28,6 +30,8 @@ export interface FlowResult {
 export interface EndResult {
   verdict: Word;
   rule: RuleName | null;
+  /** The module that decided instead of a policy; null where none did. */
+  module: string | null;
   /** False where there is no pod whose policy would count, or where policy has no say. */
   isPoliced: boolean;
 }
@@ -56,19 +60,23 @@ export class FlowProblem extends Error {
 /** Tells how many packets of all have been judged. */
 export type Progress = (done: number, all: number) => void;
 
+/** Modules that go into each node's core. */
+export type InstalledModules = Pick<OfflineModules, 'install' | 'nameOf'>;
+
 export interface JudgeOptions extends CompileOptions {
   progress?: Progress;
   /** Places of the flows in the list that problems speak of; their own unless said. */
   places?: readonly number[];
+  modules?: InstalledModules | null;
 }
 
-const UNASKED: EndResult = { verdict: 'allow', rule: null, isPoliced: false };
+const UNASKED: EndResult = { verdict: 'allow', rule: null, module: null, isPoliced: false };
 
 /** Judges flows over a cluster of objects, in order. Throws FlowProblem for one that has no first
  * packet. */
 export function judgeFlows(
   module: WebAssembly.Module, entries: readonly Entry[], flows: readonly Flow[],
-  { progress = () => undefined, places = [], ...options }: JudgeOptions,
+  { progress = () => undefined, places = [], modules = null, ...options }: JudgeOptions,
 ): Judgement[] {
   const book = addressBook(entries);
   const placed = flows.map((flow, index) => placeFlow(book, flow, places[index] ?? index));
@@ -82,13 +90,15 @@ export function judgeFlows(
   for (const [nodeName, indexes] of work) {
     const own = indexes.map((index) => placed[index]).filter((flow) => flow !== undefined);
     const node = makeNode(module, nodeName, book, own, change);
+    modules?.install(node.bed, node.tables, book.podsOf(nodeName));
+    const explain = explainer(node.tables, modules);
     for (let first = 0; first < own.length; first += PROGRESS_STEP) {
       const part = own.slice(first, first + PROGRESS_STEP);
       for (const [at, verdict] of node.bed.judge(part).entries()) {
         const index = indexes[first + at] ?? 0;
         const judgement = judgements[index];
         if (judgement === undefined) continue;
-        enter(judgement, places[index] ?? index, verdict, node.tables);
+        enter(judgement, places[index] ?? index, verdict, explain);
       }
       done += part.length;
       progress(done, all);
@@ -102,12 +112,17 @@ const PROGRESS_STEP = BATCH * 16;
 /** The line of `policy test` for a judgement: who denied, egress before ingress; else who allowed,
  * the destination's end before the source's. */
 export function resultOf({ flow, verdict, egress, ingress }: Judgement): FlowResult {
-  const deciding = egress.verdict === 'deny' ? egress.rule
-    : ingress.verdict === 'deny' ? ingress.rule : ingress.rule ?? egress.rule;
+  const deciding = egress.verdict === 'deny' ? egress
+    : ingress.verdict === 'deny' || deciderOf(ingress) !== null ? ingress : egress;
   return {
     id: flow.flow.id, verdict, egress: egress.verdict, ingress: ingress.verdict,
-    policy: deciding?.policy ?? null,
+    policy: deciderOf(deciding),
   };
+}
+
+/** The policy or module that decided at an end; null where none did. */
+function deciderOf({ module, rule }: EndResult): string | null {
+  return module === null ? rule?.policy ?? null : `module ${module}`;
 }
 
 function placeFlow(book: AddressBook, flow: Flow, index: number): PlacedFlow {
@@ -178,18 +193,30 @@ function isHostPrefix(prefix: string): boolean {
   return prefix.endsWith('/128') || (prefix.endsWith('/32') && !prefix.includes(':'));
 }
 
+type Explainer = (end: EndVerdict) => Pick<EndResult, 'rule' | 'module'>;
+
+/** Who decided, by name. */
+function explainer(tables: PolicyTables, modules: InstalledModules | null): Explainer {
+  return ({ answer }) => {
+    const place = moduleOf(answer);
+    return place < 0 || modules === null
+      ? { rule: tables.explain(answer), module: null }
+      : { rule: null, module: modules.nameOf(place) };
+  };
+}
+
 /** Adds what a node's core said about a flow. */
 function enter(
   judgement: Judgement, index: number, { egress, ingress, dropped }: BedVerdict,
-  tables: PolicyTables,
+  explain: Explainer,
 ): void {
   const isDenied = egress?.allowed === false || ingress?.allowed === false;
   if (dropped !== '' && !isDenied) {
     const { flow } = judgement.flow;
     throw new FlowProblem(index, flow, 'src', `no node lets such a packet pass: ${dropped}`);
   }
-  const result = ({ allowed, answer }: EndVerdict): EndResult =>
-    ({ verdict: allowed ? 'allow' : 'deny', rule: tables.explain(answer), isPoliced: true });
+  const result = (end: EndVerdict): EndResult =>
+    ({ verdict: end.allowed ? 'allow' : 'deny', ...explain(end), isPoliced: true });
   if (egress !== null) judgement.egress = result(egress);
   if (ingress !== null) judgement.ingress = result(ingress);
   if (isDenied) judgement.verdict = 'deny';

@@ -79,6 +79,12 @@ export function workerTurns(core: Core): number[] {
 export function endTurn(core: Core, worker: number): void {
   const words = new Int32Array(core.memory.buffer);
   if ((Atomics.load(words, turnWord(worker)) & 1) === 1) Atomics.add(words, turnWord(worker), 1);
+  releaseFlows(core, worker);
+}
+
+/** Frees the lock of flows if the worker had it when it left the core before its end. */
+export function releaseFlows(core: Core, worker: number): void {
+  const words = new Int32Array(core.memory.buffer);
   const lock = (DIRECTORY_START + DIRECTORY_FLOW_LOCK) / 4;
   Atomics.and(words, (DIRECTORY_START + DIRECTORY_FLOW_WAITERS) / 4, ~(1 << worker));
   if (Atomics.compareExchange(words, lock, worker + 1, 0) === worker + 1) {

@@ -5,11 +5,13 @@
 // An identity's class is what all rule sets in force have for it. A prefix whose class is that of
 // the prefix above it says nothing, and is left out.
 
-import { ANSWER_RULE_SHIFT } from '../../wasm/abi/policy.ts';
+import { ANSWER_ALLOW, ANSWER_FINAL, ANSWER_RULE_SHIFT } from '../../wasm/abi/policy.ts';
 import { prefixKey, type PrefixKey } from '../address.ts';
 import type { RuleName } from '../model.ts';
 import type { PolicyBlocks } from './policy-blocks.ts';
 import type { IdentityTables } from './policy-moves.ts';
+
+const VERDICT_BITS = ANSWER_ALLOW | ANSWER_FINAL;
 
 /** A pod, and the blocks of its two rule sets. */
 export interface JudgedPod {
@@ -33,7 +35,7 @@ export function digestPolicy(
     if (known !== undefined) return known;
     const text = blocks.readProgram(address).map(([key, answer]) => {
       const rule = answer >>> ANSWER_RULE_SHIFT === 0 ? null : ruleOf(answer);
-      return `${key} ${answer & 1} ${rule?.policy ?? ''} ${rule?.rule ?? ''}`;
+      return `${key} ${answer & VERDICT_BITS} ${rule?.policy ?? ''} ${rule?.rule ?? ''}`;
     }).join('\n');
     programs.set(address, text);
     return text;

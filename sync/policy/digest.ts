@@ -10,6 +10,9 @@ import type { PolicyChange, Program } from '../../engine/model.ts';
 import { compareText } from '../fields.ts';
 import { getOrMake } from './selector-index.ts';
 
+/** Of an answer, allowed or not, and whether that is final. */
+const VERDICT_BITS = 3;
+
 /** The digest of a snapshot's policy, as 64 hexadecimal digits. */
 export function policyDigest(state: PolicyChange): string {
   const names = nameRuleSets(state);
@@ -59,7 +62,7 @@ function describeRuleSets(
 
 function programText(program: Program, names: Map<number, string>): string {
   return program.map(([key, answer]) =>
-    `${key} ${answer & 1} ${names.get(Math.floor(answer / 256)) ?? ''}`).join('\n');
+    `${key} ${answer & VERDICT_BITS} ${names.get(Math.floor(answer / 256)) ?? ''}`).join('\n');
 }
 
 interface Stretch {

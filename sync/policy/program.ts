@@ -9,6 +9,8 @@ const KEY_LAST = 0xffffff;
 export const BOUNDARY_LIMIT = 4096;
 
 const ALLOW = 1;
+/** The admin tier's: policy modules are not asked. */
+const FINAL = 2;
 const OPEN = -1;
 
 /** A rule as it counts for one peer: the keys it is about, null for all, and what it answers;
@@ -20,9 +22,9 @@ export interface Layer {
   answer: number;
 }
 
-/** The answer of a rule: `rule << 8 | verdict`. */
-export function answerOf(rule: number, isAllowed: boolean): number {
-  return (rule * 256) + (isAllowed ? ALLOW : 0);
+/** The answer of a rule: `rule << 8 | verdict`. `isFinal` is said of the admin tier's. */
+export function answerOf(rule: number, isAllowed: boolean, isFinal = false): number {
+  return (rule * 256) + (isFinal ? FINAL : 0) + (isAllowed ? ALLOW : 0);
 }
 
 /** Lays the rules over all keys, the first that answers counts; what none answers is allowed. */
@@ -48,9 +50,9 @@ export function layOut(layers: readonly Layer[]): Program {
   return program;
 }
 
-/** A program that denies everything. */
+/** A program that denies everything, and that no module may overrule. */
 export function denial(rule: number): Program {
-  return [[0, answerOf(rule, false)]];
+  return [[0, answerOf(rule, false, true)]];
 }
 
 /** What denies the rest once a NetworkPolicy isolates. */

@@ -6,7 +6,7 @@ import type { NamedPort } from '../objects.ts';
 import { BOUNDARY_LIMIT, answerOf, denial, isolation, layOut } from './program.ts';
 import type { Layer } from './program.ts';
 import type { NumberedRule, RuleNames } from './rule-names.ts';
-import { TIER_NETWORK_POLICY } from './rules.ts';
+import { TIER_ADMIN, TIER_NETWORK_POLICY } from './rules.ts';
 import type { Direction, Part, Peer, PortName } from './rules.ts';
 import { getOrMake } from './selector-index.ts';
 import { portKey } from './traits.ts';
@@ -171,7 +171,7 @@ export class RuleSet {
       const portNames = direction === 'egress' ? asked?.names ?? [] : [];
       if (ranges?.length === 0 && portNames.length === 0) continue;
       const named = this.#name(names, part.title, text);
-      const answer = answerOf(named.number, action === 'allow');
+      const answer = answerOf(named.number, action === 'allow', part.tier === TIER_ADMIN);
       const index = this.#rules.length;
       this.#rules.push({
         tier: part.tier, isPass: action === 'pass', ranges, names: portNames, answer,

@@ -34,9 +34,27 @@ export interface TwinVerdict {
   policy: string | null;
 }
 
+/** What a policy module is told of a flow, addresses by their last 32 bits. */
+export interface ModuleQuestion {
+  direction: Direction;
+  protocol: number;
+  port: number;
+  source: number;
+  destination: number;
+}
+
+/** A policy module as a function of the flow. */
+export interface TwinModule {
+  name: string;
+  mayAllow: boolean;
+  evaluate(question: ModuleQuestion): 'pass' | 'allow' | 'deny' | 'reject';
+}
+
 export interface TwinOptions {
   /** Reads the annotation that was NetworkPolicy before Kubernetes 1.7. */
   legacyAnnotation?: boolean;
+  /** In the order in which they are asked. */
+  modules?: readonly TwinModule[];
 }
 
 type Direction = 'ingress' | 'egress';
@@ -68,6 +86,8 @@ interface Place {
 interface Question {
   direction: Direction;
   pod: TwinPod;
+  /** The pod's own in this flow. */
+  address: Address;
   peer: Place;
   /** Where the connection leads: named ports are its. */
   destination: TwinPod | undefined;
@@ -90,6 +110,7 @@ export class PolicyTwin {
   #cluster: Cluster;
   #namespaces: Map<string, Labels>;
   #legacy: boolean;
+  #modules: readonly TwinModule[];
 
   constructor(objects: readonly unknown[], options: TwinOptions = {}) {
     this.#cluster = sortObjects(objects);
@@ -103,6 +124,7 @@ export class PolicyTwin {
     this.pods = this.#cluster.pods.filter(hasOwnAddress).map(readPod);
     this.nodes = readNodes(this.#cluster);
     this.#legacy = options.legacyAnnotation === true;
+    this.#modules = options.modules ?? [];
   }
 
   /** The verdict on the first packet of a flow: "both the egress policy on the source pod and the
@@ -111,9 +133,14 @@ export class PolicyTwin {
     const [source, destination] = this.#places(flow);
     const rest = { protocol: flow.protocol, port: flow.port ?? 0, destination: destination.pod };
     const egress = source.pod === undefined ? BY_DEFAULT
-      : this.#decide({ ...rest, direction: 'egress', pod: source.pod, peer: destination });
+      : this.#decide({
+        ...rest, direction: 'egress', pod: source.pod, address: source.address, peer: destination,
+      });
     const ingress = destination.pod === undefined ? BY_DEFAULT
-      : this.#decide({ ...rest, direction: 'ingress', pod: destination.pod, peer: source });
+      : this.#decide({
+        ...rest, direction: 'ingress', pod: destination.pod, address: destination.address,
+        peer: source,
+      });
     return {
       verdict: egress.word === 'allow' && ingress.word === 'allow' ? 'allow' : 'deny',
       egress: egress.word,
@@ -164,9 +191,29 @@ export class PolicyTwin {
     // "Policy tiers are evaluated in the following order: Admin tier, NetworkPolicy tier, Baseline
     // tier" (CNP, Tier).
     return this.#decideTier('Admin', question)
+      ?? this.#decideModules(question)
       ?? this.#decideNetworkPolicies(question)
       ?? this.#decideTier('Baseline', question)
       ?? BY_DEFAULT;
+  }
+
+  /** Ours: modules come behind the admin tier. The first that refuses decides, or that allows and
+   * may. */
+  #decideModules({ direction, peer, protocol, port, address }: Question): Answer | null {
+    const [source, destination] = direction === 'egress'
+      ? [address, peer.address] : [peer.address, address];
+    const numbers = { TCP: 6, UDP: 17, SCTP: 132, ICMP: address.bits === 32 ? 1 : 58 };
+    const question = {
+      direction, protocol: numbers[protocol], port: protocol === 'ICMP' ? 0 : port,
+      source: lastWord(source), destination: lastWord(destination),
+    };
+    for (const { name, mayAllow, evaluate } of this.#modules) {
+      const said = evaluate(question);
+      const isDenied = said === 'deny' || said === 'reject';
+      if (isDenied) return { word: 'deny', policy: `module ${name}` };
+      if (said === 'allow' && mayAllow) return { word: 'allow', policy: `module ${name}` };
+    }
+    return null;
   }
 
   /** One ClusterNetworkPolicy tier; null where it does not decide. */
@@ -347,6 +394,10 @@ function hasNamedPort({ destination, protocol, port }: Question, wanted: string)
 function isKnownPeer(peer: ClusterPeer, direction: Direction): boolean {
   if (peer.namespaces || peer.pods) return true;
   return direction === 'egress' && Boolean(peer.nodes ?? peer.networks);
+}
+
+function lastWord({ value }: Address): number {
+  return Number(value & 0xffffffffn);
 }
 
 function namespaceOf({ metadata }: { metadata: RawPod['metadata'] }): string {

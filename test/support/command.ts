@@ -29,11 +29,13 @@ export class Command {
   readonly child: ChildProcess;
   readonly ended: Promise<Outcome>;
   readonly #marker: string;
+  readonly #limitMs: number;
   #stdout = '';
   #stderr = '';
 
-  constructor(command: readonly string[], options: SpawnOptions = {}) {
+  constructor(command: readonly string[], options: SpawnOptions = {}, limitMs = LIMIT_MS) {
     started += 1;
+    this.#limitMs = limitMs;
     this.#marker = `${process.pid}-${started}`;
     const [program = '', ...words] = command;
     const env = { ...process.env, ...options.env, [MARKER]: this.#marker };
@@ -41,7 +43,7 @@ export class Command {
     this.child = child;
     child.stdout?.on('data', (chunk: Buffer) => { this.#stdout += chunk.toString(); });
     child.stderr?.on('data', (chunk: Buffer) => { this.#stderr += chunk.toString(); });
-    const timer = setTimeout(() => child.kill('SIGKILL'), LIMIT_MS);
+    const timer = setTimeout(() => child.kill('SIGKILL'), limitMs);
     this.ended = new Promise((resolve, reject) => {
       child.on('error', reject);
       child.on('close', (code, signal) => {
@@ -64,7 +66,7 @@ export class Command {
         throw new Error(`ended without saying "${text}":\n${this.#stderr}`);
       }
       return false;
-    });
+    }, this.#limitMs);
   }
 
   /** Ids of the processes of this command that run now, the command's own included. */
@@ -97,8 +99,10 @@ function environmentOf(pid: number): string {
 }
 
 /** Waits for a condition. */
-export async function until(what: string, isSo: () => boolean | Promise<boolean>): Promise<void> {
-  const deadline = performance.now() + LIMIT_MS;
+export async function until(
+  what: string, isSo: () => boolean | Promise<boolean>, limitMs = LIMIT_MS,
+): Promise<void> {
+  const deadline = performance.now() + limitMs;
   while (!await isSo()) {
     if (performance.now() > deadline) throw new Error(`waited in vain for ${what}`);
     await new Promise((resolve) => setTimeout(resolve, POLL_MS));

@@ -6,7 +6,7 @@ import { playHistory } from './policy-history.ts';
 
 /** What a worker does: seeds `first`, `first + stride`, … up to `last`, none after `seconds`. */
 export interface CompareTask {
-  kind: 'clusters' | 'histories';
+  kind: 'clusters' | 'modules' | 'histories';
   first: number;
   stride: number;
   last: number;
@@ -25,7 +25,7 @@ export interface CompareAnswer {
 function compare({ kind, flows, steps }: CompareTask, seed: number): Comparison {
   const comparison = emptyComparison();
   try {
-    if (kind === 'clusters') compareCluster(seed, flows, comparison);
+    if (kind !== 'histories') compareCluster(seed, flows, kind === 'modules', comparison);
     else playHistory(seed, steps, flows, comparison);
   } catch (error) {
     comparison.differences.push(`seed ${seed}: ${error instanceof Error ? error.stack : error}`);

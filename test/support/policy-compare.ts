@@ -2,6 +2,7 @@
 // a seed, which each difference names.
 
 import { judgeFlows, resultOf, type FlowResult } from '../../cli/policy/judge.ts';
+import { CoreModules, randomModules } from './policy-modules.ts';
 import { PolicyTwin, type TwinFlow, type TwinVerdict } from '../reference/policy.ts';
 import { ClusterGenerator } from './cluster-generator.ts';
 import { coreModule } from './core.ts';
@@ -22,15 +23,19 @@ export function emptyComparison(): Comparison {
   return { flows: 0, denied: 0, differences: [] };
 }
 
-/** Compares flows over one random cluster. */
-export function compareCluster(seed: number, count: number, sum: Comparison): void {
+/** Compares flows over one random cluster, with policy modules or without. */
+export function compareCluster(
+  seed: number, count: number, withModules: boolean, sum: Comparison,
+): void {
   const cluster = new ClusterGenerator(new Random(seed));
   const objects = cluster.list();
-  const twin = new PolicyTwin(objects, { legacyAnnotation: true });
+  const modules = withModules ? randomModules(new Random(seed)) : [];
+  const twin = new PolicyTwin(objects, { legacyAnnotation: true, modules });
   const generator = new FlowGenerator(cluster);
   const flows = Array.from({ length: count }, () => generator.next());
   const judgements = judgeFlows(
-    coreModule(), entriesOf(objects), flows.map(withId), { legacyAnnotation: true });
+    coreModule(), entriesOf(objects), flows.map(withId),
+    { legacyAnnotation: true, modules: withModules ? new CoreModules(modules) : null });
   for (const [index, judgement] of judgements.entries()) {
     const flow = flows[index];
     if (flow === undefined) continue;

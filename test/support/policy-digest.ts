@@ -2,7 +2,7 @@
 // each address that could matter, rules by name. Equal digests answer alike.
 
 import { createHash } from 'node:crypto';
-import { ANSWER_RULE_SHIFT } from '../../wasm/abi/policy.ts';
+import { ANSWER_ALLOW, ANSWER_FINAL, ANSWER_RULE_SHIFT } from '../../wasm/abi/policy.ts';
 import type { PolicyChange, RuleSet } from '../../engine/model.ts';
 import { blockHolds, parseAddress, sortObjects, type Address } from
   '../reference/policy-objects.ts';
@@ -26,7 +26,7 @@ function meaningOf(
 ): string {
   const texts = ruleSet.programs.map((program) => program.map(([key, answer]) => {
     const rule = answer >>> ANSWER_RULE_SHIFT;
-    return `${key} ${answer & 1} ${rule === 0 ? '-' : rules.get(rule) ?? 'unnamed'}`;
+    return `${key} ${answer & (ANSWER_ALLOW | ANSWER_FINAL)} ${rule === 0 ? '-' : rules.get(rule) ?? 'unnamed'}`;
   }).join());
   const entries = new Map(ruleSet.entries);
   const numbers = identities.map((identity) =>

@@ -46,7 +46,7 @@ export const BATCH = 4096;
 /** Instantiates the core over a memory. */
 export function instantiateCore(memory: WebAssembly.Memory): PrefixExports {
   const module = new WebAssembly.Module(readFileSync(CORE));
-  const instance = new WebAssembly.Instance(module, { env: { memory } });
+  const instance = new WebAssembly.Instance(module, { env: { memory, inspectPayload: () => 0 } });
   return instance.exports as unknown as PrefixExports;
 }
 

@@ -21,6 +21,9 @@
 //          | Services: buckets, arena of    |
 //          | fronts; per worker: counts     |
 //          +--------------------------------+
+//          | modules: lists, watches; per   |
+//          | worker: counts                 |
+//          +--------------------------------+
 //          | outbox, per worker: sends,     |
 //          | pieces, header blocks          |
 //          +--------------------------------+
@@ -89,6 +92,10 @@ export const DIRECTORY_FRONT_ARENA_SIZE = 288;
 export const DIRECTORY_SERVICE_EPOCH = 292;   // u32, one more with each change of Services; atomic
 export const DIRECTORY_HAS_SERVICES = 296;    // 1 once there has been a front
 export const DIRECTORY_KEPT = 300;            // address of the kept pages' header
+export const DIRECTORY_MODULES = 304;         // address of the module list in force; atomic
+export const DIRECTORY_MODULE_LISTS = 308;    // MODULE_LISTS of them, one beside the other
+export const DIRECTORY_MODULE_COUNTS = 312;   // per worker: MODULE_PLACES records
+export const DIRECTORY_WATCHES = 316;         // flows whose payload modules want to see
 export const DIRECTORY_SIZE = 320;
 export const DIRECTORY_MAGIC = 0x54524c43;    // "CLRT"
 export const COALESCE_TCP = 1;                // join TCP segments that come from peers
@@ -117,14 +124,29 @@ export const WORKER_AFFINITY = 3008;          // likewise, an affinity
 export const WORKER_FLOW = 3072;              // u32 address of the flow of the packet in hand, or 0
 export const WORKER_FRONT = 3076;             // u32 address of the front that it opens a flow of
 export const WORKER_ENDS = 3080;              // ends it came with, where it was translated
-export const WORKER_STRIDE = 3136;
+// What the worker is doing, so that it can go on where a module's fault has led out of a batch.
+export const WORKER_HAND = 3120;              // u32 address of the descriptor that is judged
+export const WORKER_HAND_SOURCE = 3124;       // u16 next hop id of its source
+export const WORKER_HAND_DESTINATION = 3126;  // u16
+export const WORKER_AT = 3128;                // u32, slot
+export const WORKER_AT_TRAIN = 3132;          // u32 address of the datagrams in it, 0: there is one
+export const WORKER_AT_LENGTH = 3136;         // u32 bytes of them
+export const WORKER_AT_DATAGRAM = 3140;       // u32, where the one in hand begins
+export const WORKER_MODULE = 3144;            // u32, place of the module that runs + 1, or 0
+export const WORKER_MODULE_SAID = 3148;       // u32 address of what modules have said so far
+export const WORKER_MODULE_SHIFT = 3152;      // u16, bit of it where this one's verdict goes
+export const WORKER_MODULE_FAILURE = 3154;    // u16, verdict where it does not come back
+export const WORKER_PENDING = 3156;           // u32, modules that want payload, as in a watch
+export const WORKER_SAID = 3160;              // u64 [entry or key][egress, ingress]: SAID_*
+export const WORKER_MODULE_FLOW = 3200;       // 16 u32: a flow as modules are shown it
+export const WORKER_STRIDE = 3264;
 // Both ends of a packet, as they lie in its headers.
 export const ENDS_PORTS = 0;                  // 4 bytes
 export const ENDS_ADDRESSES = 8;              // 8 or 32 bytes
 
-export const CONTROL_SCRATCH_START = 14592;   // WORKERS_START + WORKER_LIMIT * WORKER_STRIDE
+export const CONTROL_SCRATCH_START = 15104;   // WORKERS_START + WORKER_LIMIT * WORKER_STRIDE
 export const CONTROL_SCRATCH_SIZE = 2048;
-export const TABLES_START = 16640;
+export const TABLES_START = 17152;
 
 // Kept pages, up to the end of memory: a file may lie in their place, which the next process takes
 // over. A process that finds another header than its own would be does not.

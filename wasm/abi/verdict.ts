@@ -53,7 +53,10 @@ export const REASON_SERVICE_GONE = 41;        // the flow's backend has left: TC
 export const REASON_SERVICE_CONFLICT = 42;    // another flow has the same two ends and ports
 export const REASON_SERVICE_PEER = 43;        // from a peer, for a Service's address
 export const REASON_SERVICE_SESSION = 44;     // a reply whose session was given up
-export const REASON_COUNT = 45;
+export const REASON_MODULE_EGRESS = 45;       // denied by a module, for the source pod
+export const REASON_MODULE_INGRESS = 46;      // denied by a module, for the destination pod
+export const REASON_MODULE_REJECTED = 47;     // likewise for either, and the sender is told
+export const REASON_COUNT = 48;
 
 // Directions, for counters: outbound is from a local device, inbound from a peer.
 export const DIRECTION_OUTBOUND = 0;

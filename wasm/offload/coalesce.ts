@@ -30,7 +30,7 @@ import {
 } from "../abi/layout";
 import { EVENT_COALESCED } from "../abi/verdict";
 import { checksum, checksumAdd, checksumFold } from "../checksum";
-import { countEvent } from "../count";
+import { countEvent, countReceived } from "../count";
 import { forwardInbound } from "../forward";
 import { addPiece, pieceSize, takePieces } from "../outbox";
 import {
@@ -58,6 +58,7 @@ const RUN_SEQUENCE: i32 = DESCRIPTOR_STRIDE + 20;     // u32, sequence number th
 const RUN_IDENTIFICATION: i32 = DESCRIPTOR_STRIDE + 24; // u32, that comes next unless DF is set
 const RUN_VERIFIED: i32 = DESCRIPTOR_STRIDE + 28;     // u32, 1 once the head's checksum is verified
 const RUN_PSEUDO: i32 = DESCRIPTOR_STRIDE + 32;       // u64, sum of the pseudo-header, no length
+const RUN_ENDS: i32 = DESCRIPTOR_STRIDE + 40;         // u32, 1 once it has the last packet it takes
 
 const BYTES_MAX: i32 = 65535; // that a total length can say, RFC 791 section 3.1
 const TCP_FLAGS_LAST: i32 = TCP_FLAG_PSH | TCP_FLAG_FIN; // that only the last packet may have
@@ -66,7 +67,7 @@ function runOf(worker: i32): usize {
   return <usize>(WORKERS_START + (worker * WORKER_STRIDE) + WORKER_RUN);
 }
 
-/** Forgets a run that an earlier batch may have left, when its worker died. */
+/** Forgets the run: it is on its way, or an earlier batch left it, when its worker died. */
 export function resetRun(worker: i32): void {
   setSegments(runOf(worker), 0);
 }
@@ -123,6 +124,7 @@ export function openRun(descriptor: usize, worker: i32, origin: i32): bool {
   store<u32>(run, tcpSequence(packet + transport) + payload, RUN_SEQUENCE);
   store<i32>(run, ipv4Identification(packet) + 1, RUN_IDENTIFICATION);
   store<i32>(run, 0, RUN_VERIFIED);
+  store<i32>(run, 0, RUN_ENDS);
   return true;
 }
 
@@ -174,7 +176,10 @@ export function extendRun(descriptor: usize, worker: i32, nowMs: i32): bool {
   if (!isNext || packetSegments(run) >= RUN_SEGMENTS_MAX
     || packetLength(run) + payload > BYTES_MAX || !isVerified(run, packet, total)) return false;
   append(run, worker, packet + headers, payload);
-  if (endsRun(run, packet + transport, payload)) finishRun(worker, nowMs);
+  if (endsRun(run, packet + transport, payload)) {
+    store<i32>(run, 1, RUN_ENDS);
+    finishRun(worker, nowMs);
+  }
   return true;
 }
 
@@ -281,8 +286,20 @@ export function finishRun(worker: i32, nowMs: i32): void {
     writeHeaders(run, packet);
     countEvent(worker, EVENT_COALESCED);
   }
-  forwardInbound(run, worker, nowMs, load<i32>(run, RUN_ORIGIN), routeDestination(packet));
-  setSegments(run, 0);
+  const origin = load<i32>(run, RUN_ORIGIN);
+  countReceived(worker, origin, run);
+  forwardInbound(run, worker, nowMs, origin, routeDestination(packet));
+  resetRun(worker);
+}
+
+/** True where the packet is a run that is on its way. */
+export function isRun(descriptor: usize, worker: i32): bool {
+  return descriptor == runOf(worker);
+}
+
+/** True of a run which has the packet of the slot in hand for its last. */
+export function runHasLast(worker: i32): bool {
+  return load<i32>(runOf(worker), RUN_ENDS) != 0;
 }
 
 /** Makes the head's headers those of the whole, with its transport checksum left to the kernel: the

@@ -9,12 +9,23 @@
 // change takes far longer than a look.
 
 import { DIRECTORY_POLICY_EPOCH, DIRECTORY_START } from "../abi/layout";
-import { ANSWER_ALLOW, FLOW_ANSWER_EGRESS, FLOW_ANSWER_INGRESS, FLOW_EPOCH } from "../abi/policy";
-import { REASON_NONE, REASON_POLICY_EGRESS, REASON_POLICY_INGRESS } from "../abi/verdict";
+import {
+  ANSWER_ALLOW, ANSWER_MODULE_MASK, ANSWER_MODULE_SHIFT, ANSWER_REJECT, FLOW_ANSWER_EGRESS,
+  FLOW_ANSWER_INGRESS, FLOW_EPOCH,
+} from "../abi/policy";
+import {
+  REASON_MODULE_EGRESS, REASON_MODULE_INGRESS, REASON_MODULE_REJECTED, REASON_NONE,
+  REASON_POLICY_EGRESS, REASON_POLICY_INGRESS,
+} from "../abi/verdict";
 import { flowDestination, flowIsIpv4, flowPolicyKey, flowSource } from "../flow-key";
+import { flowCandidate } from "../table/flow";
 import { deviceEgress, deviceIngress, endpointDevice, nextHopAt } from "../table/record";
 import { routeIpv4, routeIpv6 } from "../table/route";
+import { watchFind, watchedEpoch } from "../table/watch";
 import { identityOfIpv4, identityOfIpv6, policyAnswer } from "./match";
+import {
+  askModules, closeJudgement, moduleList, modulesWatch, pendingModules, setPending,
+} from "./module";
 import { recordVerdict } from "./ring";
 
 /** The policy epoch. What is judged after reading it is at least as new. */
@@ -43,22 +54,51 @@ export function judgeFlow(flow: usize, worker: i32, nowMs: i32): i32 {
   } while ((from != 0 && deviceEgress(from) != sender)
     || (to != 0 && deviceIngress(to) != receiver) || policyEpoch() != epoch);
   const key = flowPolicyKey(flow);
-  const egress = policyAnswer(sender, far, key);
-  const ingress = policyAnswer(receiver, near, key);
+  let egress = policyAnswer(sender, far, key);
+  let ingress = policyAnswer(receiver, near, key);
+  const modules = moduleList();
+  setPending(worker, 0);
+  if (modules != 0) {
+    if (from != 0) egress = askModules(modules, worker, flow, 0, egress, near, far);
+    if (to != 0) ingress = askModules(modules, worker, flow, 1, ingress, near, far);
+    closeJudgement(worker, flow);
+    if (isWatched(modules, worker, flow)) epoch = watchedEpoch(epoch);
+  }
   if (from != 0) recordVerdict(worker, nowMs, flow, from, 0, egress, near, far, key);
   if (to != 0) recordVerdict(worker, nowMs, flow, to, 1, ingress, near, far, key);
   store<u32>(flow, epoch, FLOW_EPOCH);
   store<u32>(flow, egress, FLOW_ANSWER_EGRESS);
   store<u32>(flow, ingress, FLOW_ANSWER_INGRESS);
-  if ((egress & ANSWER_ALLOW) == 0) return REASON_POLICY_EGRESS;
-  return (ingress & ANSWER_ALLOW) == 0 ? REASON_POLICY_INGRESS : REASON_NONE;
+  return reasonOf(egress, ingress);
+}
+
+/** True where modules are to look at further packets of the flow. Payload is shown from a flow's
+ * beginning only: a known flow that is judged anew goes on as it is, unless it is being shown. */
+function isWatched(modules: usize, worker: i32, flow: usize): bool {
+  const isKnown = flow != flowCandidate(worker);
+  if (pendingModules(worker) != 0 && isKnown && watchFind(flow) == 0) setPending(worker, 0);
+  return modulesWatch(modules) || pendingModules(worker) != 0;
+}
+
+/** Why the packet of a flow with these answers is dropped, REASON_NONE where it is not. */
+export function reasonOf(egress: u32, ingress: u32): i32 {
+  if ((egress & ANSWER_ALLOW) == 0) {
+    return refusal(egress, REASON_POLICY_EGRESS, REASON_MODULE_EGRESS);
+  }
+  if ((ingress & ANSWER_ALLOW) != 0) return REASON_NONE;
+  return refusal(ingress, REASON_POLICY_INGRESS, REASON_MODULE_INGRESS);
+}
+
+function refusal(answer: u32, policy: i32, module: i32): i32 {
+  if ((answer & ANSWER_REJECT) != 0) return REASON_MODULE_REJECTED;
+  return ((answer >>> ANSWER_MODULE_SHIFT) & ANSWER_MODULE_MASK) != 0 ? module : policy;
 }
 
 /** The device of the endpoint with the address, 0 where it is not on this node. */
-function localEndpoint(address: usize, ipv4: bool): usize {
+export function localEndpoint(address: usize, ipv4: bool): usize {
   return endpointDevice(nextHopAt(ipv4 ? routeIpv4(address + 12) : routeIpv6(address)));
 }
 
-function identityOf(address: usize, ipv4: bool): i32 {
+export function identityOf(address: usize, ipv4: bool): i32 {
   return ipv4 ? identityOfIpv4(address + 12) : identityOfIpv6(address);
 }

@@ -1,0 +1,49 @@
+// The daemon's two sockets: who may use which, and what for.
+
+import { join } from 'node:path';
+import { peerCredentials } from '../ffi/socket.ts';
+import { ControlServer } from './control.ts';
+import { RUNTIME_DIRECTORY_MODE } from './derived.ts';
+import type { Host } from './main.ts';
+import { controlMethods } from './methods.ts';
+
+/** Names of the files in the runtime directory. */
+export const CONTROL_SOCKET = 'control.sock';
+export const SYNC_SOCKET = 'sync.sock';
+
+/** For the command line and the CNI plugin. */
+export function controlServer(host: Host): ControlServer {
+  const { config, log, version } = host.options;
+  return new ControlServer({
+    path: join(config.runtimeDirectory, CONTROL_SOCKET),
+    mode: 0o600,
+    directoryMode: RUNTIME_DIRECTORY_MODE,
+    roles: ['cli', 'cni'],
+    methods: controlMethods(host),
+    version,
+    log,
+    peerUid: peerCredentials,
+    onClosed: (connection) => host.attachments.closed(connection),
+  });
+}
+
+/** For the sidecar. */
+export function syncServer(host: Host): ControlServer {
+  const { config, log, version } = host.options;
+  const { intake } = host;
+  return new ControlServer({
+    path: join(config.runtimeDirectory, SYNC_SOCKET),
+    mode: 0o660,
+    ...(config.syncGroup < 0 ? {} : { gid: config.syncGroup }),
+    directoryMode: RUNTIME_DIRECTORY_MODE,
+    peerUid: peerCredentials,
+    uids: [0, process.getuid?.() ?? 0, config.syncUid],
+    roles: ['sync'],
+    methods: intake.methods(),
+    version,
+    log,
+    accept: (party) => intake.refusal(party),
+    onOpen: (connection) => intake.opened(connection),
+    onClosed: (connection) => intake.closed(connection),
+  });
+}

@@ -1,0 +1,217 @@
+// Policy modules: what they make of a program's answer. Admin tier, modules, NetworkPolicy,
+// baseline tier: what the admin tier has decided is final; of the rest modules are asked in order.
+//
+// A module is called through the function table, with what modules/wit/policy.wit says of a flow as
+// 16 integers. Its memory is its own; all it can do to the core is not to come back. So before a
+// call the worker's block says which module it is and where its verdict is to go. Where a call ends
+// by a trap, the host puts the failure verdict there and goes on with the batch (process.ts). What
+// others have said of the packet stands there, too, so none is asked twice.
+
+import { PROTOCOL_TCP } from "../abi/headers";
+import {
+  DIRECTORY_MODULES, DIRECTORY_MODULE_COUNTS, DIRECTORY_START, WORKER_MODULE, WORKER_MODULE_SAID,
+  WORKER_MODULE_SHIFT, WORKER_PENDING, WORKER_SAID,
+} from "../abi/layout";
+import {
+  MODULE_COUNTS_STRIDE, MODULE_DISABLED, MODULE_FAILURE_MASK, MODULE_FAILURE_SHIFT,
+  MODULE_FAULT_ANSWER, MODULE_HAS_PAYLOAD, MODULE_LIST_COUNT, MODULE_LIST_ENTRIES,
+  MODULE_LIST_FLAGS, MODULE_MAY_ALLOW, MODULE_PER_PACKET, MODULE_PLACES, MODULE_PLACE_MASK,
+  MODULE_TABLE_BASE, MODULE_VERDICT_ALLOW, MODULE_VERDICT_DENY, MODULE_VERDICT_MORE,
+  MODULE_VERDICT_REJECT, SAID_BITS, SAID_MASK, WATCH_INGRESS_SHIFT,
+} from "../abi/module";
+import {
+  ANSWER_ALLOW, ANSWER_FINAL, ANSWER_MODULE_SHIFT, ANSWER_REJECT, FLOW_PROTOCOL,
+  FLOW_SIGNAL,
+} from "../abi/policy";
+import {
+  flowDestination, flowIsIpv4, flowPolicyKey, flowSource, flowSourcePort,
+} from "../flow-key";
+import { directory } from "../packet";
+import { flowCandidate, workerField } from "../table/flow";
+import { hasPorts } from "../wire/transport";
+import { identityOf } from "./judge";
+
+const SAID_SIZE: i32 = 8;
+const PORT_MASK: u32 = 0xffff;
+
+/** Address of the list of modules in force, 0 where there are none. */
+// @ts-ignore: decorator
+@inline
+export function moduleList(): usize {
+  return <usize>atomic.load<u32>(DIRECTORY_START, DIRECTORY_MODULES);
+}
+
+/** True where some module looks at each packet of a flow. */
+export function modulesWatch(list: usize): bool {
+  return (load<u32>(list, MODULE_LIST_FLAGS) & MODULE_PER_PACKET) != 0;
+}
+
+/** What comes of a program's answer for one end of a flow, once the modules are asked. */
+export function askModules(
+  list: usize,
+  worker: i32,
+  flow: usize,
+  ingress: i32,
+  answer: u32,
+  sourceIdentity: i32,
+  destinationIdentity: i32,
+): u32 {
+  if ((answer & ANSWER_FINAL) != 0) return answer;
+  const said = saidOf(worker, flow, ingress);
+  const count = load<i32>(list, MODULE_LIST_COUNT);
+  for (let index = 0; index < count; index += 1) {
+    const entry = load<u32>(list + (<usize>index << 2), MODULE_LIST_ENTRIES);
+    const shift = index * SAID_BITS;
+    const known = <i32>(load<u64>(said) >>> shift) & SAID_MASK;
+    const verdict = known != 0
+      ? known - 1
+      : evaluate(
+        entry, worker, flow, flow, ingress, said, shift, sourceIdentity, destinationIdentity);
+    if (verdict == MODULE_VERDICT_ALLOW && (entry & MODULE_MAY_ALLOW) != 0) {
+      return decided(entry, ANSWER_ALLOW);
+    }
+    if (refuses(verdict)) return refused(entry, verdict);
+    if (verdict == MODULE_VERDICT_MORE) {
+      setPending(worker, pendingModules(worker) | pendingBit(index, ingress));
+    }
+  }
+  return answer;
+}
+
+/** The modules that want to see payload of the flow which was judged last, as in a watch. */
+export function pendingModules(worker: i32): u32 {
+  return load<u32>(workerField(worker, WORKER_PENDING));
+}
+
+export function setPending(worker: i32, pending: u32): void {
+  store<u32>(workerField(worker, WORKER_PENDING), pending);
+}
+
+/** The bit of a module, by its index in the list, for one end. */
+export function pendingBit(index: i32, ingress: i32): u32 {
+  return 1 << (index + (ingress * WATCH_INGRESS_SHIFT));
+}
+
+export function refuses(verdict: i32): bool {
+  return verdict == MODULE_VERDICT_DENY || verdict == MODULE_VERDICT_REJECT;
+}
+
+/** The answer of a module that refuses. */
+export function refused(entry: u32, verdict: i32): u32 {
+  return decided(entry, verdict == MODULE_VERDICT_REJECT ? ANSWER_REJECT : 0);
+}
+
+/** Forgets what modules have said, when both ends of a flow are judged. */
+export function closeJudgement(worker: i32, flow: usize): void {
+  store<u64>(saidOf(worker, flow, 0), 0);
+  store<u64>(saidOf(worker, flow, 1), 0);
+}
+
+/** An answer that a module has given in place of a program. */
+function decided(entry: u32, bits: u32): u32 {
+  return (((entry & MODULE_PLACE_MASK) + 1) << ANSWER_MODULE_SHIFT) | bits;
+}
+
+/** Where what modules say of a flow stands until it is judged. An ICMP error may have two judged:
+ * the flow that it is about, by its entry, and itself, by its key. */
+export function saidOf(worker: i32, flow: usize, ingress: i32): usize {
+  const isKey = flow == flowCandidate(worker);
+  return workerField(worker, WORKER_SAID) + <usize>((<i32>isKey * 2 + ingress) * SAID_SIZE);
+}
+
+/** What counts where a module fails. */
+export function failureOf(entry: u32): i32 {
+  return <i32>(entry >>> MODULE_FAILURE_SHIFT) & MODULE_FAILURE_MASK;
+}
+
+/** Asks one module about a flow, of which `flow` is the entry or key, and `seen` the key of the
+ * packet whose flags it gets. */
+export function evaluate(
+  entry: u32, worker: i32, flow: usize, seen: usize, ingress: i32, said: usize, shift: i32,
+  sourceIdentity: i32, destinationIdentity: i32,
+): i32 {
+  if ((entry & MODULE_DISABLED) != 0) return failureOf(entry);
+  const place = <i32>(entry & MODULE_PLACE_MASK);
+  enterModule(worker, entry, said, shift);
+  const protocol = <i32>load<u8>(flow, FLOW_PROTOCOL);
+  const source = flowSource(flow);
+  const destination = flowDestination(flow);
+  const ipv4 = flowIsIpv4(flow);
+  const verdict = call_indirect<i32>(
+    MODULE_TABLE_BASE + place, ipv4 ? 0 : 1, 1 - ingress, protocol, tcpFlags(seen, protocol),
+    hasPorts(protocol) ? flowSourcePort(flow) : 0, <i32>(flowPolicyKey(flow) & PORT_MASK),
+    sourceIdentity, destinationIdentity,
+    addressWord(source, 0, ipv4), addressWord(source, 4, ipv4),
+    addressWord(source, 8, ipv4), addressWord(source, 12, ipv4),
+    addressWord(destination, 0, ipv4), addressWord(destination, 4, ipv4),
+    addressWord(destination, 8, ipv4), addressWord(destination, 12, ipv4));
+  return leaveModule(worker, entry, said, shift, verdict);
+}
+
+/** Says which module the worker is in from now on, and where its verdict is to go. */
+// @ts-ignore: decorator
+@inline
+export function enterModule(worker: i32, entry: u32, said: usize, shift: i32): void {
+  const block = workerField(worker, 0);
+  store<u32>(block, <u32>said, WORKER_MODULE_SAID);
+  store<u32>(block, shift | (failureOf(entry) << 16), WORKER_MODULE_SHIFT); // and _FAILURE
+  store<u32>(block, (entry & MODULE_PLACE_MASK) + 1, WORKER_MODULE);
+}
+
+/** Takes note of what the module has said, and returns it; where that is no verdict, what counts in
+ * its place. */
+// @ts-ignore: decorator
+@inline
+export function leaveModule(
+  worker: i32, entry: u32, said: usize, shift: i32, verdict: i32,
+): i32 {
+  store<i32>(workerField(worker, WORKER_MODULE), 0);
+  const most = (entry & MODULE_HAS_PAYLOAD) != 0 ? MODULE_VERDICT_MORE : MODULE_VERDICT_REJECT;
+  const isVerdict = <u32>verdict <= <u32>most;
+  count(worker, <i32>(entry & MODULE_PLACE_MASK), isVerdict ? verdict : MODULE_FAULT_ANSWER);
+  const counts = isVerdict ? verdict : failureOf(entry);
+  store<u64>(said, load<u64>(said) | (<u64>(counts + 1) << shift));
+  return counts;
+}
+
+/** TCP's flags of the packet with this key, or that opened this flow. */
+// @ts-ignore: decorator
+@inline
+function tcpFlags(seen: usize, protocol: i32): i32 {
+  return protocol == PROTOCOL_TCP ? <i32>load<u8>(seen, FLOW_SIGNAL) : 0;
+}
+
+/** Writes a flow as 16 words in the order of the WIT's record, as evaluate() has it. */
+export function writeModuleFlow(words: usize, flow: usize, seen: usize, ingress: i32): void {
+  const protocol = <i32>load<u8>(flow, FLOW_PROTOCOL);
+  const source = flowSource(flow);
+  const destination = flowDestination(flow);
+  const ipv4 = flowIsIpv4(flow);
+  store<i32>(words, ipv4 ? 0 : 1);
+  store<i32>(words, 1 - ingress, 4);
+  store<i32>(words, protocol, 8);
+  store<i32>(words, tcpFlags(seen, protocol), 12);
+  store<i32>(words, hasPorts(protocol) ? flowSourcePort(flow) : 0, 16);
+  store<u32>(words, flowPolicyKey(flow) & PORT_MASK, 20);
+  store<i32>(words, identityOf(source, ipv4), 24);
+  store<i32>(words, identityOf(destination, ipv4), 28);
+  for (let word: usize = 0; word < 16; word += 4) {
+    store<i32>(words + 32 + word, addressWord(source, word, ipv4));
+    store<i32>(words + 48 + word, addressWord(destination, word, ipv4));
+  }
+}
+
+/** A word of an address, in host order. IPv4 has one, the first. */
+// @ts-ignore: decorator
+@inline
+function addressWord(address: usize, offset: usize, ipv4: bool): i32 {
+  if (!ipv4) return <i32>bswap<u32>(load<u32>(address + offset));
+  return offset == 0 ? <i32>bswap<u32>(load<u32>(address, 12)) : 0;
+}
+
+function count(worker: i32, place: i32, kind: i32): void {
+  const record = (worker * MODULE_PLACES) + place;
+  const counter = <usize>(directory(DIRECTORY_MODULE_COUNTS) + (record * MODULE_COUNTS_STRIDE)
+    + (kind << 3));
+  store<u64>(counter, load<u64>(counter) + 1);
+}
