@@ -27,7 +27,7 @@ import { addressBytes, addressFamily, hostPrefix, prefixBase, type Family } from
 import { ClaimTable, type Claim } from './claims.ts';
 import type { Core } from './core.ts';
 import type { Limits } from './memory-map.ts';
-import type { ClusterNode, Delta, Route, Snapshot, Tunnel } from './model.ts';
+import type { ClusterNode, Delta, Route, Snapshot, VxlanTunnel } from './model.ts';
 import { FLANNEL_VXLAN_PORT } from './net-conf.ts';
 import { DeviceTable } from './tables/device.ts';
 import { TableFullError } from './tables/limits.ts';
@@ -49,7 +49,7 @@ export interface ForwardingOptions {
 }
 
 /** A tunnel whose port is known. */
-export type PeerTunnel = Required<Tunnel>;
+export type PeerTunnel = VxlanTunnel & { port: number };
 
 /** A tunnel to a remote node, as published, and the pod packets that take it. */
 export interface Peer {
@@ -279,7 +279,8 @@ export class Forwarding {
     const remotes: Claim[] = [];
     const kept = new Set<string>();
     const { tunnelPort = FLANNEL_VXLAN_PORT } = this.#options;
-    const tunnels = node.tunnels.map((tunnel) => ({ ...tunnel, port: tunnel.port ?? tunnelPort }));
+    const tunnels = node.tunnels.flatMap((tunnel) =>
+      (tunnel.kind === 'vxlan' ? [{ ...tunnel, port: tunnel.port ?? tunnelPort }] : []));
     for (const [tunnel, families] of groupTunnels(tunnels)) {
       const key = `${node.name}/${tunnel.family}`;
       kept.add(key);
@@ -336,7 +337,7 @@ export class Forwarding {
       : VXLAN_OVERHEAD_IPV6;
     const mtu = this.#options.underlayMtu - overhead;
     const own = this.local?.tunnels.find(({ family }) => family === tunnel.family);
-    const ownMac = own?.mac ?? this.#options.defaultMac[tunnel.family];
+    const ownMac = own?.kind === 'vxlan' ? own.mac : this.#options.defaultMac[tunnel.family];
     const record = this.peerTable.add({ tunnel, nextHop: peer.nextHop, ownMac, mtu });
     this.nextHops.publish(peer.nextHop, NEXT_HOP_KIND_PEER, record);
     if (peer.record >= 0) this.peerTable.remove(peer.record);

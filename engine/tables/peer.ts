@@ -32,13 +32,13 @@ import {
 } from '../../wasm/abi/layout.ts';
 import { addressBytes, addressFamily, macBytes } from '../address.ts';
 import type { Core } from '../core.ts';
-import type { Tunnel } from '../model.ts';
+import type { VxlanTunnel } from '../model.ts';
 import { IndexPool } from './grace.ts';
 import { TableFullError } from './limits.ts';
 
 /** What a peer's record is made of. `ownMac` is our VTEP's, `mtu` the largest inner packet. */
 export interface PeerRecord {
-  tunnel: Required<Tunnel>;
+  tunnel: VxlanTunnel & { port: number };
   nextHop: number;
   ownMac: string;
   mtu: number;

@@ -6,7 +6,7 @@ import { addressBytes, addressFamily, hostPrefix, prefixBase, prefixKey } from
   '../../engine/address.ts';
 import type { Core } from '../../engine/core.ts';
 import { Forwarding, type AttachedEndpoint } from '../../engine/forwarding.ts';
-import type { ClusterNode, Service, Tunnel } from '../../engine/model.ts';
+import type { ClusterNode, Service, VxlanTunnel } from '../../engine/model.ts';
 import { FLANNEL_VXLAN_PORT } from '../../engine/net-conf.ts';
 import { GATEWAY_MAC, type Offloads } from '../../engine/tables/device.ts';
 import { PrefixTable } from '../../engine/tables/prefix.ts';
@@ -119,6 +119,7 @@ function makeTwin(
   addConfiguredRoutes(tables, settings, fixed);
   for (const remote of settings.remotes) {
     for (const tunnel of remote.tunnels) {
+      if (tunnel.kind !== 'vxlan') continue;
       const target: Target = { kind: 'peer', peer: twinPeer(settings, tunnel) };
       addPeer(tables, remote, tunnel, target);
       const id = forwarding.peers.get(`${remote.name}/${tunnel.family}`)?.nextHop;
@@ -156,7 +157,7 @@ function addConfiguredRoutes(
   }
 }
 
-function twinPeer(settings: SceneSettings, tunnel: Tunnel): TwinPeer {
+function twinPeer(settings: SceneSettings, tunnel: VxlanTunnel): TwinPeer {
   const outerIpv4 = addressFamily(tunnel.remote) === 'IPv4';
   const own = settings.local.tunnels.find(({ family }) => family === tunnel.family);
   return {
@@ -164,13 +165,14 @@ function twinPeer(settings: SceneSettings, tunnel: Tunnel): TwinPeer {
     device: outerIpv4 ? layout.DEVICE_UNDERLAY_IPV4 : layout.DEVICE_UNDERLAY_IPV6,
     vni: tunnel.vni,
     mac: tunnel.mac,
-    ownMac: own?.mac ?? (tunnel.family === 'IPv4' ? '02:00:00:00:00:04' : '02:00:00:00:00:06'),
+    ownMac: own?.kind === 'vxlan' ? own.mac
+      : tunnel.family === 'IPv4' ? '02:00:00:00:00:04' : '02:00:00:00:00:06',
     // Outer IP, UDP 8, VXLAN 8, Ethernet 14.
     mtu: settings.underlayMtu - (outerIpv4 ? 20 : 40) - 30,
   };
 }
 
-function addPeer(tables: TwinTables, node: ClusterNode, tunnel: Tunnel, target: Target): void {
+function addPeer(tables: TwinTables, node: ClusterNode, tunnel: VxlanTunnel, target: Target): void {
   const ofFamily = (text: string): boolean => addressFamily(text) === tunnel.family;
   for (const prefix of node.podCidrs.filter(ofFamily)) tables.routes.add(prefix, target);
   for (const address of node.addresses.filter(ofFamily)) {

@@ -42,8 +42,8 @@ test('what we write we read as a peer does', () => {
   };
   const { entry, problems } = project(object, () => 'here');
   assert.equal(problems, []);
-  assert.equal(entry?.kind === 'Node' && entry.node.tunnels.map(({ family, remote, mac, vni }) =>
-    [family, remote, mac, vni]), [
+  assert.equal(entry?.kind === 'Node' && entry.node.tunnels.map((tunnel) =>
+    tunnel.kind === 'vxlan' && [tunnel.family, tunnel.remote, tunnel.mac, tunnel.vni]), [
     ['IPv4', IPV4.address, IPV4.mac, 1], ['IPv6', IPV6.address, IPV6.mac, 1],
   ]);
 });
