@@ -230,11 +230,11 @@ export const SourceHealthSchema = v.strictObject({
 export type SourceHealth = v.InferOutput<typeof SourceHealthSchema>;
 
 /** What the cluster may be told of this node: the answer to `node.follow`, and the notification
- * `node` to who has asked that. `mac` is what the node's tunnels have where the cluster says no
- * other. */
+ * `node` to who has asked that. Who has an address in `prefix` is on our link. `mac` is what the
+ * node's tunnels have where the cluster says no other. */
 export const NodeFactsSchema = v.strictObject({
   underlay: v.array(v.strictObject({
-    family: v.picklist(['IPv4', 'IPv6']), address: Address, mtu: Count,
+    family: v.picklist(['IPv4', 'IPv6']), address: Address, prefix: Prefix, mtu: Count,
   })),
   podNetworks: v.array(Prefix),
   port: Port,

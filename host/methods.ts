@@ -2,7 +2,7 @@
 
 import * as v from 'valibot';
 import { NEXT_HOP_NODE } from '../wasm/abi/layout.ts';
-import { addressFamily } from '../engine/address.ts';
+import { addressFamily, hostPrefix } from '../engine/address.ts';
 import { method, RequestError, type Methods } from '../engine/connection.ts';
 import { readDrops, readEvents, readReceived, readTraffic } from '../engine/counters.ts';
 import {
@@ -86,7 +86,10 @@ export function nodeFacts({ options, underlay, tierName }: Host): NodeFacts {
   const { config: { nodeName, podNetworks, underlay: { port } }, version } = options;
   const { mtu } = underlay;
   return {
-    underlay: underlay.sockets.map(({ family, address }) => ({ family, address, mtu })),
+    underlay: underlay.sockets.map(({ family, address }) => {
+      const prefix = underlay.prefixes[family] ?? hostPrefix(address);
+      return { family, address, prefix, mtu };
+    }),
     podNetworks,
     port,
     tier: tierName,

@@ -10,7 +10,7 @@ import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { parse, parseAllDocuments } from 'yaml';
 import { environmentName, loadConfig, settingPaths } from '../../host/config.ts';
-import { NODE_LABEL } from '../../sync/flannel/rival.ts';
+import { NODE_LABEL } from '../../sync/rival.ts';
 import { RESOURCES } from '../../sync/kubernetes/resources.ts';
 import { printSkip } from '../support/needs.ts';
 import { ROOT } from '../support/source.ts';
