@@ -36,7 +36,7 @@ function processPacket(descriptor: usize, worker: i32, nowMs: i32): void {
   resetVerdict(descriptor);
   const device = deviceAt(inputDevice(descriptor));
   const kind = device != 0 ? deviceKind(device) : DEVICE_KIND_NONE;
-  if (kind == DEVICE_KIND_UNDERLAY) return inbound(descriptor, worker, nowMs);
+  if (kind == DEVICE_KIND_UNDERLAY) return inbound(descriptor, worker, nowMs, device);
   finishRun(worker, nowMs);
   if (kind != DEVICE_KIND_NONE) outbound(descriptor, worker, nowMs, device);
   else drop(descriptor, worker, DIRECTION_OUTBOUND, REASON_DEVICE_UNKNOWN);

@@ -117,6 +117,10 @@ export class ForwardTwin {
     const owns = device.kind === 'node'
       ? owner?.kind === 'node' || owner?.kind === 'outside'
       : owner !== undefined && owner === device.target;
+    // What a peer on our link sends without a tunnel comes by way of the node's own stack.
+    if (device.kind === 'node' && owner?.kind === 'peer') {
+      return this.#drop('inbound', reason.REASON_WRONG_TUNNEL);
+    }
     if (!owns) return this.#drop('outbound', reason.REASON_SPOOFED_SOURCE);
     const origin = device.target ?? this.tables.node;
     return this.#forward({ direction: 'outbound', origin, packet }, nowMs);

@@ -53,7 +53,9 @@ export const REASON_SERVICE_GONE = 41;        // the flow's backend has left: TC
 export const REASON_SERVICE_CONFLICT = 42;    // another flow has the same two ends and ports
 export const REASON_SERVICE_PEER = 43;        // from a peer, for a Service's address
 export const REASON_SERVICE_SESSION = 44;     // a reply whose session was given up
-export const REASON_COUNT = 45;
+export const REASON_WRONG_TUNNEL = 45;        // of another kind of tunnel than the peer's
+export const REASON_TUNNEL_OPTION = 46;       // Geneve: an option that must be understood
+export const REASON_COUNT = 47;
 
 // Directions, for counters: outbound is from a local device, inbound from a peer.
 export const DIRECTION_OUTBOUND = 0;
