@@ -15,10 +15,6 @@ import type { ShowOptions } from './show.ts';
 import type { OutputFormat } from './table.ts';
 import { VERSION } from './version.ts';
 
-interface OutputOption {
-  output: OutputFormat;
-}
-
 /** Flags of V8 for programs that live beside pods on a small board: young objects get no more room
  * than at first, and, where there is time, all of the heap grows in small steps. Without these
  * twice as much is held as is used. */
@@ -218,10 +214,10 @@ function addObserve(program: Command): void {
 
 function addDoctor(program: Command): void {
   program.command('doctor').description('what this kernel offers, what is wrong, how to mend it')
-    .addOption(outputOption())
+    .addOption(outputOption()).addOption(runtimeOption())
     .addHelpText('after', '\nExamples:\n  culvert doctor\n  culvert doctor -o json\n')
-    .action(async ({ output }: OutputOption) => {
-      process.exitCode = await (await import('./doctor.ts')).doctor(output);
+    .action(async (options: ShowOptions) => {
+      process.exitCode = await (await import('./doctor.ts')).doctor(options);
     });
 }
 

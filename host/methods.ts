@@ -71,14 +71,18 @@ async function explained<T>(code: string, work: () => Promise<T>, host: Host): P
 }
 
 function peers(host: Host): PeerReport[] {
-  return [...host.forwarding.peers.values()].map(({ node, families, tunnel, nextHop, mtu }) => ({
-    ...tunnel,
-    node,
-    podCidrs: (host.forwarding.nodes.get(node)?.podCidrs ?? [])
-      .filter((prefix) => families.includes(addressFamily(prefix))),
-    mtu,
-    ...readTraffic(host.core, nextHop),
-  }));
+  return [...host.forwarding.peers.values()].map(({ node, families, tunnel, nextHop, mtu }) => {
+    const { port, ...rest } = tunnel;
+    return {
+      ...rest,
+      ...port === 0 ? {} : { port },
+      node,
+      podCidrs: (host.forwarding.nodes.get(node)?.podCidrs ?? [])
+        .filter((prefix) => families.includes(addressFamily(prefix))),
+      mtu,
+      ...readTraffic(host.core, nextHop),
+    };
+  });
 }
 
 /** What the cluster may be told of this node. */
