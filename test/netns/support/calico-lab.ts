@@ -11,26 +11,20 @@
 //
 // TX checksum offload is off on every veth that a node sends from.
 
-import type { Server } from 'node:net';
-import { join } from 'node:path';
-import { CulvertNode } from '../../../cli/demo/culvert-node.ts';
+import type { CulvertNode } from '../../../cli/demo/culvert-node.ts';
 import { askAll } from '../../../cli/client.ts';
-import { PACKAGE_FOLDER } from '../../../cli/version.ts';
 import { PeerReportSchema, type PeerReport } from '../../../engine/model.ts';
 import type { LabNode } from '../../../cli/demo/bed.ts';
 import type { KubeObject } from '../../support/api-server/resources.ts';
 import { customType } from '../../support/api-server/resources.ts';
-import { READER_RULES, TestApiServer } from '../../support/api-server/server.ts';
+import { TestApiServer } from '../../support/api-server/server.ts';
 import { addFelixPeer, felixAnnotations, setUpFelix } from './felix-node.ts';
-import { relay } from './kube-lab.ts';
-import {
-  POD_DEVICE, POD_NETWORKS, TunnelLab, podAddressesOf, podCidrsOf, remotesOf, type Place,
-} from './tunnel-lab.ts';
+import { addKubeCulvert, grantSidecar, kubeNode } from './kube-culvert.ts';
+import { POD_NETWORKS, TunnelLab, podCidrsOf, remotesOf, type Place } from './tunnel-lab.ts';
 
 export const CULVERT = 1;
 export const FELIX = 2;
 export const STRANGER = 3;
-const CLI = join(PACKAGE_FOLDER, 'dist', 'cli', 'main.js');
 const WAIT_LIMIT_MS = 30_000;
 
 /** A mode of pools, as their objects have it. */
@@ -143,57 +137,16 @@ async function serverWithPool(mode: PoolMode): Promise<TestApiServer> {
       metadata: { name: `pool-${index}` }, spec: { cidr, vxlanMode: mode, ipipMode: 'Never' },
     });
   }
-  server.grant('engine', [
-    ...READER_RULES,
-    { apiGroups: [''], resources: ['nodes/status'], verbs: ['patch'] },
-    { apiGroups: ['crd.projectcalico.org'], resources: ['ippools'], verbs: ['list'] },
-  ]);
-  server.create('namespaces', { metadata: { name: 'lab' } });
-  for (const number of [CULVERT, FELIX]) server.create('nodes', nodeObject(number));
+  grantSidecar(server,
+    { apiGroups: ['crd.projectcalico.org'], resources: ['ippools'], verbs: ['list'] });
+  server.create('nodes', kubeNode(CULVERT));
+  server.create('nodes', kubeNode(FELIX, felixAnnotations(FELIX)));
   await server.start();
   return server;
 }
 
-function nodeObject(number: number): KubeObject {
-  const podCIDRs = Object.values(podCidrsOf(number));
-  return {
-    metadata: {
-      name: `node-${number}`, annotations: number === FELIX ? felixAnnotations(number) : {},
-    },
-    spec: { podCIDR: podCIDRs[0], podCIDRs },
-    status: {
-      addresses: Object.values(remotesOf(number))
-        .map((address) => ({ type: 'InternalIP', address })),
-      conditions: [{ type: 'Ready', status: 'True' }],
-    },
-  };
-}
-
 async function build(lab: TunnelLab, server: TestApiServer): Promise<Parts> {
-  const ours = await lab.addNode(CULVERT);
-  const relays: Server[] = [relay(ours.host, Number(new URL(server.url).port))];
-  lab.onClose(async () => { for (const made of relays) made.close(); });
-  const culvert = new CulvertNode(lab.bed, ours, {
-    name: `node-${CULVERT}`, source: '', podNetworks: POD_NETWORKS,
-  });
-  await culvert.startDaemon();
-  culvert.sidecar = await lab.bed.start(ours.host, [
-    process.execPath, CLI, 'sync', '--stop-on-stdin-end', '--source', 'kubernetes',
-    '--kubeconfig', server.kubeconfig(), '--profile', 'calico', '--node-name', `node-${CULVERT}`,
-    '--runtime-directory', culvert.runtimeDirectory,
-  ], 'sync starts');
-  const address = podAddressesOf(CULVERT);
-  server.create('pods', {
-    metadata: { namespace: 'lab', name: 'pod-1', uid: 'uid-pod-1' },
-    spec: { nodeName: `node-${CULVERT}` }, status: { phase: 'Pending' },
-  });
-  await culvert.waitFor(({ sync }) => sync.revision !== null);
-  const pod = await culvert.addPod({
-    namespace: 'lab', name: 'pod-1', addresses: Object.values(address), device: 'tun',
-  });
-  lab.places.set(CULVERT, {
-    number: CULVERT, node: ours, pod, address, device: POD_DEVICE, linkHeader: 0,
-  });
+  const culvert = await addKubeCulvert(lab, server, CULVERT, { sync: ['--profile', 'calico'] });
   const theirs = await lab.addNode(FELIX);
   const node = server.get('nodes', `node-${FELIX}`);
   if (node === null) throw new Error('there is no Node of Felix\'s');
