@@ -1,5 +1,5 @@
-// A Culvert node of a tunnel lab that learns of its cluster from an API server for tests, by a relay
-// on the node's loopback, and tells it of itself.
+// A Culvert node of a tunnel lab that learns of its cluster from an API server for tests, by a
+// relay on the node's loopback, and tells it of itself.
 
 import { join } from 'node:path';
 import { CulvertNode } from '../../../cli/demo/culvert-node.ts';
