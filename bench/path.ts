@@ -13,6 +13,7 @@ import { CULVERTS, SAME_NODE } from './path/culvert.ts';
 import { byService, congestionControl, flood, roundTrip, transfer, type Measure, type Sample }
   from './path/measure.ts';
 import { nativeProgram, RIVALS } from './path/rivals.ts';
+import { TUNNELS } from './path/tunnels.ts';
 import { Hash } from './random.ts';
 import { describeMachine, median, round, summarise, type Measurement, type Ratio,
   type Report } from './report.ts';
@@ -21,7 +22,8 @@ export const PATH_ROUNDS = 7;
 export const PATH_SECONDS = 3;
 /** Before the first round everybody carries this much, for what is compiled or learned at first. */
 const WARM_UP_SECONDS = 0.5;
-const RECIPES: readonly Recipe[] = [...CULVERTS, ...RIVALS, SAME_NODE];
+const RECIPES: readonly Recipe[] = [...CULVERTS, ...TUNNELS, ...RIVALS, SAME_NODE];
+const TUNNEL_NAMES = new Set(TUNNELS.map(({ name }) => name));
 export const CONTENDERS: readonly string[] = RECIPES.map(({ name }) => name);
 
 export interface PathOptions {
@@ -192,7 +194,7 @@ class Field {
       trials.push({ name: `${kind}/${contender}`, unit, contender, measure, samples: [] });
     };
     const stream = transfer(this.#iperf3, seconds, this.#congestion);
-    for (const { name } of RECIPES) add('tcp', 'byte', name, stream);
+    for (const { name } of RECIPES) add(streamKind(name), 'byte', name, stream);
     add('tcpByService', 'byte', this.#bestTier(), byService(stream));
     if (this.#probe === '') return trials;
     for (const name of [this.#bestTier(), 'flannelUdp']) {
@@ -277,10 +279,18 @@ class Field {
   }
 }
 
+/** What a trial of TCP is called, in front of who takes part. */
+function streamKind(contender: string): string {
+  return TUNNEL_NAMES.has(contender) ? 'tunnels' : 'tcp';
+}
+
 /** The ratios that are contracts; `best` is the tier that stands for Culvert where one has to. */
 function ratioSpecs(best: string): RatioSpec[] {
   const tcp = (ours: string, theirs: string): RatioSpec =>
-    ({ name: `${ours}/${theirs}`, ours: `tcp/${ours}`, theirs: `tcp/${theirs}`, of: 'speed' });
+    ({
+      name: `${ours}/${theirs}`, ours: `${streamKind(ours)}/${ours}`, theirs: `tcp/${theirs}`,
+      of: 'speed',
+    });
   const perTier = ['T1', 'T2'].flatMap((tier) => [
     tcp(tier, 'flannelUdp'), tcp(tier, 'wireguardGo'), tcp(tier, 'kernelVxlan'),
     tcp(tier, 'nativeTwin'),
@@ -290,8 +300,8 @@ function ratioSpecs(best: string): RatioSpec[] {
     ({ name: `${kind}/flannelUdp`, ours: `${kind}/${best}`, theirs: `${kind}/flannelUdp`, of });
   return [
     ...perTier, tcp('T3', 'kernelVxlan'), tcp('T3', 'T2'), tcp('T3', 'nativeTwinT3'),
-    tcp('T0', 'flannelUdp'), small('smallPackets', 'speed'), small('rtt', 'cost'),
-    tcp('sameNode', 'veth'),
+    tcp('T0', 'flannelUdp'), tcp('udp', 'flannelUdp'),
+    small('smallPackets', 'speed'), small('rtt', 'cost'), tcp('sameNode', 'veth'),
     { name: 'service/direct', ours: `tcpByService/${best}`, theirs: `tcp/${best}`, of: 'speed' },
   ];
 }

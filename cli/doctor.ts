@@ -1,13 +1,17 @@
-// `culvert doctor`: what this kernel offers, which tier and tunnel will be used, what is wrong and
-// the one command that mends it. Everything is tried, nothing is read off a version number.
+// `culvert doctor`: what this kernel offers, which tier will be used, by which tunnel each peer is
+// reached, what is wrong and the one command that mends it. Everything is tried, nothing is read
+// off a version number.
 
 import { existsSync } from 'node:fs';
+import { closeFd } from '../ffi/file.ts';
 import { createNamespace } from '../ffi/netns.ts';
 import { Links } from '../ffi/netlink.ts';
+import { openIpSocket } from '../ffi/raw-socket.ts';
 import { probeSegmentLimit, probeUdpGro } from '../ffi/socket.ts';
 import { probeOffloads, type TunOffloads } from '../ffi/tun.ts';
 import { chooseTier, missingFor, TIERS, type KernelOffers } from '../host/tier.ts';
 import { TunnelTap } from '../host/tunnel-tap.ts';
+import { examinePeers, type PeerFinding } from './doctor-peers.ts';
 import { EXIT_NO_PERMISSION, EXIT_OK } from './exit.ts';
 import { print, type OutputFormat } from './table.ts';
 import { VERSION } from './version.ts';
@@ -29,9 +33,14 @@ export interface DoctorReport {
   /** What `auto` takes, the best that the kernel offers, and why the one is not more. */
   tier: { used: string; kernelOffers: string; limits: string[] };
   tunnel: string;
+  /** How the running daemon reaches its peers; null where none answers. */
+  peers: PeerFinding[] | null;
   checks: Check[];
   notes: string[];
 }
+
+/** The protocol number of IPv4 in IP (RFC 2003). */
+const IPPROTO_IPIP = 4;
 
 const NO_OFFLOADS: TunOffloads = {
   vnetHeader: false, checksum: false, tso4: false, tso6: false,
@@ -39,21 +48,33 @@ const NO_OFFLOADS: TunOffloads = {
 };
 
 /** Prints the report and returns the exit code. */
-export async function doctor(output: OutputFormat): Promise<number> {
-  const report = await examine();
+export async function doctor(
+  { output, runtimeDirectory }: { output: OutputFormat; runtimeDirectory: string },
+): Promise<number> {
+  const report = await examine(runtimeDirectory);
   print(output, report, ['CHECK', 'STATE', 'FOUND', 'FIX'], () => [
     ...report.checks.map(({ name, ok, needed, found, fix }) =>
       [name, ok ? 'ok' : needed ? 'MISSING' : 'absent', found, fix ?? '']),
     ['tunnel', 'ok', report.tunnel, ''],
     ['tier', 'ok', `${report.tier.used} is used, kernel offers ${report.tier.kernelOffers}`, ''],
     ...report.tier.limits.map((limit) => ['tier', '', limit, '']),
+    ...(report.peers ?? []).flatMap(peerRows),
     ...report.notes.map((note) => ['note', '', note, '']),
   ]);
   return report.ok ? EXIT_OK : EXIT_NO_PERMISSION;
 }
 
-/** Examines the machine. Leaves nothing behind. */
-export async function examine(): Promise<DoctorReport> {
+/** A way to a peer, and, below, what is in its way. */
+function peerRows({ node, family, kind, remote, why, missing }: PeerFinding): string[][] {
+  const found = `${node} ${family}: ${kind} to ${remote}: ${why}`;
+  return [
+    ['peer', missing.length === 0 ? 'ok' : 'MISSING', found, ''],
+    ...missing.map(({ what, fix }) => ['peer', '', what, fix]),
+  ];
+}
+
+/** Examines the machine, and asks the daemon where one runs. Leaves nothing behind. */
+export async function examine(runtimeDirectory: string): Promise<DoctorReport> {
   const offloads: Attempt<TunOffloads> = attempt(() => probeOffloads());
   const offers: KernelOffers = {
     tun: offloads.value ?? NO_OFFLOADS,
@@ -61,12 +82,15 @@ export async function examine(): Promise<DoctorReport> {
     joins: attempt(() => probeUdpGro()).value ?? false,
   };
   const tier = chooseTier('auto', offers);
+  const known = await examinePeers(runtimeDirectory);
   const checks = [
     nodeCheck(),
     tunDriverCheck(),
     needed('open a TUN', offloads.error, 'CAP_NET_ADMIN works',
       'run as root, or setcap cap_net_admin+ep on node'),
     await vxlanPortCheck(),
+    optional('raw sockets', rawSocketError(), 'can be opened',
+      'needed for tunnels of kind ipip alone: CAP_NET_RAW'),
     optional('network namespaces', namespaceError(), 'can be made',
       'only the demo and tests need them'),
     optional('kernel veth', await vethError(), 'offered', 'only the demo and tests need it'),
@@ -84,13 +108,16 @@ export async function examine(): Promise<DoctorReport> {
     node: process.version,
     arch: process.arch,
     tier: { used: tier.name, kernelOffers: offeredTier(offers), limits: tier.limits },
-    tunnel: 'vxlan, in user space',
+    tunnel: 'vxlan, geneve, ipip, flannel\'s udp, direct: for each peer as the cluster says',
+    peers: known?.peers ?? null,
     checks,
     notes: [
       'pods reach beyond the cluster only where the node masquerades for them, which Culvert does '
         + 'not do',
       'tier T3 is taken only where dataPlane.tier says so; its packets pass the node\'s FORWARD '
         + 'chain',
+      ...known === null ? [`no daemon answers in ${runtimeDirectory}: its peers are not known`]
+        : known.problems.map((problem) => `the daemon says: ${problem}`),
     ],
   };
 }
@@ -143,6 +170,10 @@ async function vxlanPortCheck(): Promise<Check> {
   } catch (error) {
     return optional(name, (error as Error).message, '', 'rtnetlink is needed');
   }
+}
+
+function rawSocketError(): string | null {
+  return attempt(() => closeFd(openIpSocket('IPv4', IPPROTO_IPIP))).error;
 }
 
 function namespaceError(): string | null {

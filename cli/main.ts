@@ -7,6 +7,7 @@ import { Command, Option } from 'commander';
 import { DEFAULTS, flagName, fromText, setAt, settingPaths } from '../host/config.ts';
 import type { Settings } from '../host/config.ts';
 import type { InstallOptions } from '../cni/install.ts';
+import type { ClusterOptions } from '../sync/main.ts';
 import { CommandError, EXIT_FAILED, EXIT_OK, EXIT_USAGE } from './exit.ts';
 import type { ObserveOptions } from './observe.ts';
 import type { AddOptions } from './module.ts';
@@ -16,10 +17,6 @@ import type { ExplainOptions, PolicyOptions, TestOptions } from './policy.ts';
 import type { ShowOptions } from './show.ts';
 import type { OutputFormat } from './table.ts';
 import { VERSION } from './version.ts';
-
-interface OutputOption {
-  output: OutputFormat;
-}
 
 /** Flags of V8 for programs that live beside pods on a small board: young objects get no more room
  * than at first, and, where there is time, all of the heap grows in small steps. Without these
@@ -36,8 +33,9 @@ interface SyncVerbOptions {
   kubeconfig?: string;
   context?: string;
   apiServer?: string;
-  profile: 'flannel' | 'none';
+  profile: ClusterOptions['profile'];
   netConf: string;
+  calicoMode: ClusterOptions['calicoMode'];
 }
 
 const stop = new AbortController();
@@ -118,10 +116,13 @@ function addSync(program: Command): void {
     .option('--context <name>', 'of the kubeconfig, where it is not the current one')
     .option('--api-server <url>', 'instead of the address found: that of the Service works only '
       + 'once Services do')
-    .addOption(new Option('--profile <profile>', 'flannel: tell flannel\'s nodes of this one')
-      .choices(['flannel', 'none']).default('none'))
+    .addOption(new Option('--profile <profile>', 'whose nodes the others are: these are told of '
+      + 'this one').choices(['flannel', 'calico', 'none']).default('none'))
     .option('--net-conf <place>', 'net-conf.json: FILE or configmap:NAMESPACE/NAME; default: '
       + 'flannel\'s own ConfigMap', '')
+    .addOption(new Option('--calico-mode <mode>', 'how Calico\'s nodes carry packets of pods; '
+      + 'auto: as its IPPools say').choices(['auto', 'vxlan', 'vxlan-cross-subnet',
+        'ipip', 'ipip-cross-subnet', 'none']).default('auto'))
     .action(async (options: SyncVerbOptions) => {
       if (options.stopOnStdinEnd === true) stopOnStdinEnd();
       for (const flag of [SMALL_YOUNG_SPACE, SMALL_STEPS]) setFlagsFromString(flag);
@@ -218,14 +219,15 @@ function addObserve(program: Command): void {
 
 function addDoctor(program: Command): void {
   program.command('doctor').description('what this kernel offers, what is wrong, how to mend it')
-    .addOption(outputOption())
+    .addOption(outputOption()).addOption(runtimeOption())
     .addHelpText('after', '\nExamples:\n  culvert doctor\n  culvert doctor -o json\n')
-    .action(async ({ output }: OutputOption) => {
-      process.exitCode = await (await import('./doctor.ts')).doctor(output);
+    .action(async (options: ShowOptions) => {
+      process.exitCode = await (await import('./doctor.ts')).doctor(options);
     });
 }
 
-interface DemoFlags extends OutputOption {
+interface DemoFlags {
+  output: OutputFormat;
   keep?: boolean;
   cluster?: string;
   folder?: string;

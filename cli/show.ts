@@ -29,15 +29,21 @@ export async function showPeers({ runtimeDirectory, output }: ShowOptions): Prom
   const headers = ['NODE', 'ENDPOINT', 'ENCAP', 'VNI', 'MAC', 'PODCIDR', 'MTU', 'RX', 'TX'];
   print(output, peers, headers, () => peers.map((peer) => [
     peer.node,
-    peer.remote.includes(':') ? `[${peer.remote}]:${peer.port}` : `${peer.remote}:${peer.port}`,
+    endpointText(peer),
     peer.kind,
-    String(peer.vni),
-    peer.mac,
+    String(peer.vni ?? '-'),
+    peer.mac ?? '-',
     peer.podCidrs.join(',') || '-',
     String(peer.mtu),
     bytesText(peer.rxBytes),
     bytesText(peer.txBytes),
   ]));
+}
+
+/** Where a peer's packets go; without a port where its kind has none. */
+function endpointText({ remote, port }: { remote: string; port?: number }): string {
+  if (port === undefined) return remote;
+  return remote.includes(':') ? `[${remote}]:${port}` : `${remote}:${port}`;
 }
 
 export async function showRoutes({ runtimeDirectory, output }: ShowOptions): Promise<void> {

@@ -7,7 +7,6 @@
 // id that stays with it; its record is replaced by publishing the id anew. Nothing here waits for a
 // rebuild of everything.
 
-import { VXLAN_OVERHEAD_IPV4, VXLAN_OVERHEAD_IPV6 } from '../wasm/abi/headers.ts';
 import {
   DIRECTORY_NODE_IPV4,
   DIRECTORY_NODE_IPV6,
@@ -34,6 +33,7 @@ import { TableFullError } from './tables/limits.ts';
 import { NextHopTable } from './tables/next-hop.ts';
 import { PeerTable } from './tables/peer.ts';
 import { PrefixTable } from './tables/prefix.ts';
+import { tunnelOverhead, withPort, type PeerTunnel } from './tunnel.ts';
 
 /** What the tables need to know beside the cluster. `podNetworks` get an unreachable route under
  * the nodes' own; `underlayMtu` is the MTU of the link that carries the tunnels. */
@@ -48,10 +48,8 @@ export interface ForwardingOptions {
   defaultMac: Record<Family, string>;
 }
 
-/** A tunnel whose port is known. */
-export type PeerTunnel = Required<Tunnel>;
-
-/** A tunnel to a remote node, as published, and the pod packets that take it. */
+/** A tunnel to a remote node, as published, and the pod packets that take it. `previous` is what it
+ * was as another kind of tunnel, whose packets are still taken; `record` counts in the table. */
 export interface Peer {
   node: string;
   families: Family[];
@@ -59,6 +57,7 @@ export interface Peer {
   nextHop: number;
   record: number;
   mtu: number;
+  previous: { tunnel: PeerTunnel; record: number } | null;
 }
 
 /** An endpoint, as entered. */
@@ -279,7 +278,7 @@ export class Forwarding {
     const remotes: Claim[] = [];
     const kept = new Set<string>();
     const { tunnelPort = FLANNEL_VXLAN_PORT } = this.#options;
-    const tunnels = node.tunnels.map((tunnel) => ({ ...tunnel, port: tunnel.port ?? tunnelPort }));
+    const tunnels = node.tunnels.map((tunnel) => withPort(tunnel, tunnelPort));
     for (const [tunnel, families] of groupTunnels(tunnels)) {
       const key = `${node.name}/${tunnel.family}`;
       kept.add(key);
@@ -318,7 +317,7 @@ export class Forwarding {
       return known;
     }
     const nextHop = this.nextHops.allocate(`peer ${key}`);
-    const peer: Peer = { node, families: [], tunnel, nextHop, record: -1, mtu: 0 };
+    const peer: Peer = { node, families: [], tunnel, nextHop, record: -1, mtu: 0, previous: null };
     try {
       this.#publishPeer(peer);
     } catch (error) {
@@ -331,16 +330,40 @@ export class Forwarding {
 
   /** Writes the peer a new record and points its id there. */
   #publishPeer(peer: Peer, tunnel = peer.tunnel): void {
-    const overhead = addressFamily(tunnel.remote) === 'IPv4'
-      ? VXLAN_OVERHEAD_IPV4
-      : VXLAN_OVERHEAD_IPV6;
-    const mtu = this.#options.underlayMtu - overhead;
-    const own = this.local?.tunnels.find(({ family }) => family === tunnel.family);
-    const ownMac = own?.mac ?? this.#options.defaultMac[tunnel.family];
-    const record = this.peerTable.add({ tunnel, nextHop: peer.nextHop, ownMac, mtu });
-    this.nextHops.publish(peer.nextHop, NEXT_HOP_KIND_PEER, record);
-    if (peer.record >= 0) this.peerTable.remove(peer.record);
-    Object.assign(peer, { tunnel, record, mtu });
+    const mtu = this.#options.underlayMtu - tunnelOverhead(tunnel);
+    const ownMac = this.#ownMac(tunnel);
+    const isSwitch = peer.record >= 0 && tunnel.kind !== peer.tunnel.kind;
+    const { nextHop, record: left } = peer;
+    const previous = isSwitch ? { tunnel: peer.tunnel, record: left } : peer.previous;
+    const record = this.peerTable.add(
+      { tunnel, nextHop, ownMac, mtu, previous: previous?.record ?? -1 });
+    this.nextHops.publish(nextHop, NEXT_HOP_KIND_PEER, record);
+    const gone = isSwitch ? peer.previous?.record ?? -1 : left;
+    Object.assign(peer, { tunnel, record, mtu, previous });
+    if (gone >= 0) this.peerTable.remove(gone);
+  }
+
+  /** The MAC of our own end: what the cluster says of our tunnel, or our default. */
+  #ownMac({ family }: Tunnel): string {
+    const own = this.local?.tunnels.find((tunnel) => tunnel.family === family);
+    return (own !== undefined && 'mac' in own ? own.mac : null) ?? this.#options.defaultMac[family];
+  }
+
+  /** True while packets of the kind of tunnel that some peer had before are taken. */
+  get isSwitching(): boolean {
+    return [...this.peers.values()].some(({ previous }) => previous !== null);
+  }
+
+  /** From now on packets of each peer's own kind of tunnel are the only ones that are taken. */
+  endSwitches(): void {
+    for (const peer of this.peers.values()) this.#forgetPrevious(peer);
+  }
+
+  #forgetPrevious(peer: Peer): void {
+    if (peer.previous === null) return;
+    this.peerTable.forgetPrevious(peer.record);
+    this.peerTable.remove(peer.previous.record);
+    peer.previous = null;
   }
 
   #removePeer(key: string): void {
@@ -348,6 +371,7 @@ export class Forwarding {
     if (peer === undefined) return;
     this.peers.delete(key);
     this.nextHops.release(peer.nextHop);
+    this.#forgetPrevious(peer);
     this.peerTable.remove(peer.record);
   }
 

@@ -100,7 +100,7 @@ function limitsFor(
     slots,
     nextHops: (nodes * 2) + 1024,
     peers: (nodes * 3) + 64,
-    devices: 515,
+    devices: 528,
     routesIpv4: routes,
     routesIpv6: routes,
     remotesIpv4: remotes,

@@ -9,18 +9,35 @@ import { ServiceNameSchema, ServiceSchema } from './service.ts';
 
 export * from './service.ts';
 
-/** One way to reach a cluster node: an encapsulation and where its packets go (a dual-stack flannel
- * node has two, one per address family). Pod packets of `family` take it. Where no port is said, it
- * is the cluster's, which the host's configuration has. */
-export const TunnelSchema = v.strictObject({
+const Vni = v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(0xffffff));
+/** Longest reason that is told of a tunnel. */
+export const WHY_LIMIT = 160;
+/** What all tunnels have. `why` tells the operator why it is this one. */
+const TunnelBase = {
   family: v.picklist(['IPv4', 'IPv6']),
-  kind: v.picklist(['vxlan']),
   remote: Address,
-  port: v.exactOptional(Port),
-  vni: v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(0xffffff)),
-  mac: Mac,
-});
+  why: v.exactOptional(v.pipe(v.string(), v.maxLength(WHY_LIMIT))),
+};
+
+/** One way to reach a cluster node: an encapsulation, or none, and where its packets go (a
+ * dual-stack flannel node has two, one per address family). Pod packets of `family` take it. Where
+ * no port is said, it is the cluster's, which the host's configuration has. Geneve without a MAC
+ * carries IP packets, with one Ethernet frames. What is `direct` goes to `remote`, on our link, as
+ * it is. */
+export const TunnelSchema = v.variant('kind', [
+  v.strictObject({
+    ...TunnelBase, kind: v.literal('vxlan'), port: v.exactOptional(Port), vni: Vni, mac: Mac,
+  }),
+  v.strictObject({
+    ...TunnelBase, kind: v.literal('geneve'), port: v.exactOptional(Port), vni: Vni,
+    mac: v.nullable(Mac),
+  }),
+  v.strictObject({ ...TunnelBase, kind: v.literal('ipip') }),
+  v.strictObject({ ...TunnelBase, kind: v.literal('udp'), port: v.exactOptional(Port) }),
+  v.strictObject({ ...TunnelBase, kind: v.literal('direct') }),
+]);
 export type Tunnel = v.InferOutput<typeof TunnelSchema>;
+export type VxlanTunnel = Extract<Tunnel, { kind: 'vxlan' }>;
 
 /** A node of the cluster as the sidecar describes it, our own included. */
 export const ClusterNodeSchema = v.strictObject({
@@ -215,11 +232,11 @@ export const SourceHealthSchema = v.strictObject({
 export type SourceHealth = v.InferOutput<typeof SourceHealthSchema>;
 
 /** What the cluster may be told of this node: the answer to `node.follow`, and the notification
- * `node` to who has asked that. `mac` is what the node's tunnels have where the cluster says no
- * other. */
+ * `node` to who has asked that. Who has an address in `prefix` is on our link. `mac` is what the
+ * node's tunnels have where the cluster says no other. */
 export const NodeFactsSchema = v.strictObject({
   underlay: v.array(v.strictObject({
-    family: v.picklist(['IPv4', 'IPv6']), address: Address, mtu: Count,
+    family: v.picklist(['IPv4', 'IPv6']), address: Address, prefix: Prefix, mtu: Count,
   })),
   podNetworks: v.array(Prefix),
   port: Port,
@@ -254,8 +271,11 @@ export const RouteQuerySchema = v.strictObject({ address: Address });
 
 /** A remote node's tunnel, with what went through it. */
 export const PeerReportSchema = v.strictObject({
-  ...TunnelSchema.entries,
-  port: Port,
+  ...TunnelBase,
+  kind: v.picklist(['vxlan', 'geneve', 'ipip', 'udp', 'direct']),
+  port: v.exactOptional(Port),
+  vni: v.exactOptional(Vni),
+  mac: v.exactOptional(v.nullable(Mac)),
   node: Name,
   podCidrs: v.array(Prefix),
   mtu: Count,

@@ -1,4 +1,4 @@
-// flannel's configuration of a cluster, `net-conf.json`, as far as a VXLAN node needs it.
+// flannel's configuration of a cluster, `net-conf.json`, as far as a node needs it.
 //
 // flannel reads it with Go's encoding/json: keys in any case, null as if absent. Defaults are those
 // of flannel's pkg/subnet/config.go and pkg/backend/vxlan: IPv4 on, IPv6 off, VNI 1, port 0 for the
@@ -11,12 +11,23 @@ import { fieldPath, issuePath, issueReason } from './shape.ts';
 
 /** The port of VXLAN where none is given: the Linux kernel's, older than RFC 7348's 4789. */
 export const FLANNEL_VXLAN_PORT = 8472;
+/** The port of flannel's type `udp` (pkg/backend/udp). */
+export const FLANNEL_UDP_PORT = 8285;
 const FLANNEL_VNI = 1;
+
+/** Backend types that are spoken here. `host-gw` sends packets of pods as they are, to nodes of the
+ * same link; `udp` puts them into datagrams as they are. */
+export const FLANNEL_TYPES = ['vxlan', 'host-gw', 'ipip', 'udp'] as const;
+export type FlannelType = (typeof FLANNEL_TYPES)[number];
+/** These carry IPv4 alone: flannel gives them no address of the other family. */
+const IPV4_ONLY: readonly FlannelType[] = ['ipip', 'udp'];
 
 export interface NetConf {
   /** The network of all pods for each family in use, IPv4 first. */
   podNetworks: string[];
+  type: FlannelType;
   vni: number;
+  /** That of the type's datagrams; 0 where it has none. */
   port: number;
   /** MTU of the links that carry the tunnels; 0 for each link's own. */
   linkMtu: number;
@@ -76,18 +87,21 @@ export function parseNetConf(text: string, place: string): NetConf {
   return fail(fieldPath(path), issueReason(issue));
 }
 
+/** What a file without `Backend` means. */
+const ABSENT_TYPE = 'udp';
+
 type Fail = (field: string, reason: string) => never;
 
 function netConf(fields: Fields, fail: Fail): NetConf {
-  const { enableipv4, enableipv6, 'backend': tunnel } = fields;
-  const kind = tunnel === undefined || tunnel === null
-    ? fail('Backend', 'absent, which means type udp to flannel; what is spoken here is vxlan')
-    : tunnel;
-  const type = kind.type ?? '';
-  if (type.toLowerCase() !== 'vxlan') {
-    fail('Backend.Type', `${type || 'none'} is not spoken here; vxlan is`);
+  const { enableipv4, enableipv6, 'backend': given } = fields;
+  const tunnel: NonNullable<Fields['backend']> = given ?? { type: ABSENT_TYPE };
+  const type = FLANNEL_TYPES.find((name) => name === tunnel.type?.toLowerCase())
+    ?? fail('Backend.Type',
+      `${tunnel.type || 'none'} is not spoken here; ${FLANNEL_TYPES.join(', ')} are`);
+  if (tunnel.gbp === true) fail('Backend.GBP', 'group policy in VXLAN headers is not spoken here');
+  if (IPV4_ONLY.includes(type) && (enableipv6 ?? false)) {
+    fail('EnableIPv6', `true, and type ${type} carries IPv4 alone`);
   }
-  if (kind.gbp === true) fail('Backend.GBP', 'group policy in VXLAN headers is not spoken here');
   const podNetworks = [
     ...((enableipv4 ?? true) ? [network(fields.network, 'IPv4', 'Network', fail)] : []),
     ...((enableipv6 ?? false) ? [network(fields.ipv6network, 'IPv6', 'IPv6Network', fail)] : []),
@@ -95,11 +109,17 @@ function netConf(fields: Fields, fail: Fail): NetConf {
   if (podNetworks.length === 0) fail('EnableIPv4', 'false, and EnableIPv6 is not true');
   return {
     podNetworks,
-    vni: kind.vni ?? FLANNEL_VNI,
-    port: (kind.port ?? 0) || FLANNEL_VXLAN_PORT,
-    linkMtu: kind.mtu ?? 0,
-    isDirectRouting: kind.directrouting ?? false,
+    type,
+    vni: tunnel.vni ?? FLANNEL_VNI,
+    port: portOf(type, tunnel.port ?? 0),
+    linkMtu: tunnel.mtu ?? 0,
+    isDirectRouting: type === 'host-gw' || (tunnel.directrouting ?? false),
   };
+}
+
+function portOf(type: FlannelType, given: number): number {
+  if (type === 'udp') return given || FLANNEL_UDP_PORT;
+  return type === 'vxlan' ? given || FLANNEL_VXLAN_PORT : 0;
 }
 
 /** A network with its host bits cleared, as Go's net.ParseCIDR gives it. */

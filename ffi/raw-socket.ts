@@ -13,7 +13,10 @@ import { interfaceIndex } from './interface.ts';
 import * as libc from './libc.ts';
 import { addressOf, NativeBlock } from './memory.ts';
 import { POLLIN, waitFor } from './poll.ts';
-import { getOption, IPPROTO_IP, IPPROTO_IPV6, openSocket, setOption, SOCK_RAW } from './socket.ts';
+import {
+  clearDontFragment, getOption, IPPROTO_IP, IPPROTO_IPV6, openSocket, receiveTos, setOption,
+  setReceiveBuffer, setSendBuffer, SOCK_RAW,
+} from './socket.ts';
 
 const AF_PACKET = 17;
 const ETH_P_ALL = 0x0003;
@@ -49,6 +52,39 @@ export interface Received extends SocketAddress {
 export function openIpSocket(family: IpFamily, protocol: number): number {
   const number = family === 'IPv6' ? AF_INET6 : AF_INET;
   return openSocket(number, SOCK_RAW, protocol, `${family} protocol ${protocol}`, REMEDIES);
+}
+
+/** Where a socket of IP in IP is bound, and how much it may queue. */
+export interface TunnelSocketOptions {
+  family: IpFamily;
+  /** Our own address: of packets for others it gets none. */
+  address: string;
+  /** What it carries: 4 for IPv4, 41 for IPv6. */
+  protocol: number;
+  receiveBufferBytes: number;
+  sendBufferBytes: number;
+}
+
+/**
+/** Opens a raw socket for IP in IP. The kernel makes the outer header of what it sends, with DF
+ * clear, and puts fragments together before it gives it a packet; as long as it is open nobody is
+ * told that the protocol is unreachable. Each packet arrives with its TOS or traffic class. / */
+export function openTunnelSocket(options: TunnelSocketOptions): number {
+  const { family, address, protocol } = options;
+  const fd = openIpSocket(family, protocol);
+  try {
+    clearDontFragment(fd, family);
+    setReceiveBuffer(fd, options.receiveBufferBytes);
+    setSendBuffer(fd, options.sendBufferBytes);
+    receiveTos(fd, family);
+    const size = writeSocketAddress(name.bytes, address, 0);
+    const result = libc.result(libc.bind(fd, name.address, size));
+    check(result, 'bind', `${address} protocol ${protocol}`);
+    return fd;
+  } catch (error) {
+    closeFd(fd);
+    throw error;
+  }
 }
 
 /** Opens a raw ICMP or ICMPv6 socket. The kernel fills in the checksum of ICMPv6 only. */

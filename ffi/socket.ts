@@ -86,9 +86,9 @@ export function openUdpSocket(options: UdpOptions): number {
     if (options.reuseAddress === true) setOption(fd, SOL_SOCKET, SO_REUSEADDR, 1, 'SO_REUSEADDR');
     if (options.joinsGroup === true) shareAddress(fd);
     if (isV6) setOption(fd, IPPROTO_IPV6, IPV6_V6ONLY, 1, 'IPV6_V6ONLY');
-    clearDontFragment(fd, isV6);
+    clearDontFragment(fd, options.family);
     setReceiveBuffer(fd, options.receiveBufferBytes);
-    setBuffer(fd, SO_SNDBUFFORCE, SO_SNDBUF, options.sendBufferBytes, 'SO_SNDBUF');
+    setSendBuffer(fd, options.sendBufferBytes);
     const name = new NativeBlock(SOCKADDR_SIZE_MAX);
     const size = writeSocketAddress(name.bytes, options.address, options.port);
     check(libc.result(libc.bind(fd, name.address, size)), 'bind', object, BIND_REMEDIES);
@@ -223,14 +223,23 @@ export function getOption(
   check(libc.result(result), `getsockopt(${name})`, `descriptor ${fd}`);
 }
 
-function clearDontFragment(fd: number, isV6: boolean): void {
-  if (isV6) setOption(fd, IPPROTO_IPV6, IPV6_MTU_DISCOVER, PMTUDISC_DONT, 'IPV6_MTU_DISCOVER');
-  else setOption(fd, IPPROTO_IP, IP_MTU_DISCOVER, PMTUDISC_DONT, 'IP_MTU_DISCOVER');
+/** Lets the kernel fragment what is larger than the link, and others on the way. */
+export function clearDontFragment(fd: number, family: IpFamily): void {
+  if (family === 'IPv6') {
+    setOption(fd, IPPROTO_IPV6, IPV6_MTU_DISCOVER, PMTUDISC_DONT, 'IPV6_MTU_DISCOVER');
+  } else {
+    setOption(fd, IPPROTO_IP, IP_MTU_DISCOVER, PMTUDISC_DONT, 'IP_MTU_DISCOVER');
+  }
 }
 
 /** Sets how much a socket may have queued for us, beyond the system's limit where we may. */
 export function setReceiveBuffer(fd: number, sizeBytes: number): void {
   setBuffer(fd, SO_RCVBUFFORCE, SO_RCVBUF, sizeBytes, 'SO_RCVBUF');
+}
+
+/** Likewise for what waits to be sent. */
+export function setSendBuffer(fd: number, sizeBytes: number): void {
+  setBuffer(fd, SO_SNDBUFFORCE, SO_SNDBUF, sizeBytes, 'SO_SNDBUF');
 }
 
 /** The forced option needs CAP_NET_ADMIN; the plain one is held to net.core.*mem_max. */

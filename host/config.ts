@@ -237,8 +237,10 @@ export function loadConfig(
 function readNetConf(file: string): Settings {
   const text = readText(file);
   try {
-    const { podNetworks, port, linkMtu } = parseNetConf(text, file);
-    return { podNetworks, underlay: { port, ...(linkMtu === 0 ? {} : { mtu: linkMtu }) } };
+    const { podNetworks, type, port, linkMtu } = parseNetConf(text, file);
+    // Tunnels of other types say their port themselves.
+    const underlay = type === 'vxlan' ? { port } : {};
+    return { podNetworks, underlay: { ...underlay, ...(linkMtu === 0 ? {} : { mtu: linkMtu }) } };
   } catch (error) {
     if (error instanceof NetConfError) throw new ConfigError(error.message);
     throw error;

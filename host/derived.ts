@@ -8,12 +8,14 @@ import type { Core } from '../engine/core.ts';
 import type { Forwarding, ForwardingOptions } from '../engine/forwarding.ts';
 import type { Log } from '../engine/log.ts';
 import { PROFILES, type Limits } from '../engine/memory-map.ts';
+import type { DeviceTable } from '../engine/tables/device.ts';
 import type { PolicyTables } from '../engine/tables/policy.ts';
 import { ServiceTables } from '../engine/tables/services.ts';
 import { SystemError } from '../ffi/errno.ts';
 import { lockFile } from '../ffi/file.ts';
+import { localPort } from '../ffi/socket.ts';
 import { VXLAN_OVERHEAD_IPV4, VXLAN_OVERHEAD_IPV6 } from '../wasm/abi/headers.ts';
-import { WORKER_LIMIT } from '../wasm/abi/layout.ts';
+import { DIRECTORY_TAKE_UNFINISHED, WORKER_LIMIT } from '../wasm/abi/layout.ts';
 import type { HostConfig } from './config.ts';
 import { workerCount } from './data-plane.ts';
 import { diskFiles } from './durable.ts';
@@ -24,6 +26,8 @@ import type { ModuleEndpoint } from './modules/load.ts';
 import { ModuleStore } from './modules/store.ts';
 import { NodePorts } from './node-ports.ts';
 import { ServiceGate } from './service-gate.ts';
+import type { Tier } from './tier.ts';
+import type { TunnelTap } from './tunnel-tap.ts';
 import type { Underlay } from './underlay.ts';
 
 const ADDRESSES_FOLDER = 'addresses';
@@ -84,6 +88,22 @@ export function handoverOptions(
 /** The MTU that every path of the overlay takes. */
 export function overlayMtu({ mtu, addresses }: Pick<Underlay, 'mtu' | 'addresses'>): number {
   return mtu - (addresses.IPv6 === undefined ? VXLAN_OVERHEAD_IPV4 : VXLAN_OVERHEAD_IPV6);
+}
+
+/** Tells the core what the kernel takes over; `tap` is that of tier T3. */
+export function setOffloads(
+  core: Core, devices: DeviceTable, tier: Tier, tap: TunnelTap | null, config: HostConfig,
+): void {
+  devices.setOffloads(tier);
+  core.setDirectory(DIRECTORY_TAKE_UNFINISHED, config.underlay.takeUnfinished ? 1 : 0);
+  for (const family of tap?.families ?? []) devices.setTunnelTap(family, tap?.mac ?? '');
+}
+
+/** Tells the core where tunnels start from: addresses, and ports of the sending sockets. */
+export function setTunnelStarts(devices: DeviceTable, { sockets }: Underlay): void {
+  for (const { family, address, senders } of sockets) {
+    devices.setSenders(family, address, senders.map(localPort));
+  }
 }
 
 /** The tables of Services, whose addresses are routes like any others. */

@@ -7,9 +7,7 @@ import {
   ETHERNET_HEADER_SIZE, ETHERNET_TYPE, ETHER_TYPE_ARP, ETHER_TYPE_IPV4, ETHER_TYPE_IPV6,
   IPV4_TOTAL_LENGTH, IPV6_HEADER_SIZE, IPV6_PAYLOAD_LENGTH,
 } from '../wasm/abi/headers.ts';
-import {
-  DEVICE_UNDERLAY_IPV4, DEVICE_UNDERLAY_IPV6, PACKET_CAPACITY,
-} from '../wasm/abi/layout.ts';
+import { DEVICE_FIRST_ENDPOINT, DEVICE_NODE, PACKET_CAPACITY } from '../wasm/abi/layout.ts';
 import { MessageVector } from '../ffi/message-vector.ts';
 import type { Slots } from './slots.ts';
 
@@ -22,7 +20,7 @@ const ARP_SIZE = 28;
 export function enterGiven(slots: Slots, isTap: (device: number) => boolean): number {
   const { device, first, end } = slots.offered();
   if (end <= first) return 0;
-  if (device !== DEVICE_UNDERLAY_IPV4 && device !== DEVICE_UNDERLAY_IPV6) {
+  if (device === DEVICE_NODE || device >= DEVICE_FIRST_ENDPOINT) {
     const length = isTap(device) ? frameLength(slots, first) : packetLength(slots, first);
     if (length > 0) slots.fill(first, device, length);
     return length > 0 ? 1 : 0;

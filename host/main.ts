@@ -3,7 +3,7 @@
 
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { DEVICE_NODE, DIRECTORY_TAKE_UNFINISHED } from '../wasm/abi/layout.ts';
+import { DEVICE_NODE } from '../wasm/abi/layout.ts';
 import type { Core } from '../engine/core.ts';
 import { Forwarding } from '../engine/forwarding.ts';
 import type { Log } from '../engine/log.ts';
@@ -13,7 +13,6 @@ import { PolicyTables } from '../engine/tables/policy.ts';
 import { errnoName } from '../ffi/errno.ts';
 import { closeFd } from '../ffi/file.ts';
 import { Links } from '../ffi/netlink.ts';
-import { localPort } from '../ffi/socket.ts';
 import { Attachments } from './attachments.ts';
 import type { HostConfig } from './config.ts';
 import type { ControlServer } from './control.ts';
@@ -21,6 +20,7 @@ import { DataPlane } from './data-plane.ts';
 import {
   forwardingOptions, handoverOptions, lockRuntimeDirectory, makeIpam, makeNodePorts, makeServices,
   memoryLimits, moduleEndpoints, moduleStore, nodePortAddresses, overlayMtu, overlayNetworks,
+  setOffloads, setTunnelStarts,
 } from './derived.ts';
 import { diskFiles } from './durable.ts';
 import { Endpoints } from './endpoints.ts';
@@ -34,6 +34,7 @@ import { Modules } from './modules.ts';
 import { keptDevice, NodeDevice } from './node-device.ts';
 import type { NodePorts } from './node-ports.ts';
 import { Observer } from './observe.ts';
+import { PeerTunnels } from './peer-tunnels.ts';
 import { PolicyGate } from './policy-gate.ts';
 import {
   LastKnown, makeCore, nothingRecovered, recoverPackets, restorePods,
@@ -113,11 +114,13 @@ export class Host {
   readonly #links: Links;
   readonly #specs: DeviceSpecs;
   readonly #underlayWatch: UnderlayWatch;
+  readonly #peerTunnels: PeerTunnels;
   readonly #lock: number;
   /** The cluster's pods of this node, by namespace and name. */
   readonly #pods = new Map<string, Pod>();
   readonly #heap = new Heap();
   #isStopping = false;
+  #hasBegun = false;
   #warned = '';
 
   private constructor(options: HostOptions, parts: HostParts) {
@@ -128,8 +131,8 @@ export class Host {
     this.#links = links;
     this.underlay = underlay;
     this.#specs = new DeviceSpecs(config, tier);
-    this.#underlayWatch = new UnderlayWatch(
-      { underlay, links, log, onMoved: () => this.#takeUnderlay() });
+    const onMoved = (): Promise<void> => this.#takeUnderlay();
+    this.#underlayWatch = new UnderlayWatch({ underlay, links, log, onMoved });
     this.tier = tier;
     this.tierName = tier.name;
     this.handover = handover;
@@ -140,12 +143,16 @@ export class Host {
     const { limits, limits: { workers: queues } } = parts;
     const policyTables = new PolicyTables(this.core, limits.policy);
     this.policy = new PolicyGate(policyTables, config.policy.unknownPods, log);
-    this.forwarding = new Forwarding(
-      this.core, limits, forwardingOptions(config, underlay.mtu));
+    this.forwarding = new Forwarding(this.core, limits, forwardingOptions(config, underlay.mtu));
     this.services = makeServices(this.core, limits, this.forwarding, config);
     this.nodePorts = makeNodePorts(config, underlay, log);
+    const onOpened = (): Promise<void> => this.#attachUnderlay();
+    this.#peerTunnels = new PeerTunnels(
+      { forwarding: this.forwarding, underlay, links, log, config, onOpened });
     this.forwarding.devices.closedAtStart = config.policy.unknownPods === 'closed';
-    this.#setOffloads();
+    setOffloads(this.core, this.forwarding.devices, tier, underlay.tap, config);
+    setTunnelStarts(this.forwarding.devices, underlay);
+    if (underlay.tap?.families.includes('IPv6') === true) this.#watchPaths(underlay.tap);
     const podNetworks = overlayNetworks(config);
     this.nodeDevice = new NodeDevice(links, {
       ...config.device, mtu: overlayMtu(underlay), podNetworks, tier, queues, handover,
@@ -259,7 +266,8 @@ export class Host {
 
   /** What is not as the cluster says. */
   problems(): string[] {
-    return [...this.forwarding.problems(), ...this.services.tables.problems()];
+    return [this.forwarding, this.services.tables, this.#peerTunnels]
+      .flatMap((part) => part.problems());
   }
 
   /** Ends the daemon: no more requests, no more packets, then no more devices, unless these are
@@ -275,7 +283,7 @@ export class Host {
     await Promise.allSettled([this.control.close(), this.sync.close()]);
     this.observer.close();
     await this.nodePorts.close();
-    if (!isKept) await this.endpoints.close();
+    if (!isKept) await Promise.all([this.endpoints.close(), this.#peerTunnels.close()]);
     await this.dataPlane.stop();
     if (isKept) {
       this.endpoints.leave();
@@ -312,6 +320,7 @@ export class Host {
     await this.modules.restore();
     await this.dataPlane.begin(
       [...this.#specs.underlay(this.underlay), this.#specs.node(this.nodeDevice), ...pods.specs]);
+    this.#hasBegun = true;
     this.#underlayWatch.begin();
     times.mark('workers');
     log.info({ ...this.recovered, keeper: this.handover.keeper }, 'left by an earlier daemon');
@@ -358,30 +367,17 @@ export class Host {
     await this.#applied();
   }
 
-  /** Tells the core what the kernel takes over, and where tunnels start from. */
-  #setOffloads(): void {
-    const { devices } = this.forwarding;
-    devices.setOffloads(this.tier);
-    const { takeUnfinished } = this.options.config.underlay;
-    this.core.setDirectory(DIRECTORY_TAKE_UNFINISHED, takeUnfinished ? 1 : 0);
-    this.#setSenders();
-    const { tap } = this.underlay;
-    for (const family of tap?.families ?? []) devices.setTunnelTap(family, tap?.mac ?? '');
-    if (tap?.families.includes('IPv6') === true) this.#watchPaths(tap);
-  }
-
-  #setSenders(): void {
-    for (const { family, address, senders } of this.underlay.sockets) {
-      this.forwarding.devices.setSenders(family, address, senders.map(localPort));
-    }
-  }
-
   /** Goes on with the underlay's sockets as they are now, and tells who wants to know. */
   async #takeUnderlay(): Promise<void> {
-    this.#setSenders();
+    setTunnelStarts(this.forwarding.devices, this.underlay);
     this.nodePorts.listenAt(nodePortAddresses(this.options.config, this.underlay));
-    await this.dataPlane.attach(...this.#specs.underlay(this.underlay));
+    await this.#attachUnderlay();
     this.intake.tellNode();
+  }
+
+  /** Before the workers begin there is nothing to do: they begin with all that is open then. */
+  async #attachUnderlay(): Promise<void> {
+    if (this.#hasBegun) await this.dataPlane.attach(...this.#specs.underlay(this.underlay));
   }
 
   /** Cuts what goes over IPv6 here, while a path takes less than the link. */
@@ -431,6 +427,7 @@ export class Host {
   }
 
   async #applied(): Promise<void> {
+    await this.#peerTunnels.apply();
     const problems = this.problems();
     if (problems.join('\n') !== this.#warned) {
       for (const problem of problems) this.options.log.warn({ problem }, 'not as the cluster says');

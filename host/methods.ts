@@ -2,7 +2,7 @@
 
 import * as v from 'valibot';
 import { NEXT_HOP_NODE } from '../wasm/abi/layout.ts';
-import { addressFamily } from '../engine/address.ts';
+import { addressFamily, hostPrefix } from '../engine/address.ts';
 import { method, RequestError, type Methods } from '../engine/connection.ts';
 import { readDrops, readEvents, readReceived, readTraffic } from '../engine/counters.ts';
 import {
@@ -73,14 +73,18 @@ async function explained<T>(code: string, work: () => Promise<T>, host: Host): P
 }
 
 function peers(host: Host): PeerReport[] {
-  return [...host.forwarding.peers.values()].map(({ node, families, tunnel, nextHop, mtu }) => ({
-    ...tunnel,
-    node,
-    podCidrs: (host.forwarding.nodes.get(node)?.podCidrs ?? [])
-      .filter((prefix) => families.includes(addressFamily(prefix))),
-    mtu,
-    ...readTraffic(host.core, nextHop),
-  }));
+  return [...host.forwarding.peers.values()].map(({ node, families, tunnel, nextHop, mtu }) => {
+    const { port, ...rest } = tunnel;
+    return {
+      ...rest,
+      ...port === 0 ? {} : { port },
+      node,
+      podCidrs: (host.forwarding.nodes.get(node)?.podCidrs ?? [])
+        .filter((prefix) => families.includes(addressFamily(prefix))),
+      mtu,
+      ...readTraffic(host.core, nextHop),
+    };
+  });
 }
 
 /** What the cluster may be told of this node. */
@@ -88,7 +92,10 @@ export function nodeFacts({ options, underlay, tierName }: Host): NodeFacts {
   const { config: { nodeName, podNetworks, underlay: { port } }, version } = options;
   const { mtu } = underlay;
   return {
-    underlay: underlay.sockets.map(({ family, address }) => ({ family, address, mtu })),
+    underlay: underlay.sockets.map(({ family, address }) => {
+      const prefix = underlay.prefixes[family] ?? hostPrefix(address);
+      return { family, address, prefix, mtu };
+    }),
     podNetworks,
     port,
     tier: tierName,

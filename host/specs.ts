@@ -7,6 +7,7 @@ import type { HostConfig } from './config.ts';
 import type { NodeDevice } from './node-device.ts';
 import type { Tier } from './tier.ts';
 import type { Underlay } from './underlay.ts';
+import type { TunnelSockets } from './underlay-tunnels.ts';
 import type { DeviceEnds, DeviceSpec } from './worker.ts';
 
 export class DeviceSpecs {
@@ -18,14 +19,21 @@ export class DeviceSpecs {
     this.#tier = tier;
   }
 
-  /** The underlay's devices, one for each family. */
+  /** The underlay's devices: for each family that of VXLAN, and those of other tunnels. */
   underlay({ sockets, tap }: Underlay): DeviceSpec[] {
-    return sockets.map(({ family, receivers, senders }) => {
+    return sockets.flatMap(({ family, receivers, senders, tunnels }) => {
       const index = family === 'IPv4' ? DEVICE_UNDERLAY_IPV4 : DEVICE_UNDERLAY_IPV6;
       const name = `underlay-${family.toLowerCase()}`;
       const spec = this.of({ index, name, kind: 'udp', receivers, senders });
-      return { ...spec, tunnelTap: tap?.families.includes(family) === true ? tap.fd : -1 };
+      return [
+        { ...spec, tunnelTap: tap?.families.includes(family) === true ? tap.fd : -1 },
+        ...tunnels.map((tunnel) => this.#tunnel(tunnel)),
+      ];
     });
+  }
+
+  #tunnel({ need: { device: index, kind }, receivers, senders }: TunnelSockets): DeviceSpec {
+    return this.of({ index, name: `${kind}-${index}`, kind: 'udp', receivers, senders });
   }
 
   /** The node's own device. */

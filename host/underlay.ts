@@ -1,12 +1,13 @@
 // The underlay: which local addresses, which MTU, and the descriptors for the worker.
 
-import { addressFamily, type Family } from '../engine/address.ts';
+import {
+  addressFamily, hostPrefix, prefixKey, prefixText, type Family,
+} from '../engine/address.ts';
+import type { TunnelNeed } from '../engine/tunnel-needs.ts';
 import { SystemError } from '../ffi/errno.ts';
 import { closeFd } from '../ffi/file.ts';
 import type { Links } from '../ffi/netlink.ts';
-import {
-  joinDatagrams, openUdpSocket, receiveBufferBytes, receiveTos, shareAddress,
-} from '../ffi/socket.ts';
+import { openUdpSocket, receiveBufferBytes } from '../ffi/socket.ts';
 import type { HostConfig } from './config.ts';
 import type { Handover } from './handover.ts';
 import {
@@ -16,6 +17,10 @@ import {
 } from './limits.ts';
 import type { Tier } from './tier.ts';
 import { TunnelTap } from './tunnel-tap.ts';
+import {
+  closeTunnelSockets, KEPT_TUNNEL_PREFIX, openReceivers, openTunnelSockets,
+  type TunnelSockets,
+} from './underlay-tunnels.ts';
 
 const DEFAULT_MTU = 1500;
 const KEPT_PREFIX = 'udp.';
@@ -25,6 +30,8 @@ interface UnderlayPlace {
   interface: string;
   mtu: number;
   addresses: Partial<Record<Family, string>>;
+  /** What is on the link with these addresses, as their own prefixes say. */
+  prefixes: Partial<Record<Family, string>>;
 }
 
 /** One family's sockets. */
@@ -34,6 +41,8 @@ export interface UnderlaySockets {
   /** One for each worker. */
   receivers: number[];
   senders: number[];
+  /** Those of other tunnels than the cluster's VXLAN. */
+  tunnels: TunnelSockets[];
 }
 
 /** What tunnels start from, and what they leave and arrive by. */
@@ -41,6 +50,7 @@ export class Underlay {
   readonly interface: string;
   readonly mtu: number;
   readonly addresses: Partial<Record<Family, string>>;
+  readonly prefixes: Partial<Record<Family, string>>;
   readonly sockets: UnderlaySockets[] = [];
   tap: TunnelTap | null = null;
   readonly #options: SocketOptions;
@@ -49,6 +59,7 @@ export class Underlay {
     this.interface = place.interface;
     this.mtu = place.mtu;
     this.addresses = place.addresses;
+    this.prefixes = place.prefixes;
     this.#options = options;
   }
 
@@ -65,6 +76,11 @@ export class Underlay {
       // What is bound elsewhere, or has other options, would be in the way.
       for (const name of handover.offered(KEPT_PREFIX)) {
         if (!known.some((prefix) => name.startsWith(prefix))) handover.refuse(name);
+      }
+      const ours = Object.values(underlay.addresses).map((address) =>
+        `${KEPT_TUNNEL_PREFIX}${address.replaceAll(':', '_')}.`);
+      for (const name of handover.offered(KEPT_TUNNEL_PREFIX)) {
+        if (!ours.some((prefix) => name.startsWith(prefix))) handover.refuse(name);
       }
       for (const family of ['IPv4', 'IPv6'] as const) {
         const address = underlay.addresses[family];
@@ -87,12 +103,14 @@ export class Underlay {
    * one that has no successor. */
   async follow(links: Links): Promise<UnderlaySockets | null> {
     if (this.#options.addresses.length > 0) return null;
-    const present = usable(await links.addresses(this.interface));
+    const assigned = await links.addresses(this.interface);
+    const present = usable(assigned);
     for (const [at, old] of this.sockets.entries()) {
       const next = present.find((address) => addressFamily(address) === old.family);
       if (next === undefined || present.includes(old.address)) continue;
-      this.sockets[at] = this.#openNext(old.family, next);
+      this.sockets[at] = this.#openNext(old, next);
       this.addresses[old.family] = next;
+      this.prefixes[old.family] = linkPrefix(next, assigned);
       return old;
     }
     return null;
@@ -101,7 +119,18 @@ export class Underlay {
   /** Closes what follow() has left. */
   release(left: UnderlaySockets): void {
     this.#options.handover.forgetAll(keptName(left.address, this.#options));
-    closeSockets(left);
+    closeSockets(left, this.#options.handover);
+  }
+
+  /** Opens sockets of a tunnel; false where they are open already, or we have no address of the
+   * family. */
+  openTunnel(need: TunnelNeed): boolean {
+    const sockets = this.sockets.find(({ family }) => family === need.family);
+    if (sockets === undefined) return false;
+    const { tunnels, address, senders } = sockets;
+    if (tunnels.some(({ need: { device } }) => device === need.device)) return false;
+    tunnels.push(openTunnelSockets(need, address, senders, this.#options));
+    return true;
   }
 
   /** What is less than it could be, and why. */
@@ -124,9 +153,13 @@ export class Underlay {
 
   /** Opens sockets of an address; where that fails nothing of them is kept, or they would be in the
    * way of the next attempt. */
-  #openNext(family: Family, address: string): UnderlaySockets {
+  #openNext({ family, tunnels }: UnderlaySockets, address: string): UnderlaySockets {
     try {
-      return openSockets(family, address, this.#options);
+      const sockets = openSockets(family, address, this.#options);
+      for (const { need } of tunnels) {
+        sockets.tunnels.push(openTunnelSockets(need, address, sockets.senders, this.#options));
+      }
+      return sockets;
     } catch (error) {
       this.#options.handover.forgetAll(keptName(address, this.#options));
       throw error;
@@ -148,9 +181,10 @@ interface SocketOptions {
 
 /** Opens an address's sockets, or takes those that were left. */
 function openSockets(family: Family, address: string, options: SocketOptions): UnderlaySockets {
-  const sockets: UnderlaySockets = { family, address, receivers: [], senders: [] };
+  const sockets: UnderlaySockets = { family, address, receivers: [], senders: [], tunnels: [] };
   try {
-    openReceivers(sockets, options);
+    const keptAs = `${keptName(address, options)}.receiver`;
+    sockets.receivers = openReceivers({ family, address, port: options.port, keptAs }, options);
     openSenders(sockets, options);
     return sockets;
   } catch (error) {
@@ -159,31 +193,12 @@ function openSockets(family: Family, address: string, options: SocketOptions): U
   }
 }
 
-function closeSockets({ receivers, senders }: UnderlaySockets): void {
-  for (const fd of [...receivers, ...senders]) closeFd(fd);
-}
-
-/** Opens a socket for each worker, or takes those that were left. The first is alone until it is
- * bound, so that a port that is in use is noticed. */
-function openReceivers(
-  { family, address, receivers }: UnderlaySockets, options: SocketOptions,
+/** `handover` is to keep nothing of other tunnels', where it is given. */
+function closeSockets(
+  { address, receivers, senders, tunnels }: UnderlaySockets, handover?: Handover,
 ): void {
-  const { port, workers, joins, handover } = options;
-  const keptAs = `${keptName(address, options)}.receiver`;
-  receivers.push(...handover.takeAll(keptAs, workers));
-  if (receivers.length > 0) return;
-  while (receivers.length < workers) {
-    const receiver = openUdpSocket({
-      family, address, port,
-      receiveBufferBytes: RECEIVE_BUFFER_BYTES, sendBufferBytes: SEND_BUFFER_BYTES,
-      joinsGroup: receivers.length > 0,
-    });
-    receivers.push(receiver);
-    if (workers > 1) shareAddress(receiver);
-    receiveTos(receiver, family);
-    if (joins) joinDatagrams(receiver);
-  }
-  handover.keepAll(keptAs, receivers);
+  for (const sockets of tunnels) closeTunnelSockets(sockets, address, handover);
+  for (const fd of [...receivers, ...senders]) closeFd(fd);
 }
 
 /** Opens the sockets that all workers send by, or takes those that were left. */
@@ -223,14 +238,24 @@ async function findPlace(links: Links, config: HostConfig['underlay']): Promise<
   const name = config.interface !== ''
     ? config.interface
     : await interfaceOf(links, config.addresses[0] ?? '');
-  const given = config.addresses.length > 0
-    ? config.addresses
-    : usable(await links.addresses(name));
+  const assigned = name === '' ? [] : await links.addresses(name);
+  const given = config.addresses.length > 0 ? config.addresses : usable(assigned);
   if (given.length === 0) throw new Error(`find underlay: ${name} has no usable address`);
   const addresses: Partial<Record<Family, string>> = {};
-  for (const address of given) addresses[addressFamily(address)] ??= address;
+  const prefixes: Partial<Record<Family, string>> = {};
+  for (const address of given) {
+    addresses[addressFamily(address)] ??= address;
+    prefixes[addressFamily(address)] ??= linkPrefix(address, assigned);
+  }
   const linkMtu = name === '' ? DEFAULT_MTU : (await links.link(name)).mtu;
-  return { interface: name, mtu: config.mtu === 0 ? linkMtu : config.mtu, addresses };
+  return { interface: name, mtu: config.mtu === 0 ? linkMtu : config.mtu, addresses, prefixes };
+}
+
+/** The prefix that an interface has an address in; of an address that it does not have, no more
+ * than itself. */
+function linkPrefix(address: string, assigned: readonly string[]): string {
+  const found = assigned.find((text) => text.split('/')[0] === address);
+  return prefixText(prefixKey(found ?? hostPrefix(address)));
 }
 
 /** The interface that has an address; empty where none has. */

@@ -33,7 +33,7 @@ const PORT = 8472;
 const UNDERLAY_MTU = 1500;
 const PREFIXES = { prefixes: 64, nodes: 512, leaves: 1024 };
 const LIMITS: Limits = {
-  workers: 1, slots: 64, nextHops: 64, peers: 16, devices: 16,
+  workers: 1, slots: 64, nextHops: 64, peers: 16, devices: 32,
   routesIpv4: PREFIXES, routesIpv6: PREFIXES, remotesIpv4: PREFIXES, remotesIpv6: PREFIXES,
   policy: {
     identitiesIpv4: PREFIXES, identitiesIpv6: PREFIXES,

@@ -11,7 +11,7 @@ import { existsSync, readFileSync, readdirSync } from 'node:fs';
 import { join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { type FileRun, type Outcome, addUp, describe, judge, timeLimitMs } from './test-report.ts';
-import { TOOLS, bringTools } from './tools.ts';
+import { FILE_PACKAGES, TOOLS, bringTools } from './tools.ts';
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 const PARALLEL = 2;
@@ -139,7 +139,7 @@ async function main(): Promise<void> {
   const files = selectTests(process.argv.slice(2));
   handleInterrupts();
   const alone = files.filter((file) => ALONE.test(file));
-  if (alone.length > 0) await bringTools(TOOLS);
+  if (alone.length > 0) await bringTools(TOOLS, FILE_PACKAGES);
   const outcomes = await runAll(files.filter((file) => !ALONE.test(file)), PARALLEL);
   outcomes.push(...await runAll(alone, 1));
   const sum = addUp(outcomes);

@@ -20,6 +20,14 @@ export interface Tool {
   probe?: string;
   /** The package is taken from Debian's backports, where it is newer. */
   backports?: boolean;
+  /** Further programs of the package, by the names that findTool() has for them. */
+  also?: Readonly<Record<string, string>>;
+}
+
+/** A Debian package that is unpacked for the files in it, and one of those. */
+export interface FilePackage {
+  name: string;
+  file: string;
 }
 
 export const TOOLS: readonly Tool[] = [
@@ -40,7 +48,26 @@ export const TOOLS: readonly Tool[] = [
   // What clusters put in front of Services.
   { name: 'nginx', package: 'nginx', program: 'usr/sbin/nginx', always: '', probe: '-v' },
   { name: 'haproxy', package: 'haproxy', program: 'usr/sbin/haproxy', always: '', probe: '-v' },
+  // Runs a kernel that has the tunnels which this machine's may lack; what that kernel is set up
+  // with; and a switch that has tunnels of its own, without any kernel's.
+  {
+    name: 'qemu-system-x86_64', package: 'qemu-system-x86', program: 'usr/bin/qemu-system-x86_64',
+    always: '-L $here/usr/share/qemu -L $here/usr/share/seabios',
+  },
+  { name: 'ip', package: 'iproute2', program: 'bin/ip', always: '', probe: '-V' },
+  {
+    name: 'ovs-vswitchd', package: 'openvswitch-switch', always: '',
+    program: 'usr/lib/openvswitch-switch/ovs-vswitchd',
+    also: {
+      'ovsdb-server': 'usr/sbin/ovsdb-server', 'ovsdb-tool': 'usr/bin/ovsdb-tool',
+      'ovs-vsctl': 'usr/bin/ovs-vsctl',
+    },
+  },
 ];
+
+/** The kernel of Debian for machines in a cloud: small, and with every kind of tunnel. */
+export const GUEST_KERNEL: FilePackage = { name: 'linux-image-cloud-amd64', file: 'lib/modules' };
+export const FILE_PACKAGES: readonly FilePackage[] = [GUEST_KERNEL];
 
 /** The rival of `bench path`. The package of Debian 12 itself is older than the offloads that made
  * wireguard-go fast. */
@@ -86,14 +113,27 @@ function findOnPath(name: string): string | null {
 /** The path of a tool that runs as it is: the machine's own, or the one in .tools. Null if neither
  * is there; toolReason() says why. */
 export function findTool(name: string): string | null {
-  const ours = join(FOLDER, name, name);
+  const ours = join(ownFolder(name), name);
   return findOnPath(name) ?? (isProgram(ours) ? ours : null);
 }
 
 /** The folder that a tool's package was unpacked to; null where the machine has its own or none. */
 export function toolFolder(name: string): string | null {
-  const folder = join(FOLDER, name);
+  const folder = ownFolder(name);
   return findTool(name) === join(folder, name) ? folder : null;
+}
+
+/** Where a tool's package would be unpacked to: that of the tool it comes with. */
+function ownFolder(name: string): string {
+  const owner = TOOLS.find(({ also }) => also?.[name] !== undefined);
+  return join(FOLDER, owner?.name ?? name);
+}
+
+/** The folder that a package's files were unpacked to. Null if it is not there; toolReason() says
+ * why. */
+export function findFiles({ name, file }: FilePackage): string | null {
+  const folder = join(FOLDER, name);
+  return existsSync(join(folder, file)) ? folder : null;
 }
 
 /** Why findTool() answered null. */
@@ -192,44 +232,68 @@ function libraryFolders(folder: string): string[] {
   return found;
 }
 
-/** Writes the script that runs the unpacked program with its libraries. */
-function writeStarter(tool: Tool, folder: string): void {
+/** Writes the scripts that run the unpacked programs with their libraries. */
+function writeStarters(tool: Tool, folder: string): void {
   const libraries = libraryFolders(folder).map((path) => `$here/${path}`).join(':');
-  const starter = join(folder, tool.name);
-  writeFileSync(starter, [
-    '#!/bin/sh', 'here=${0%/*}',
-    `LD_LIBRARY_PATH="${libraries}" exec "$here/${tool.program}" ${tool.always} "$@"`, '',
-  ].join('\n'));
-  chmodSync(starter, 0o755);
+  for (const [name, program] of Object.entries({ [tool.name]: tool.program, ...tool.also })) {
+    const starter = join(folder, name);
+    writeFileSync(starter, [
+      '#!/bin/sh', 'here=${0%/*}',
+      `LD_LIBRARY_PATH="${libraries}" exec "$here/${program}" ${tool.always} "$@"`, '',
+    ].join('\n'));
+    chmodSync(starter, 0o755);
+  }
 }
 
-/** Fetches one tool into `work`, tries it, and moves it to its place. */
-async function bringTool(tool: Tool, work: string, untilMs: number): Promise<void> {
+/** Fetches a package with what it needs and unpacks it to a folder in `work`. */
+async function unpack(
+  name: string, work: string, untilMs: number, bring = download,
+): Promise<string> {
   const archives = join(work, 'archives');
   rmSync(archives, { recursive: true, force: true });
   mkdirSync(join(archives, 'partial'), { recursive: true });
-  const bring = tool.backports === true ? downloadBackport : download;
-  await bring(tool.package, work, untilMs);
-  const unpacked = join(work, tool.name);
+  await bring(name, work, untilMs);
+  const unpacked = join(work, name);
   for (const file of readdirSync(archives)) {
     // The C library must be the one that the machine's loader belongs to.
     if (!file.endsWith('.deb') || file.startsWith('libc6_')) continue;
     await run('dpkg-deb', ['-x', join(archives, file), unpacked], untilMs);
   }
-  writeStarter(tool, unpacked);
+  return unpacked;
+}
+
+/** Fetches one tool into `work`, tries it, and moves it to its place. */
+async function bringTool(tool: Tool, work: string, untilMs: number): Promise<void> {
+  const bring = tool.backports === true ? downloadBackport : download;
+  const unpacked = await unpack(tool.package, work, untilMs, bring);
+  writeStarters(tool, unpacked);
   await run(join(unpacked, tool.name), [tool.probe ?? '--version'], untilMs);
   const place = join(FOLDER, tool.name);
   if (findTool(tool.name) === null) rmSync(place, { recursive: true, force: true });
   if (!existsSync(place)) renameSync(unpacked, place);
 }
 
-/** Makes the missing ones of `tools` ready for findTool(). Never fails: what cannot be had stays
- * missing, and toolReason() tells why. */
-export async function bringTools(tools: readonly Tool[]): Promise<void> {
+/** Fetches one package of files into `work`, and moves it to its place. */
+async function bringFiles(wanted: FilePackage, work: string, untilMs: number): Promise<void> {
+  const unpacked = await unpack(wanted.name, work, untilMs);
+  if (!existsSync(join(unpacked, wanted.file))) throw new Error(`${wanted.file} is not in it`);
+  const place = join(FOLDER, wanted.name);
+  rmSync(place, { recursive: true, force: true });
+  renameSync(unpacked, place);
+}
+
+/** Makes the missing ones of `tools` ready for findTool(), and of `packages` for findFiles(). Never
+ * fails: what cannot be had stays missing, and toolReason() tells why. */
+export async function bringTools(
+  tools: readonly Tool[], packages: readonly FilePackage[] = [],
+): Promise<void> {
   const failures = readFailures();
-  const recently = (name: string): boolean =>
+  const recently = ({ name }: { name: string }): boolean =>
     Date.now() - (failures[name]?.atMs ?? 0) < RETRY_AFTER_MS;
-  const missing = tools.filter((tool) => findTool(tool.name) === null && !recently(tool.name));
+  const missing = [
+    ...tools.filter((tool) => findTool(tool.name) === null),
+    ...packages.filter((wanted) => findFiles(wanted) === null),
+  ].filter((wanted) => !recently(wanted));
   if (missing.length === 0) return;
   const names = missing.map((tool) => tool.name).join(', ');
   process.stderr.write(`culvert: fetching ${names} (into .tools/)\n`);
@@ -241,7 +305,8 @@ export async function bringTools(tools: readonly Tool[]): Promise<void> {
     for (const tool of missing) {
       delete failures[tool.name];
       try {
-        await bringTool(tool, work, untilMs);
+        if ('program' in tool) await bringTool(tool, work, untilMs);
+        else await bringFiles(tool, work, untilMs);
       } catch (error) {
         const reason = `${tool.name} could not be had: ${(error as Error).message}`;
         failures[tool.name] = { reason, atMs: Date.now() };

@@ -1,18 +1,26 @@
 // The nodes of the cluster, and which of them owns a pod network that several claim: the oldest,
-// then the first by name. A change costs as much as the nodes that it concerns.
+// then the first by name; and how they are reached, as far as is known of the cluster. A change
+// costs as much as the nodes that it concerns.
 
 import type { ClusterNode } from '../engine/model.ts';
 import { compareText } from './fields.ts';
 import type { Entry } from './objects.ts';
+import { PLAIN_VIEW, chooseTunnels } from './tunnels.ts';
+import type { ClusterView, Reach } from './tunnels.ts';
 
 /** Why a state is not to be used. */
 export const NO_NODE = 'there is no Node among the objects';
 
 type NodeEntry = Extract<Entry, { kind: 'Node' }>;
 
+/** A node without what depends on the view. */
+export type NodeFields = Omit<ClusterNode, 'tunnels'>;
+
 interface NodeRecord {
-  node: ClusterNode;
+  node: NodeFields;
+  reach: Reach;
   age: string;
+  /** What is wrong with how it can be reached. */
   warnings: readonly string[];
   /** As the host is to see it: without what others own. Null before it was worked out. */
   told: ClusterNode | null;
@@ -32,19 +40,30 @@ export class Nodes {
   readonly #touched = new Set<NodeRecord>();
   readonly #gone = new Set<string>();
   readonly #warned = new Set<NodeRecord>();
+  readonly #local: string;
+  #view = PLAIN_VIEW;
+
+  /** For the node named `local`. */
+  constructor(local: string) {
+    this.#local = local;
+  }
 
   get size(): number {
     return this.#records.size;
   }
 
-  upsert({ key, node, created, warnings }: NodeEntry): void {
-    const record = this.#records.get(key) ?? { node, age: '', warnings, told: null };
+  /** Says what is known of the cluster now. */
+  setView(view: ClusterView): void {
+    this.#view = view;
+    for (const record of this.#records.values()) this.#touched.add(record);
+  }
+
+  upsert({ key, node, reach, created }: NodeEntry): void {
+    const record = this.#records.get(key) ?? { node, reach, age: '', warnings: [], told: null };
     if (this.#records.has(key)) this.#giveUp(record);
-    Object.assign(record, { node, age: age(created), warnings });
+    Object.assign(record, { node, reach, age: age(created) });
     this.#records.set(key, record);
     this.#gone.delete(key);
-    if (warnings.length > 0) this.#warned.add(record);
-    else this.#warned.delete(record);
     for (const prefix of node.podCidrs) this.#claim(prefix, record);
     this.#touched.add(record);
   }
@@ -80,8 +99,10 @@ export class Nodes {
       .sort((a, b) => compareText(a.name, b.name));
   }
 
-  /** What the operator of node `local` should know of them, one line each. */
-  warnings(local: string): string[] {
+  /** What our operator should know of them, one line each. Precondition: nothing has changed since
+   * take(). */
+  warnings(): string[] {
+    const local = this.#local;
     const lines = [...this.#warned].flatMap(({ warnings }) => warnings).sort(compareText);
     for (const prefix of [...this.#contested].sort(compareText)) {
       const owner = this.#owner(prefix);
@@ -118,9 +139,14 @@ export class Nodes {
   }
 
   #effective(record: NodeRecord): ClusterNode {
-    const { node } = record;
+    const { node, reach } = record;
     const podCidrs = node.podCidrs.filter((prefix) => this.#owner(prefix) === record);
-    return podCidrs.length === node.podCidrs.length ? node : { ...node, podCidrs };
+    const choice = chooseTunnels(node, reach, this.#view, node.name === this.#local);
+    record.warnings = choice.warnings;
+    if (choice.warnings.length > 0) this.#warned.add(record);
+    else this.#warned.delete(record);
+    const addresses = [...new Set([...node.addresses, ...choice.addresses])];
+    return { name: node.name, podCidrs, addresses, tunnels: choice.tunnels };
   }
 
   #owner(prefix: string): NodeRecord | undefined {

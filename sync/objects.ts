@@ -2,23 +2,20 @@
 //
 // Node, Pod, Namespace and Service of apiVersion v1, EndpointSlice, NetworkPolicy and
 // ClusterNetworkPolicy are read, every other kind is ignored. As for the API server, null means
-// absent. What flannel's other nodes must know about a node stands in its annotations (prefix
-// flannel.alpha.coreos.com/): backend-type, backend-data and public-ip for IPv4, backend-v6-data
-// and public-ipv6 for IPv6, all void unless kube-subnet-manager is "true".
+// absent. What other nodes must know about a node stands in its annotations, flannel's or Calico's
+// (tunnels.ts).
 
 import * as v from 'valibot';
-import {
-  addressBytes, addressFamily, addressText, isAddress, isMac, macBytes, macText,
-} from '../engine/address.ts';
-import type { Family } from '../engine/address.ts';
+import { addressBytes, addressText, isAddress } from '../engine/address.ts';
 import { HOST_PORT_LIMIT } from '../engine/model.ts';
-import type { ClusterNode, HostPort, Pod, Tunnel } from '../engine/model.ts';
+import type { HostPort, Pod } from '../engine/model.ts';
 import { fieldPath, issuePath, issueReason } from '../engine/shape.ts';
 import {
   Address, LabelsSchema, Metadata, Name, PROTOCOL_NUMBERS, Port, Prefix, Protocol, compareText,
   isPortName, maybe,
 } from './fields.ts';
 import type { Labels, Path, Refuse } from './fields.ts';
+import type { NodeFields } from './nodes.ts';
 import { ClusterPolicySchema, readClusterPolicy } from './policy/cluster-policy.ts';
 import { NetworkPolicySchema, readNetworkPolicy } from './policy/network-policy.ts';
 import type { Policy } from './policy/rules.ts';
@@ -26,10 +23,8 @@ import {
   ServiceObjectSchema, SliceObjectSchema, readService, readSlice,
 } from './services/objects.ts';
 import type { ServiceFacts, SliceFacts } from './services/objects.ts';
-
-const PREFIX = 'flannel.alpha.coreos.com/';
-const MANAGED = `${PREFIX}kube-subnet-manager`;
-const BACKEND_TYPE = `${PREFIX}backend-type`;
+import { READ_ANNOTATIONS, readReachOf } from './tunnels.ts';
+import type { Reach } from './tunnels.ts';
 
 /** Where a field stands, as `FILE:LINE`. */
 export type Locate = (path: Path) => string;
@@ -40,11 +35,11 @@ interface NodeEntry {
   uid: string;
   place: string;
   created: string;
-  node: ClusterNode;
+  node: NodeFields;
+  reach: Reach;
   labels: Labels;
   /** Every address of it, those of type InternalIP and the others. */
   addresses: string[];
-  warnings: string[];
 }
 
 /** A port of a container that has a name. */
@@ -118,16 +113,8 @@ export interface Projection {
 
 const Header = v.object({ apiVersion: v.string(), kind: v.string() });
 
-const ANNOTATIONS = {
-  managed: MANAGED,
-  type: BACKEND_TYPE,
-  data4: `${PREFIX}backend-data`,
-  ip4: `${PREFIX}public-ip`,
-  data6: `${PREFIX}backend-v6-data`,
-  ip6: `${PREFIX}public-ipv6`,
-} as const;
 const Annotations = v.object(
-  Object.fromEntries(Object.values(ANNOTATIONS).map((name) => [name, maybe(v.string())])),
+  Object.fromEntries(READ_ANNOTATIONS.map((name) => [name, maybe(v.string())])),
 );
 
 const NodeSchema = v.object({
@@ -181,15 +168,6 @@ const NamespaceSchema = v.object({
     annotations: maybe(v.object({ [ISOLATION]: maybe(v.string()) })),
   }),
 });
-
-const BackendData = v.nullable(v.object({
-  VNI: v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(0xffffff)),
-  VtepMAC: v.pipe(
-    v.string(),
-    v.check(isMac, 'not a unicast MAC address'),
-    v.transform((text) => macText(macBytes(text))),
-  ),
-}));
 
 /** Reads one object. Objects of a kind we do not read give nothing and are never wrong. */
 export function project(object: unknown, locate: Locate): Projection {
@@ -255,84 +233,19 @@ function nameOf(object: unknown, hasNamespace: boolean): string {
 
 function nodeEntry(object: v.InferOutput<typeof NodeSchema>, place: string, refuse: Refuse): Entry {
   const { metadata, spec, status } = object;
-  const warnings: string[] = [];
   const single = spec?.podCIDR ? [spec.podCIDR] : [];
   const podCidrs = unique(spec?.podCIDRs?.length ? spec.podCIDRs : single);
   const internal = (status?.addresses ?? []).filter(({ type }) => type === 'InternalIP');
   const addresses = unique(internal.map(({ address }) => address));
-  const tunnels = flannelTunnels(metadata.annotations ?? {}, refuse, (text) => {
-    warnings.push(`Node ${metadata.name}: ${text}`);
-  });
-  const node = { name: metadata.name, podCidrs, addresses, tunnels };
+  const reach = readReachOf(metadata.name, metadata.annotations ?? {}, refuse);
+  const node = { name: metadata.name, podCidrs, addresses };
   const created = metadata.creationTimestamp ?? '';
   const all = (status?.addresses ?? []).map(({ address }) => address).filter(isAddress);
   return {
-    kind: 'Node', key: metadata.name, uid: metadata.uid ?? '', place, created, node, warnings,
+    kind: 'Node', key: metadata.name, uid: metadata.uid ?? '', place, created, node, reach,
     labels: metadata.labels ?? [],
     addresses: unique(all.map((address) => addressText(addressBytes(address)))),
   };
-}
-
-type AnnotationValues = Readonly<Record<string, string | undefined>>;
-
-/** A node of flannel's kube subnet manager, as its peers see it. */
-function flannelTunnels(
-  values: AnnotationValues, refuse: Refuse, warn: (text: string) => void,
-): Tunnel[] {
-  if (values[MANAGED] !== 'true') return [];
-  const type = values[BACKEND_TYPE] ?? '';
-  if (type !== 'vxlan') {
-    warn(`flannel backend type ${type || 'udp or none'} is not spoken here: no tunnel`);
-    return [];
-  }
-  const { data4, ip4, data6, ip6 } = ANNOTATIONS;
-  return [
-    vxlanTunnel('IPv4', values, { data: data4, ip: ip4 }, refuse, warn),
-    vxlanTunnel('IPv6', values, { data: data6, ip: ip6 }, refuse, warn),
-  ].filter((tunnel) => tunnel !== null);
-}
-
-function vxlanTunnel(
-  family: Family, values: AnnotationValues, names: { data: string; ip: string },
-  refuse: Refuse, warn: (text: string) => void,
-): Tunnel | null {
-  const data = backendData(values[names.data], names.data, refuse);
-  const remote = values[names.ip] || null;
-  if (data === null && remote === null) return null;
-  if (data === null || remote === null) {
-    const [has, lacks] = data === null ? [names.ip, names.data] : [names.data, names.ip];
-    warn(`${has} without ${lacks}: no ${family} tunnel`);
-    return null;
-  }
-  if (!isAddress(remote) || addressFamily(remote) !== family) {
-    refuse(['metadata', 'annotations', names.ip], `not an ${family} address`);
-    return null;
-  }
-  return {
-    family,
-    kind: 'vxlan',
-    remote: addressText(addressBytes(remote)),
-    vni: data.VNI,
-    mac: data.VtepMAC,
-  };
-}
-
-function backendData(
-  text: string | undefined, name: string, refuse: Refuse,
-): v.InferOutput<typeof BackendData> {
-  if (text === undefined || text === '') return null;
-  const path = ['metadata', 'annotations', name];
-  try {
-    const parsed = v.safeParse(BackendData, JSON.parse(text));
-    if (parsed.success) return parsed.output;
-    for (const issue of parsed.issues) {
-      const reason = [fieldPath(issuePath(issue)), issueReason(issue)];
-      refuse(path, reason.filter((part) => part !== '').join(': '));
-    }
-  } catch {
-    refuse(path, 'not JSON');
-  }
-  return null;
 }
 
 function podEntry(object: v.InferOutput<typeof PodObjectSchema>, place: string): Entry {

@@ -22,6 +22,7 @@ import { getOrMake } from './policy/selector-index.ts';
 import type { Whole } from './send.ts';
 import { Services } from './services/services.ts';
 import { podKey } from './translate.ts';
+import type { ClusterView } from './tunnels.ts';
 
 export type { SourceHealth };
 
@@ -62,7 +63,7 @@ const SINGLE_OBJECTS = 16;
 export class ClusterState implements ClusterSink {
   readonly #options: ClusterStateOptions;
   readonly #compiler: PolicyCompiler;
-  readonly #nodes = new Nodes();
+  readonly #nodes: Nodes;
   readonly #services: Services;
   /** Uids of all objects but pods, by kind and key. */
   readonly #uids = new Map<string, Map<string, string>>();
@@ -88,6 +89,7 @@ export class ClusterState implements ClusterSink {
   constructor(options: ClusterStateOptions) {
     const { local, legacyAnnotation = false } = options;
     this.#options = options;
+    this.#nodes = new Nodes(local);
     this.#compiler = new PolicyCompiler({ local, legacyAnnotation });
     this.#services = new Services(local);
   }
@@ -137,6 +139,12 @@ export class ClusterState implements ClusterSink {
   setProblems(problems: readonly string[]): void {
     this.#problems = problems;
     this.#tellHealth();
+  }
+
+  /** Takes what is known of the cluster beside its objects. */
+  setView(view: ClusterView): void {
+    this.#enter(() => this.#nodes.setView(view));
+    if (this.#hasBegun) this.commit();
   }
 
   /** Takes the pods attached to our node, as the host has them. */
@@ -257,8 +265,8 @@ export class ClusterState implements ClusterSink {
 
   /** Says the same once. */
   #warn(): void {
-    const { local, log } = this.#options;
-    const warnings = this.#nodes.warnings(local);
+    const { log } = this.#options;
+    const warnings = this.#nodes.warnings();
     const text = warnings.join('\n');
     if (text !== this.#warned) for (const warning of warnings) log.warn({}, warning);
     this.#warned = text;

@@ -21,12 +21,12 @@ type PodEntry = Extract<Entry, { kind: 'Pod' }>;
 /** What the objects mean for the node named `local`. */
 export function translate(entries: readonly Entry[], local: string): Translation {
   const problems = findDuplicates(entries);
-  const nodes = new Nodes();
+  const nodes = new Nodes(local);
   for (const entry of entries) if (entry.kind === 'Node') nodes.upsert(entry);
   nodes.take();
   if (nodes.size === 0) problems.push(NO_NODE);
   const content = { local, nodes: nodes.all(), pods: localPods(entries, local) };
-  return { content, problems, warnings: nodes.warnings(local) };
+  return { content, problems, warnings: nodes.warnings() };
 }
 
 /** Objects that stand twice in what a source says, one line each. */

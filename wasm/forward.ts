@@ -6,7 +6,7 @@ import {
   DEVICE_GATEWAY_MAC, DEVICE_KIND_NONE, DEVICE_KIND_TAP, DEVICE_MAC, DEVICE_NODE,
   NEXT_HOP_KIND_BLACKHOLE, NEXT_HOP_KIND_ENDPOINT, NEXT_HOP_KIND_NODE, NEXT_HOP_KIND_OUTSIDE,
   NEXT_HOP_KIND_PEER, NEXT_HOP_KIND_PROHIBIT, NEXT_HOP_KIND_SERVICE, NEXT_HOP_NODE,
-  PEER_HEADER_SIZE,
+  TUNNEL_DIRECT,
 } from "./abi/layout";
 import {
   DIRECTION_INBOUND, DIRECTION_OUTBOUND, EVENT_OUTER_FRAGMENTED, REASON_BLACKHOLE,
@@ -22,17 +22,19 @@ import {
 } from "./offload/vnet";
 import { addSend, pieceSize, sendBehind, sendToDevice, takeHeaders } from "./outbox";
 import {
-  isSuperPacket, packetLength, packetSegments, packetStart, packetTranslated, prepend, setOutput,
-  trimTo,
+  isSuperPacket, packetLength, packetRoom, packetSegments, packetStart, packetTranslated, prepend,
+  setOutput, trimTo,
 } from "./packet";
 import { serve } from "./service/serve";
 import { undoTranslation } from "./service/translate";
 import {
   deviceAt, deviceKind, deviceVnetSize, nextHopAt, nextHopIndex, nextHopKind, peerAt, peerMtu,
+  peerTunnel,
 } from "./table/record";
 import { routeDestination } from "./table/route";
-import { encapsulateVxlan, segmentVxlan } from "./tunnel/vxlan";
-import { frameVxlan } from "./tunnel/vxlan-frame";
+import { frameTunnel } from "./tunnel/frame";
+import { costsHopOut, costsHopToNode, isFromStack } from "./tunnel/hops";
+import { encapsulate, segment } from "./tunnel/tunnel";
 import { emitEthernet } from "./wire/ethernet";
 import {
   checkIp, ipDecrementHopLimit, ipDontFragment, ipEtherType, ipHopLimit, ipTotalLength, isIpv4,
@@ -71,10 +73,11 @@ export function forwardOutbound(
   }
   if (kind == NEXT_HOP_KIND_PEER) {
     const peer = peerAt(nextHopIndex(record));
-    reason = checkHop(descriptor, origin);
+    const costsHop = costsHopOut(descriptor, peerTunnel(peer));
+    if (costsHop) reason = checkHop(descriptor);
     if (reason == REASON_NONE) reason = checkSize(descriptor, worker, peerMtu(peer));
     if (reason == REASON_NONE) {
-      spendHop(descriptor, origin);
+      if (costsHop) spendHop(descriptor);
       return sendToPeer(descriptor, worker, nextHop, peer);
     }
     mtu = peerMtu(peer);
@@ -120,31 +123,44 @@ function deliverLocal(
   const record = nextHopAt(nextHop);
   const kind = nextHopKind(record);
   if (kind == NEXT_HOP_KIND_ENDPOINT) {
-    const reason = checkHop(descriptor, origin);
-    if (reason != REASON_NONE) return reason;
-    spendHop(descriptor, origin);
-    deliver(descriptor, worker, direction, nextHop, nextHopIndex(record));
-    return REASON_NONE;
+    const costsHop = !isFromStack(descriptor);
+    return deliverBehind(descriptor, worker, direction, nextHop, nextHopIndex(record), costsHop);
   }
   const isBack = origin == NEXT_HOP_NODE && packetTranslated(descriptor) == 0;
   if (kind == NEXT_HOP_KIND_NODE && !isBack) {
-    deliver(descriptor, worker, direction, nextHop, DEVICE_NODE);
-    return REASON_NONE;
+    const costsHop = costsHopToNode(descriptor);
+    return deliverBehind(descriptor, worker, direction, nextHop, DEVICE_NODE, costsHop);
   }
   if (kind == NEXT_HOP_KIND_PROHIBIT) return REASON_PROHIBITED;
   return kind == NEXT_HOP_KIND_BLACKHOLE ? REASON_BLACKHOLE : REASON_NO_ROUTE;
 }
 
-/** Is there a hop left to take off the TTL (RFC 1812 section 5.3.1)? The node's own stack has taken
- * one off what it forwards, and what it sends itself is not forwarded yet. */
-function checkHop(descriptor: usize, origin: i32): i32 {
-  if (origin == NEXT_HOP_NODE) return REASON_NONE;
+/** Gives the packet to a local device, for the price of a hop or for none. */
+function deliverBehind(
+  descriptor: usize,
+  worker: i32,
+  direction: i32,
+  nextHop: i32,
+  index: i32,
+  costsHop: bool,
+): i32 {
+  if (costsHop) {
+    const reason = checkHop(descriptor);
+    if (reason != REASON_NONE) return reason;
+    spendHop(descriptor);
+  }
+  deliver(descriptor, worker, direction, nextHop, index);
+  return REASON_NONE;
+}
+
+/** Is there a hop left to take off the TTL (RFC 1812 section 5.3.1)? */
+function checkHop(descriptor: usize): i32 {
   return ipHopLimit(packetStart(descriptor)) > 1 ? REASON_NONE : REASON_HOP_LIMIT;
 }
 
 /** Takes the hop that checkHop() found. */
-function spendHop(descriptor: usize, origin: i32): void {
-  if (origin != NEXT_HOP_NODE) ipDecrementHopLimit(packetStart(descriptor));
+function spendHop(descriptor: usize): void {
+  ipDecrementHopLimit(packetStart(descriptor));
 }
 
 /** Holds the inner packet, or each that it stands for, to the path's MTU. What may be fragmented
@@ -161,15 +177,19 @@ function checkSize(descriptor: usize, worker: i32, mtu: i32): i32 {
   return REASON_NONE;
 }
 
-/** Puts the packet into the peer's tunnel. A super-packet goes whole where the kernel cuts it
- * behind the tunnel headers; otherwise it is cut here. */
+/** Puts the packet into the peer's tunnel, or gives it to the node's own stack, which knows the way
+ * to a peer without one. A super-packet goes whole where the kernel cuts it behind the tunnel
+ * headers; otherwise it is cut here. */
 function sendToPeer(descriptor: usize, worker: i32, nextHop: i32, peer: usize): void {
+  if (peerTunnel(peer) == TUNNEL_DIRECT) {
+    return deliver(descriptor, worker, DIRECTION_OUTBOUND, nextHop, DEVICE_NODE);
+  }
   countSent(worker, nextHop, descriptor);
   if (!isSuperPacket(descriptor)) {
     if (needsChecksum(descriptor)) finishChecksum(descriptor);
-    encapsulateVxlan(descriptor, worker, peer);
-  } else if (!frameVxlan(descriptor, worker, peer)) {
-    segmentVxlan(descriptor, worker, peer);
+    encapsulate(descriptor, worker, peer);
+  } else if (!frameTunnel(descriptor, worker, peer)) {
+    segment(descriptor, worker, peer);
   }
 }
 
@@ -194,7 +214,7 @@ function deliver(
   if (vnetSize == 0 && needsChecksum(descriptor)) finishChecksum(descriptor);
   const size = vnetSize + link;
   // What came from a tunnel may have another datagram right in front of its tunnel headers.
-  const isApart = direction == DIRECTION_INBOUND && size > PEER_HEADER_SIZE;
+  const isApart = size > packetRoom(descriptor);
   const header = isApart ? takeHeaders(worker, 1) : packetStart(descriptor) - <usize>size;
   if (vnetSize != 0) emitVnet(header, descriptor, link);
   if (link != 0) emitLink(header + <usize>vnetSize, descriptor, device);

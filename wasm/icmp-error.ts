@@ -13,10 +13,9 @@ import {
 } from "./abi/headers";
 import {
   DIRECTORY_DENY_WITH_ICMP, DIRECTORY_ICMP_BURST, DIRECTORY_ICMP_RATE, DIRECTORY_NODE_IPV4,
-  DIRECTORY_NODE_IPV6, DIRECTORY_SLOTS, DIRECTORY_START, HEADER_LIMIT, HEADER_STRIDE,
-  NEXT_HOP_KIND_PEER, NEXT_HOP_NODE, PACKET_HEADROOM, PEER_HEADER_SIZE, RUN_SEGMENTS_MAX,
-  SEGMENTS_MAX, SLOT_STRIDE, STATISTICS_ICMP_STAMP, STATISTICS_ICMP_TOKENS, WORKERS_START,
-  WORKER_HEADERS, WORKER_STRIDE,
+  DIRECTORY_NODE_IPV6, DIRECTORY_START, HEADER_LIMIT, HEADER_STRIDE, NEXT_HOP_KIND_PEER,
+  PACKET_HEADROOM, RUN_SEGMENTS_MAX, SEGMENTS_MAX, STATISTICS_ICMP_STAMP, STATISTICS_ICMP_TOKENS,
+  WORKERS_START, WORKER_HEADERS, WORKER_STRIDE,
 } from "./abi/layout";
 import {
   EVENT_ICMP_SENT, EVENT_ICMP_SUPPRESSED, REASON_HOP_LIMIT, REASON_MODULE_EGRESS,
@@ -26,9 +25,12 @@ import {
 } from "./abi/verdict";
 import { countEvent, statisticsOf } from "./count";
 import { takeHeaders } from "./outbox";
-import { directory, packetLength, packetStart, prepend, setPacket, trimTo } from "./packet";
+import {
+  directory, packetLength, packetRoom, packetStart, prepend, setPacket, setRoom, trimTo,
+} from "./packet";
 import { answerWithReset } from "./service/reset";
 import { nextHopAt, nextHopKind } from "./table/record";
+import { isFromStack } from "./tunnel/hops";
 import { emitIcmp, emitIcmpv6, mayAnswerWithError } from "./wire/icmp";
 import { ipDestinationAddress, ipSourceAddress, ipTransport, isIpv4 } from "./wire/ip";
 import { emitIpv4 } from "./wire/ipv4";
@@ -57,7 +59,7 @@ export function answerWithError(
   }
   if (!hasMessage(reason)) return false;
   const packet = packetStart(descriptor);
-  const source = errorSource(packet, origin);
+  const source = errorSource(descriptor);
   if (source == 0 || !mayAnswerWithError(packet, packetLength(descriptor))
     || !takeToken(worker, origin, nowMs) || !makeHeadroom(descriptor, worker)) {
     countEvent(worker, EVENT_ICMP_SUPPRESSED);
@@ -74,15 +76,15 @@ export function answerWithError(
  * headers would be written over what may be in the outbox already. So what may be quoted of it is
  * copied to header blocks. False: none are left but those that outboxHasRoom() keeps. */
 function makeHeadroom(descriptor: usize, worker: i32): bool {
+  if (packetRoom(descriptor) == PACKET_HEADROOM) return true;
   const packet = packetStart(descriptor);
-  const place = <i32>((<u32>packet - <u32>directory(DIRECTORY_SLOTS)) % SLOT_STRIDE);
-  if (place <= PACKET_HEADROOM + PEER_HEADER_SIZE) return true;
   const taken = load<i32>(<usize>(WORKERS_START + (worker * WORKER_STRIDE)), WORKER_HEADERS);
   if (taken > HEADER_LIMIT - SEGMENTS_MAX - RUN_SEGMENTS_MAX - QUOTE_BLOCKS) return false;
   const quote = takeHeaders(worker, QUOTE_BLOCKS) + PACKET_HEADROOM;
   const length = min(packetLength(descriptor), ICMPV6_QUOTE_LIMIT);
   memory.copy(quote, packet, length);
   setPacket(descriptor, quote, length);
+  setRoom(descriptor, PACKET_HEADROOM);
   return true;
 }
 
@@ -110,10 +112,11 @@ function isTcp(packet: usize): bool {
   return transportProtocol(ipTransport(packet)) == PROTOCOL_TCP;
 }
 
-/** Address of the error's source: the node's own, once known. To the node itself that would be a
- * martian, so there it is the address that was not reached. 0 where there is none. */
-function errorSource(packet: usize, origin: i32): usize {
-  if (origin == NEXT_HOP_NODE) return ipDestinationAddress(packet);
+/** Address of the error's source: the node's own, once known. To the node's own stack that would be
+ * a martian, so there it is the address that was not reached. 0 where there is none. */
+function errorSource(descriptor: usize): usize {
+  const packet = packetStart(descriptor);
+  if (isFromStack(descriptor)) return ipDestinationAddress(packet);
   const field = isIpv4(packet) ? DIRECTORY_NODE_IPV4 : DIRECTORY_NODE_IPV6;
   return directory(field) != 0 ? <usize>(DIRECTORY_START + field) : 0;
 }

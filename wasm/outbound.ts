@@ -5,7 +5,8 @@
 //   2. receiveFrame()     Ethernet off; ARP and neighbour solicitation answered
 //   3. checkPacket()      headers are sound (forward.ts, wire/ip.ts)
 //   4. readVnet()         one packet or many, and is its checksum finished (offload/vnet.ts)
-//   5. ownsSource()       the source address is the device's own
+//   5. ownsSource()       the source address is the device's own; of the node's device it may be a
+//                         peer's that needs no tunnel (inbound.ts)
 //   6. forwardOutbound()  route, TTL, size; encapsulate, cut or deliver (forward.ts)
 //   7. serve()            what is for a Service goes to a backend (service/serve.ts)
 //   8. enforce()          its flow is known, or policy allows it (flow.ts)
@@ -14,7 +15,8 @@ import {
   ETHERNET_DESTINATION, ETHERNET_HEADER_SIZE, ETHER_TYPE_ARP, ETHER_TYPE_IPV4, ETHER_TYPE_IPV6,
 } from "./abi/headers";
 import {
-  DEVICE_GATEWAY_MAC, DEVICE_KIND_NODE, DEVICE_KIND_TAP, NEXT_HOP_KIND_OUTSIDE, NEXT_HOP_NODE,
+  DEVICE_GATEWAY_MAC, DEVICE_KIND_NODE, DEVICE_KIND_TAP, NEXT_HOP_KIND_OUTSIDE, NEXT_HOP_KIND_PEER,
+  NEXT_HOP_NODE,
 } from "./abi/layout";
 import {
   DIRECTION_OUTBOUND, EVENT_NEIGHBOUR_ANSWERED, REASON_ETHER_TYPE, REASON_IP_VERSION,
@@ -23,6 +25,7 @@ import {
 } from "./abi/verdict";
 import { countEvent, countReceived, drop } from "./count";
 import { checkPacket, forwardOutbound } from "./forward";
+import { inboundDirect } from "./inbound";
 import { answerArp, answerSolicitation, isSolicitation } from "./neighbour";
 import { emitVnet, readVnet } from "./offload/vnet";
 import { sendToDevice } from "./outbox";
@@ -45,6 +48,7 @@ export function outbound(descriptor: usize, worker: i32, nowMs: i32, device: usi
   const packet = packetStart(descriptor);
   const source = routeSource(packet);
   if (!ownsSource(device, source)) {
+    if (isOfPeer(device, source)) return inboundDirect(descriptor, worker, nowMs, source);
     return drop(descriptor, worker, DIRECTION_OUTBOUND, REASON_SPOOFED_SOURCE);
   }
   const origin = deviceNextHop(device);
@@ -95,4 +99,10 @@ function answered(descriptor: usize, worker: i32, device: usize): i32 {
 function ownsSource(device: usize, source: i32): bool {
   if (deviceKind(device) != DEVICE_KIND_NODE) return source == deviceNextHop(device);
   return source == NEXT_HOP_NODE || nextHopKind(nextHopAt(source)) == NEXT_HOP_KIND_OUTSIDE;
+}
+
+/** True where the node's own stack hands over what a peer has sent. */
+function isOfPeer(device: usize, source: i32): bool {
+  return deviceKind(device) == DEVICE_KIND_NODE
+    && nextHopKind(nextHopAt(source)) == NEXT_HOP_KIND_PEER;
 }

@@ -17,7 +17,6 @@ import {
 import {
   directory, packetHead, packetLength, packetPieces, packetSegments, packetStart, setOutput,
 } from "./packet";
-import { peerDevice } from "./table/record";
 
 function workerBlock(worker: i32): usize {
   return <usize>(WORKERS_START + (worker * WORKER_STRIDE));
@@ -151,13 +150,14 @@ export function sendBehind(
   setOutput(descriptor, device);
 }
 
-/** Adds a datagram of `count` pieces, the last taken, for a peer. Where the kernel cuts sends
- * (linux/udp.h, UDP_SEGMENT), it joins the one before, if it could have been that one's next: same
- * peer and flow, same TOS, same length or shorter. `joins` false leaves it alone, because the
- * kernel must fragment it. */
+/** Adds a datagram of `count` pieces, the last taken, for a peer, by a device. Where the kernel
+ * cuts sends (linux/udp.h, UDP_SEGMENT), it joins the one before, if it could have been that one's
+ * next: same peer and flow, same TOS, same length or shorter. `joins` false leaves it alone,
+ * because the kernel must fragment it. */
 export function addDatagram(
   worker: i32,
   peer: usize,
+  device: i32,
   count: i32,
   length: i32,
   flowHash: u32,
@@ -167,7 +167,7 @@ export function addDatagram(
   const pieces = nextPiece(worker) - <usize>(count * pieceSize());
   const send = joins ? openSend(worker, peer, pieces, flowHash, tos) : 0;
   if (send != 0 && fillSend(send, 1, count, length, length) != 0) return;
-  const alone = addSend(worker, peerDevice(peer), pieces, count, length, 1);
+  const alone = addSend(worker, device, pieces, count, length, 1);
   addressSend(alone, peer, flowHash, tos, joins ? 0 : SEND_FLAG_CLOSED);
 }
 
@@ -176,6 +176,7 @@ export function addDatagram(
 export function addDatagrams(
   worker: i32,
   peer: usize,
+  device: i32,
   packets: i32,
   count: i32,
   length: i32,
@@ -191,7 +192,7 @@ export function addDatagrams(
     let added = send == 0 ? 0 : fillSend(send, left, count, length, lastLength);
     if (added == 0) {
       added = 1;
-      send = addSend(worker, peerDevice(peer), pieces, count, left == 1 ? lastLength : length, 1);
+      send = addSend(worker, device, pieces, count, left == 1 ? lastLength : length, 1);
       addressSend(send, peer, flowHash, tos, joins ? 0 : SEND_FLAG_CLOSED);
     }
     left -= added;
@@ -240,10 +241,11 @@ export function addFrame(
   descriptor: usize,
   worker: i32,
   peer: usize,
+  device: i32,
   flowHash: u32,
   tos: i32,
 ): void {
-  sendToDevice(descriptor, worker, peerDevice(peer));
+  sendToDevice(descriptor, worker, device);
   const last = load<i32>(workerBlock(worker), WORKER_SENDS) - 1;
   addressSend(sendAt(worker, last), peer, flowHash, tos, SEND_FLAG_FRAME);
 }

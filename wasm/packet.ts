@@ -5,9 +5,10 @@
 
 import {
   DESCRIPTOR_GSO_TYPE, DESCRIPTOR_HEAD, DESCRIPTOR_INPUT, DESCRIPTOR_LENGTH, DESCRIPTOR_OUTER_TOS,
-  DESCRIPTOR_OUTPUT, DESCRIPTOR_PIECES, DESCRIPTOR_REASON, DESCRIPTOR_SEGMENTS, DESCRIPTOR_SOURCE,
+  DESCRIPTOR_OUTPUT, DESCRIPTOR_PIECES, DESCRIPTOR_REASON, DESCRIPTOR_ROOM, DESCRIPTOR_SEGMENTS,
+  DESCRIPTOR_SOURCE,
   DESCRIPTOR_START, DESCRIPTOR_STRIDE, DESCRIPTOR_TRANSLATED, DESCRIPTOR_VERDICT,
-  DIRECTORY_DESCRIPTORS, DIRECTORY_SLOT_COUNT, DIRECTORY_START,
+  DIRECTORY_DESCRIPTORS, DIRECTORY_SLOT_COUNT, DIRECTORY_START, PACKET_HEADROOM,
 } from "./abi/layout";
 import { VERDICT_DROP, VERDICT_SEND } from "./abi/verdict";
 
@@ -97,6 +98,7 @@ export function setOutput(descriptor: usize, device: i32): void {
 export function resetVerdict(descriptor: usize): void {
   setDropped(descriptor, 0);
   clearOffload(descriptor);
+  setRoom(descriptor, PACKET_HEADROOM);
 }
 
 /** Makes it a packet that stands for itself, with nothing left to do. What an underlay device says
@@ -106,6 +108,16 @@ export function clearOffload(descriptor: usize): void {
   store<u16>(descriptor, 0, DESCRIPTOR_GSO_TYPE); // and DESCRIPTOR_OFFLOAD_FLAGS behind it
   store<u32>(descriptor, 0, DESCRIPTOR_PIECES);
   store<u8>(descriptor, 0, DESCRIPTOR_TRANSLATED);
+}
+
+/** Bytes before the packet that headers may be written to: nothing else is there. */
+export function packetRoom(descriptor: usize): i32 {
+  return load<u8>(descriptor, DESCRIPTOR_ROOM);
+}
+
+/** Says how many there are. */
+export function setRoom(descriptor: usize, size: i32): void {
+  store<u8>(descriptor, <u8>min(size, PACKET_HEADROOM), DESCRIPTOR_ROOM);
 }
 
 /** TRANSLATED_*, or 0 of a packet that is as it came. */

@@ -1,6 +1,6 @@
 // One turn over a batch: each packet goes the way of the device it came from.
 
-import { DEVICE_KIND_NONE, DEVICE_KIND_UNDERLAY } from "./abi/layout";
+import { DEVICE_KIND_NONE, DEVICE_KIND_UNDERLAY, NEXT_HOP_KIND_PEER } from "./abi/layout";
 import { DIRECTION_OUTBOUND, REASON_DEVICE_UNKNOWN } from "./abi/verdict";
 import { drop, enterTurn, leaveTurn } from "./count";
 import { sweepFlows } from "./flow";
@@ -13,7 +13,7 @@ import { finishRun, isRun, resetRun, runHasLast } from "./offload/coalesce";
 import { outbound } from "./outbound";
 import { openOutbox, outboxHasRoom } from "./outbox";
 import { descriptorAt, inputDevice, resetVerdict, workerOfSlot } from "./packet";
-import { deviceAt, deviceKind, deviceNextHop } from "./table/record";
+import { deviceAt, deviceKind, deviceNextHop, nextHopAt, nextHopKind } from "./table/record";
 
 /** Decides the packets of `count` slots from `first` on, all of one worker's, and fills its outbox.
  * The host has filled in start, length, input device and, from the underlay, outer source, TOS and
@@ -60,11 +60,11 @@ function finishHand(worker: i32, nowMs: i32): i32 {
   const source = handSource(worker);
   const destination = handDestination(worker);
   const device = deviceAt(inputDevice(packet));
-  if (device != 0 && deviceKind(device) != DEVICE_KIND_UNDERLAY) {
+  if (device == 0 || nextHopKind(nextHopAt(source)) == NEXT_HOP_KIND_PEER) {
+    forwardInbound(packet, worker, nowMs, source, destination);
+  } else {
     const origin = deviceNextHop(device);
     forwardOutbound(packet, worker, nowMs, origin, source, destination);
-  } else {
-    forwardInbound(packet, worker, nowMs, source, destination);
   }
   if (isOfRun) resetRun(worker);
   const slot = slotInHand(worker);
@@ -78,7 +78,7 @@ function processPacket(descriptor: usize, worker: i32, nowMs: i32): void {
   resetVerdict(descriptor);
   const device = deviceAt(inputDevice(descriptor));
   const kind = device != 0 ? deviceKind(device) : DEVICE_KIND_NONE;
-  if (kind == DEVICE_KIND_UNDERLAY) return inbound(descriptor, worker, nowMs);
+  if (kind == DEVICE_KIND_UNDERLAY) return inbound(descriptor, worker, nowMs, device);
   finishRun(worker, nowMs);
   if (kind != DEVICE_KIND_NONE) outbound(descriptor, worker, nowMs, device);
   else drop(descriptor, worker, DIRECTION_OUTBOUND, REASON_DEVICE_UNKNOWN);

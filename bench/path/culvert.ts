@@ -77,39 +77,59 @@ function serviceObjects(number: number, pod: number): object[] {
   ];
 }
 
-const nodeName = (number: number): string => `node-${number}`;
+export const nodeName = (number: number): string => `node-${number}`;
 const podName = (number: number, pod: number): string => `pod-${number}-${pod}`;
 const podUid = (number: number, pod: number): string => `uid-${number}-${pod}`;
 
-/** Starts daemon and sidecar of a node and waits until the objects are in force. */
-export async function startNode(
-  bed: Bed, node: BedNode, tier: TierName | 'auto', objects: string, folder = bed.makeFolder(),
+/** Starts the daemon of a node, which knows of no others yet. */
+export async function startDaemon(
+  bed: Bed, node: BedNode, tier: TierName | 'auto', folder = bed.makeFolder(), flags: string[] = [],
 ): Promise<Daemon> {
   const trace = new GarbageTrace();
   const program = await bed.start(node, [
     process.execPath, '--trace-gc', CLI, 'run', '--stop-on-stdin-end',
     '--node-name', nodeName(node.number), '--underlay-interface', UNDERLAY_DEVICE,
     '--pod-networks', POD_NETWORK, '--runtime-directory', folder, '--data-plane-tier', tier,
+    ...flags,
   ], READY_LINE, (text) => trace.read(text));
+  return { program, trace, folder };
+}
+
+/** Waits until a daemon knows of the cluster. */
+export async function untilTold({ folder }: Daemon): Promise<void> {
+  const deadline = performance.now() + KNOWN_TIMEOUT_MS;
+  for (;;) {
+    const { sync, nodes } = await ask(folder, 'status', null, StatusReportSchema);
+    if (sync.revision !== null && nodes > 1) return;
+    if (performance.now() > deadline) throw new Error('the daemon was told nothing');
+    await sleep(20);
+  }
+}
+
+/** Starts daemon and sidecar of a node and waits until the objects are in force. */
+export async function startNode(
+  bed: Bed, node: BedNode, tier: TierName | 'auto', objects: string, folder = bed.makeFolder(),
+): Promise<Daemon> {
+  const daemon = await startDaemon(bed, node, tier, folder);
   await bed.start(node, [
     process.execPath, CLI, 'sync', '--stop-on-stdin-end', '--source', `file:${objects}`,
     '--node-name', nodeName(node.number), '--runtime-directory', folder,
   ], SYNC_LINE);
-  const deadline = performance.now() + KNOWN_TIMEOUT_MS;
-  for (;;) {
-    const { sync, nodes } = await ask(folder, 'status', null, StatusReportSchema);
-    if (sync.revision !== null && nodes > 1) return { program, trace, folder };
-    if (performance.now() > deadline) throw new Error('the sidecar has told nothing');
-    await sleep(20);
-  }
+  await untilTold(daemon);
+  return daemon;
+}
+
+/** The version of programs that speak with each other. */
+export function packageVersion(): string {
+  return v.parse(v.object({ version: v.string() }),
+    JSON.parse(readFileSync(join(PACKAGE_FOLDER, 'package.json'), 'utf8'))).version;
 }
 
 /** Asks a daemon over its control socket. */
 async function ask<S extends v.GenericSchema>(
   folder: string, method: string, params: unknown, answer: S,
 ): Promise<v.InferOutput<S>> {
-  const { version } = v.parse(v.object({ version: v.string() }),
-    JSON.parse(readFileSync(join(PACKAGE_FOLDER, 'package.json'), 'utf8')));
+  const version = packageVersion();
   const socket = connect(join(folder, CONTROL_SOCKET));
   const connection = connectionOver(socket, { version, role: 'cli' });
   try {
@@ -121,14 +141,14 @@ async function ask<S extends v.GenericSchema>(
 }
 
 /** Attaches a pod in a namespace of its own, by a TUN. */
-async function addPod(
-  bed: Bed, daemon: Daemon, node: BedNode, pod: number, cores: string,
+export async function addPod(
+  bed: Bed, daemon: Daemon, node: BedNode, pod: number, cores: string, mtu = VXLAN_POD_MTU,
 ): Promise<Place> {
   const place = bed.addPlace(cores);
   await ask(daemon.folder, 'endpoint.add', {
     namespace: POD_NAMESPACE, name: podName(node.number, pod), uid: podUid(node.number, pod),
     addresses: [podAddress(node.number, pod)], device: 'tun', interfaceName: 'eth0',
-    mtu: VXLAN_POD_MTU, netns: place.namespace.path,
+    mtu, netns: place.namespace.path,
   }, v.unknown());
   return place;
 }

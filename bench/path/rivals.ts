@@ -80,8 +80,10 @@ async function onBothNodes(
 async function flannelUdp(site: Site): Promise<Contender> {
   const program = nativeProgram('flannel-udp.c');
   return withBed(await wire(site), async (bed) => {
-    const daemons = await onBothNodes(bed, (self, other) => [program, DEVICE, self.address,
-      `${FLANNEL_UDP_PORT}`, `${podCidr(other.number)}=${other.address}`]);
+    const daemons = await onBothNodes(bed, (self, other) => [
+      program, DEVICE, podAddress(self.number), `${FLANNEL_UDP_MTU}`, self.address,
+      `${FLANNEL_UDP_PORT}`, `${podCidr(other.number)}=${other.address}`,
+    ]);
     for (const node of bed.nodes) await setUpTunnel(node, DEVICE, FLANNEL_UDP_MTU);
     return { ...ends(bed), daemons };
   });

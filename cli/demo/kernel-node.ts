@@ -2,7 +2,7 @@
 // backend sets them up (flannel pkg/backend/vxlan), and pods on veths.
 
 import { addressFamily, hostPrefix, prefixBase, type Family } from '../../engine/address.ts';
-import type { ClusterNode, Tunnel } from '../../engine/model.ts';
+import type { ClusterNode, VxlanTunnel } from '../../engine/model.ts';
 import { FLANNEL_VXLAN_PORT } from '../../engine/net-conf.ts';
 import type { Bed, Host, LabNode } from './bed.ts';
 
@@ -20,7 +20,7 @@ export async function setUpKernelNode(
 ): Promise<void> {
   node.host.sysctl({ 'net.ipv4.ip_forward': 1, 'net.ipv6.conf.all.forwarding': 1 });
   const made = new Set<string>();
-  for (const tunnel of self.tunnels) {
+  for (const tunnel of vxlanTunnels(self)) {
     const name = DEVICE[addressFamily(tunnel.remote)];
     if (!made.has(name)) await addDevice(node, tunnel);
     made.add(name);
@@ -29,7 +29,7 @@ export async function setUpKernelNode(
   }
 }
 
-async function addDevice({ host }: LabNode, tunnel: Tunnel): Promise<void> {
+async function addDevice({ host }: LabNode, tunnel: VxlanTunnel): Promise<void> {
   const carrier = addressFamily(tunnel.remote);
   const name = DEVICE[carrier];
   await host.links.addVxlan({
@@ -52,7 +52,7 @@ export async function addPeer(
   other: ClusterNode,
   family: Family,
 ): Promise<void> {
-  const tunnel = other.tunnels.find((candidate) => candidate.family === family);
+  const tunnel = vxlanTunnels(other).find((candidate) => candidate.family === family);
   if (tunnel === undefined) return;
   const device = DEVICE[addressFamily(tunnel.remote)];
   for (const prefix of other.podCidrs.filter((cidr) => addressFamily(cidr) === family)) {
@@ -61,6 +61,10 @@ export async function addPeer(
     await host.links.addFdb({ device, mac: tunnel.mac, remote: tunnel.remote });
     await host.links.addRoute({ prefix, device, via, onlink: true });
   }
+}
+
+function vxlanTunnels({ tunnels }: ClusterNode): VxlanTunnel[] {
+  return tunnels.filter((tunnel) => tunnel.kind === 'vxlan');
 }
 
 function basesOf(node: ClusterNode, family: Family): string[] {

@@ -25,8 +25,7 @@ import { Core } from '../../engine/core.ts';
 import { REASON_NAMES } from '../../engine/counters.ts';
 import { Forwarding, type AttachedEndpoint } from '../../engine/forwarding.ts';
 import type { Limits } from '../../engine/memory-map.ts';
-import type { PeerTunnel } from '../../engine/forwarding.ts';
-import type { ClusterNode } from '../../engine/model.ts';
+import type { ClusterNode, VxlanTunnel } from '../../engine/model.ts';
 import { runBatch, type OnFault } from '../../engine/modules.ts';
 import { writeRemote } from '../../engine/tables/peer.ts';
 import type { BedPlan, ClusterPod, NodeAddresses, Place, PlacedFlow } from './ends.ts';
@@ -70,7 +69,7 @@ export class NodeBed {
   /** Is told of faults of modules. */
   onFault: OnFault = () => undefined;
   #identities = new Map<string, string>();
-  #peers = new Map<string, PeerTunnel>();
+  #peers = new Map<string, VxlanTunnel & { port: number }>();
   #ownMac = macBytes(OWN_MAC);
 
   constructor(module: WebAssembly.Module, nodeName: string, limits: Limits) {
@@ -180,7 +179,7 @@ export class NodeBed {
   }
 
   /** The peer that a packet of this source comes from; null for one of this node's devices. */
-  #enters({ node }: Place): PeerTunnel | null {
+  #enters({ node }: Place): (VxlanTunnel & { port: number }) | null {
     return node === null || node === this.nodeName ? null : this.#peers.get(node) ?? null;
   }
 
@@ -225,7 +224,7 @@ export class NodeBed {
 export const RING_RECORDS = BATCH * 2;
 
 /** A tunnel that nobody else has. */
-function makeTunnel(index: number): PeerTunnel {
+function makeTunnel(index: number): VxlanTunnel & { port: number } {
   const [high, low] = [index >>> 8, index & 255];
   return {
     family: 'IPv4', kind: 'vxlan', remote: `100.64.${high}.${low}`, port: TUNNEL_PORT, vni: VNI,

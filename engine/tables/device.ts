@@ -5,7 +5,13 @@ import {
   DEVICE_EGRESS,
   DEVICE_FIRST_ENDPOINT,
   DEVICE_GATEWAY_MAC,
+  DEVICE_GENEVE_IPV4,
+  DEVICE_GENEVE_IPV6,
   DEVICE_INGRESS,
+  DEVICE_IP6IP_IPV4,
+  DEVICE_IP6IP_IPV6,
+  DEVICE_IPIP_IPV4,
+  DEVICE_IPIP_IPV6,
   DEVICE_KIND,
   DEVICE_KIND_NODE,
   DEVICE_KIND_NONE,
@@ -16,9 +22,14 @@ import {
   DEVICE_NEXT_HOP,
   DEVICE_NODE,
   DEVICE_STRIDE,
+  DEVICE_TUNNEL,
+  DEVICE_UDP_IPV4,
+  DEVICE_UDP_IPV6,
   DEVICE_UNDERLAY_IPV4,
   DEVICE_UNDERLAY_IPV6,
   DEVICE_VNET_SIZE,
+  DEVICE_VXLAN_IPV4,
+  DEVICE_VXLAN_IPV6,
   DIRECTORY_COALESCE,
   DIRECTORY_DEVICES,
   DIRECTORY_DEVICE_LIMIT,
@@ -30,6 +41,10 @@ import {
   DIRECTORY_UNDERLAY_IPV6,
   NEXT_HOP_NODE,
   SENDER_LIMIT,
+  TUNNEL_GENEVE,
+  TUNNEL_IPIP,
+  TUNNEL_UDP,
+  TUNNEL_VXLAN,
 } from '../../wasm/abi/layout.ts';
 import { VNET_TUNNEL_HEADER_SIZE } from '../../wasm/abi/headers.ts';
 import { addressBytes, macBytes, type Family } from '../address.ts';
@@ -50,6 +65,16 @@ export interface Offloads {
   coalesce: number;
 }
 
+/** The underlay's devices, and what comes by each. */
+const UNDERLAY: readonly (readonly [index: number, tunnel: number])[] = [
+  [DEVICE_UNDERLAY_IPV4, TUNNEL_VXLAN], [DEVICE_UNDERLAY_IPV6, TUNNEL_VXLAN],
+  [DEVICE_GENEVE_IPV4, TUNNEL_GENEVE], [DEVICE_GENEVE_IPV6, TUNNEL_GENEVE],
+  [DEVICE_UDP_IPV4, TUNNEL_UDP], [DEVICE_UDP_IPV6, TUNNEL_UDP],
+  [DEVICE_IPIP_IPV4, TUNNEL_IPIP], [DEVICE_IPIP_IPV6, TUNNEL_IPIP],
+  [DEVICE_IP6IP_IPV4, TUNNEL_IPIP], [DEVICE_IP6IP_IPV6, TUNNEL_IPIP],
+  [DEVICE_VXLAN_IPV4, TUNNEL_VXLAN], [DEVICE_VXLAN_IPV6, TUNNEL_VXLAN],
+];
+
 export class DeviceTable {
   /** True where endpoints wait for their policy: no traffic until it is known. */
   closedAtStart = false;
@@ -64,8 +89,10 @@ export class DeviceTable {
     const limit = core.directory(DIRECTORY_DEVICE_LIMIT);
     this.#pool = new IndexPool(core, DEVICE_FIRST_ENDPOINT, limit);
     this.#write(DEVICE_NODE, DEVICE_KIND_NODE, NEXT_HOP_NODE);
-    this.#write(DEVICE_UNDERLAY_IPV4, DEVICE_KIND_UNDERLAY, 0);
-    this.#write(DEVICE_UNDERLAY_IPV6, DEVICE_KIND_UNDERLAY, 0);
+    for (const [index, tunnel] of UNDERLAY) {
+      core.view.setUint8(this.#start + (index * DEVICE_STRIDE) + DEVICE_TUNNEL, tunnel);
+      this.#write(index, DEVICE_KIND_UNDERLAY, 0);
+    }
   }
 
   /** Says what the kernel takes over. Before endpoints are added: they are made alike. */

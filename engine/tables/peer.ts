@@ -3,23 +3,29 @@
 
 import {
   ETHERNET_DESTINATION,
+  ETHERNET_HEADER_SIZE,
   ETHERNET_SOURCE,
+  ETHER_TYPE_ETHERNET,
+  GENEVE_HEADER_SIZE,
+  GENEVE_PROTOCOL,
+  GENEVE_VNI,
   VXLAN_FLAGS,
   VXLAN_FLAG_VNI,
   VXLAN_HEADER_SIZE,
   VXLAN_VNI,
 } from '../../wasm/abi/headers.ts';
 import {
-  DEVICE_UNDERLAY_IPV4,
-  DEVICE_UNDERLAY_IPV6,
   DIRECTORY_PEERS,
   DIRECTORY_PEER_LIMIT,
   FAMILY_IPV4,
   FAMILY_IPV6,
   PEER_DEVICE,
+  PEER_DEVICE_IPV6,
   PEER_HEADER,
+  PEER_HEADER_LENGTH,
   PEER_MTU,
   PEER_NEXT_HOP,
+  PEER_PREVIOUS,
   PEER_REMOTE,
   PEER_STRIDE,
   PEER_TUNNEL,
@@ -28,20 +34,21 @@ import {
   REMOTE_IPV4,
   REMOTE_IPV6,
   REMOTE_PORT,
-  TUNNEL_VXLAN,
 } from '../../wasm/abi/layout.ts';
 import { addressBytes, addressFamily, macBytes } from '../address.ts';
 import type { Core } from '../core.ts';
-import type { Tunnel } from '../model.ts';
+import { TUNNEL_NUMBERS, tunnelDevice, type PeerTunnel } from '../tunnel.ts';
 import { IndexPool } from './grace.ts';
 import { TableFullError } from './limits.ts';
 
-/** What a peer's record is made of. `ownMac` is our VTEP's, `mtu` the largest inner packet. */
+/** What a peer's record is made of. `ownMac` is our tunnel end's, `mtu` the largest inner packet;
+ * `previous` is the record whose packets are taken, too, or -1. */
 export interface PeerRecord {
-  tunnel: Required<Tunnel>;
+  tunnel: PeerTunnel;
   nextHop: number;
   ownMac: string;
   mtu: number;
+  previous?: number;
 }
 
 export class PeerTable {
@@ -71,27 +78,53 @@ export class PeerTable {
     return index;
   }
 
+  /** From now on a record's packets are the only ones that are taken. */
+  forgetPrevious(index: number): void {
+    const at = this.#start + (index * PEER_STRIDE) + PEER_PREVIOUS;
+    Atomics.store(new Int32Array(this.#core.memory.buffer), at / 4, 0);
+  }
+
   /** Gives a record back. Precondition: no next hop points at it any more. */
   remove(index: number): void {
     this.#pool.retire(index);
   }
 
-  #write(at: number, peer: PeerRecord): void {
+  #write(at: number, { tunnel, nextHop, mtu, ownMac, previous = -1 }: PeerRecord): void {
     const { view, bytes } = this.#core;
     bytes.fill(0, at, at + PEER_STRIDE);
-    const outerIpv4 = addressFamily(peer.tunnel.remote) === 'IPv4';
-    view.setUint8(at + PEER_TUNNEL, TUNNEL_VXLAN);
-    view.setUint16(at + PEER_DEVICE, outerIpv4 ? DEVICE_UNDERLAY_IPV4 : DEVICE_UNDERLAY_IPV6, true);
-    view.setUint32(at + PEER_MTU, peer.mtu, true);
-    view.setUint16(at + PEER_NEXT_HOP, peer.nextHop, true);
-    view.setUint32(at + PEER_VNI, peer.tunnel.vni, true);
-    writeRemote(view, bytes, at + PEER_REMOTE, peer.tunnel.remote, peer.tunnel.port);
-    const header = at + PEER_HEADER;
-    view.setUint8(header + VXLAN_FLAGS, VXLAN_FLAG_VNI);
-    view.setUint32(header + VXLAN_VNI, peer.tunnel.vni * 256, false);
-    const frame = header + VXLAN_HEADER_SIZE;
-    bytes.set(macBytes(peer.tunnel.mac), frame + ETHERNET_DESTINATION);
-    bytes.set(macBytes(peer.ownMac), frame + ETHERNET_SOURCE);
+    const outer = addressFamily(tunnel.remote);
+    view.setUint8(at + PEER_TUNNEL, TUNNEL_NUMBERS[tunnel.kind]);
+    view.setUint16(at + PEER_DEVICE, tunnelDevice(tunnel.kind, 'IPv4', outer), true);
+    view.setUint16(at + PEER_DEVICE_IPV6, tunnelDevice(tunnel.kind, 'IPv6', outer), true);
+    view.setUint32(at + PEER_MTU, mtu, true);
+    view.setUint16(at + PEER_NEXT_HOP, nextHop, true);
+    if ('vni' in tunnel) view.setUint32(at + PEER_VNI, tunnel.vni, true);
+    writeRemote(view, bytes, at + PEER_REMOTE, tunnel.remote, tunnel.port);
+    view.setUint8(at + PEER_HEADER_LENGTH, this.#writeHeader(at + PEER_HEADER, tunnel, ownMac));
+    const before = previous < 0 ? 0 : this.#start + (previous * PEER_STRIDE);
+    view.setUint32(at + PEER_PREVIOUS, before, true);
+  }
+
+  /** Writes what lies in front of each packet, but for the type of what follows. Returns how many
+   * bytes that is. */
+  #writeHeader(header: number, tunnel: PeerTunnel, ownMac: string): number {
+    const { view } = this.#core;
+    if (tunnel.kind === 'vxlan') {
+      view.setUint8(header + VXLAN_FLAGS, VXLAN_FLAG_VNI);
+      view.setUint32(header + VXLAN_VNI, tunnel.vni * 256, false);
+      return VXLAN_HEADER_SIZE + this.#writeFrame(header + VXLAN_HEADER_SIZE, tunnel.mac, ownMac);
+    }
+    if (tunnel.kind !== 'geneve') return 0;
+    view.setUint32(header + GENEVE_VNI, tunnel.vni * 256, false);
+    if (tunnel.mac === null) return GENEVE_HEADER_SIZE;
+    view.setUint16(header + GENEVE_PROTOCOL, ETHER_TYPE_ETHERNET, false);
+    return GENEVE_HEADER_SIZE + this.#writeFrame(header + GENEVE_HEADER_SIZE, tunnel.mac, ownMac);
+  }
+
+  #writeFrame(frame: number, mac: string, ownMac: string): number {
+    this.#core.bytes.set(macBytes(mac), frame + ETHERNET_DESTINATION);
+    this.#core.bytes.set(macBytes(ownMac), frame + ETHERNET_SOURCE);
+    return ETHERNET_HEADER_SIZE;
   }
 }
 

@@ -1,7 +1,8 @@
 // The underlay: one UDP socket that receives and several that send, so that outer source ports
 // spread over the flows (RFC 7348 section 5) and each flow keeps to one. A send is one message:
 // one datagram, or a train of equal ones that the kernel cuts (UDP_SEGMENT); a slot is filled with
-// one datagram, or with those that the kernel joined (UDP_GRO).
+// one datagram, or with those that the kernel joined (UDP_GRO). A raw socket for IP in IP is used
+// alike: it has no trains.
 
 import {
   DIRECTORY_SEGMENT_LIMIT,
@@ -30,6 +31,7 @@ interface Sender {
 export interface UdpOptions {
   index: number;
   name: string;
+  /** -1: it only sends. */
   receiver: number;
   senders: readonly number[];
   /** Told once that the kernel will cut no more trains: the way out lacks checksum offload. */
@@ -51,7 +53,7 @@ export class UdpDevice implements Device {
     this.#slots = slots;
     this.#options = options;
     this.name = options.name;
-    this.descriptors = [options.receiver];
+    this.descriptors = options.receiver < 0 ? [] : [options.receiver];
     this.#received = new MessageVector(slots.count, slots.arrivalPlace());
     for (let slot = 0; slot < slots.count; slot += 1) {
       const room = slots.room(slots.first + slot);

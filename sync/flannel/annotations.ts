@@ -1,23 +1,29 @@
 // What flannel's nodes must read on our Node to take it for one of their own: its lease, as
 // annotations. Pure.
 //
-// The form is flannel's own (pkg/subnet/kube, pkg/backend/vxlan): `backend-data` is what Go's
-// json.Marshal makes of a struct, without a space and with VtepMAC last, since flannel itself reads
-// the MAC back by cutting the text. A family that is not in use has no annotations.
+// The form is flannel's own (pkg/subnet/kube, pkg/backend/*). Of type vxlan, `backend-data` is what
+// Go's json.Marshal makes of a struct, without a space and with VtepMAC last, since flannel itself
+// reads the MAC back by cutting the text; the other types have none, which Go writes as null. A
+// family that is not in use has no annotations.
 
 import { createHash } from 'node:crypto';
 import * as v from 'valibot';
 import {
-  addressBytes, addressFamily, addressText, isAddress, isMac, isPrefix, macBytes, macText,
-  prefixKey, prefixText,
+  addressBytes, addressFamily, addressText, isAddress, isMac, macBytes, macText,
 } from '../../engine/address.ts';
 import type { Family } from '../../engine/address.ts';
-import { parseShape } from '../../engine/shape.ts';
-import { maybe } from '../fields.ts';
+import type { FlannelType } from '../../engine/net-conf.ts';
+import { sortedAnnotations, type Annotations, type UpCondition } from '../own-node.ts';
 
-const PREFIX = 'flannel.alpha.coreos.com/';
+/** What all of flannel's annotations begin with. */
+export const PREFIX = 'flannel.alpha.coreos.com/';
 export const MANAGED = `${PREFIX}kube-subnet-manager`;
 export const BACKEND_TYPE = `${PREFIX}backend-type`;
+
+/** What flannel says once a node's network is up. */
+export const FLANNEL_IS_UP: UpCondition = {
+  reason: 'FlannelIsUp', message: 'Flannel is running on this node',
+};
 
 export const FAMILIES = ['IPv4', 'IPv6'] as const;
 
@@ -37,100 +43,38 @@ export const NAMES = {
   },
 } as const;
 
-/** A node's VTEP of one family. `address` is where peers send to. */
-export interface Vtep {
-  vni: number;
-  mac: string;
+/** One family of a lease: where peers send to, and the data that its type has. */
+export interface LeaseEnd {
   address: string;
+  data: string;
 }
 
 /** What a node promises its peers. */
-export type Lease = Partial<Record<Family, Vtep>>;
+export type Lease = { type: FlannelType } & Partial<Record<Family, LeaseEnd>>;
 
-export type Annotations = Readonly<Record<string, string>>;
+/** Data of a type that has none. Where data must change so that peers take note, the second says
+ * as little as the first, and is another text. */
+const NO_DATA = ['null', '{}'] as const;
 
-/** What we read of our own Node. `annotations` are those of flannel, whoever wrote them. */
-export interface OwnNode {
-  uid: string;
-  resourceVersion: string;
-  podCidrs: string[];
-  annotations: Annotations;
-  /** The condition NetworkUnavailable says that pods can run here. */
-  isNetworkUp: boolean;
-}
-
-/** The type of the condition that flannel clears. */
-const NETWORK_UNAVAILABLE = 'NetworkUnavailable';
-
-const NodeSchema = v.object({
-  metadata: v.object({
-    uid: maybe(v.string()),
-    resourceVersion: maybe(v.string()),
-    annotations: maybe(v.record(v.string(), v.unknown())),
-  }),
-  spec: maybe(v.object({
-    podCIDR: maybe(v.string()), podCIDRs: maybe(v.array(v.string())),
-  })),
-  status: maybe(v.object({
-    conditions: maybe(v.array(v.object({ type: v.string(), status: v.string() }))),
-  })),
-});
-
-/** Reads a Node. Throws ShapeError for what is none. */
-export function readOwnNode(object: unknown): OwnNode {
-  const { metadata, spec, status } = parseShape(NodeSchema, object, 'our Node');
-  const single = spec?.podCIDR ? [spec.podCIDR] : [];
-  const podCidrs = (spec?.podCIDRs?.length ? spec.podCIDRs : single)
-    .filter(isPrefix).map((text) => prefixText(prefixKey(text)));
-  const annotations = Object.entries(metadata.annotations ?? {})
-    .filter((entry): entry is [string, string] =>
-      entry[0].startsWith(PREFIX) && typeof entry[1] === 'string');
-  return {
-    uid: metadata.uid ?? '',
-    resourceVersion: metadata.resourceVersion ?? '',
-    podCidrs,
-    annotations: Object.fromEntries(annotations),
-    isNetworkUp: (status?.conditions ?? []).some((condition) =>
-      condition.type === NETWORK_UNAVAILABLE && condition.status === 'False'),
-  };
+/** A type as flannel writes it: `udp` sets none. */
+export function typeText(type: FlannelType): string {
+  return type === 'udp' ? '' : type;
 }
 
 /** The annotations of a lease, sorted by name as Go sorts them. */
 export function leaseAnnotations(lease: Lease): Annotations {
-  const all: [string, string][] = [[MANAGED, 'true'], [BACKEND_TYPE, 'vxlan']];
+  const all: [string, string][] = [[MANAGED, 'true'], [BACKEND_TYPE, typeText(lease.type)]];
   for (const family of FAMILIES) {
-    const vtep = lease[family];
-    if (vtep === undefined) continue;
-    all.push([NAMES[family].data, backendData(vtep)], [NAMES[family].address, vtep.address]);
+    const end = lease[family];
+    if (end === undefined) continue;
+    all.push([NAMES[family].data, end.data], [NAMES[family].address, end.address]);
   }
-  return Object.fromEntries(all.sort(([a], [b]) => (a < b ? -1 : 1)));
+  return sortedAnnotations(all);
 }
 
-function backendData({ vni, mac }: Vtep): string {
+/** The data of a VTEP. */
+export function vtepData(vni: number, mac: string): string {
   return JSON.stringify({ VNI: vni, VtepMAC: mac });
-}
-
-/** Those of `wanted` that a node does not have, or has with another value. */
-export function missingFrom(present: Annotations, wanted: Annotations): Annotations {
-  return Object.fromEntries(
-    Object.entries(wanted).filter(([name, value]) => present[name] !== value));
-}
-
-/** The body of a strategic merge patch of a Node's status. `upSince`, a time, clears the condition
- * NetworkUnavailable; null leaves it alone. */
-export function nodePatch(annotations: Annotations, upSince: string | null): object {
-  const condition = upSince === null ? null : {
-    type: NETWORK_UNAVAILABLE,
-    status: 'False',
-    lastHeartbeatTime: upSince,
-    lastTransitionTime: upSince,
-    reason: 'FlannelIsUp',
-    message: 'Flannel is running on this node',
-  };
-  return {
-    ...(Object.keys(annotations).length === 0 ? {} : { metadata: { annotations } }),
-    ...(condition === null ? {} : { status: { conditions: [condition] } }),
-  };
 }
 
 /** The lease with as much changed as peers need to take note. In a cluster of two families flannel
@@ -139,28 +83,50 @@ export function nodePatch(annotations: Annotations, upSince: string | null): obj
 export function heededLease(present: Annotations, lease: Lease, uid: string): Lease {
   const { IPv4, IPv6 } = lease;
   if (IPv4 === undefined || IPv6 === undefined) return lease;
-  const isKept = (family: Family, vtep: Vtep): boolean => present[BACKEND_TYPE] === 'vxlan'
-    && present[NAMES[family].data] === backendData(vtep)
-    && present[NAMES[family].address] === vtep.address;
+  const isKept = (family: Family, end: LeaseEnd): boolean =>
+    present[BACKEND_TYPE] === typeText(lease.type)
+    && present[NAMES[family].data] === end.data
+    && present[NAMES[family].address] === end.address;
   const kept = [isKept('IPv4', IPv4), isKept('IPv6', IPv6)];
   if (kept[0] === kept[1]) return lease;
   return kept[0] === true
-    ? { IPv4: { ...IPv4, mac: madeMac(uid, 'IPv4', IPv4.mac) }, IPv6 }
-    : { IPv4, IPv6: { ...IPv6, mac: madeMac(uid, 'IPv6', IPv6.mac) } };
+    ? { ...lease, IPv4: { ...IPv4, data: otherData(IPv4.data, 'IPv4', uid) } }
+    : { ...lease, IPv6: { ...IPv6, data: otherData(IPv6.data, 'IPv6', uid) } };
+}
+
+/** Data that means the same to peers, in another text. */
+function otherData(data: string, family: Family, uid: string): string {
+  const vtep = readVtep(data);
+  if (vtep === null) return data === NO_DATA[0] ? NO_DATA[1] : NO_DATA[0];
+  return vtepData(vtep.VNI, madeMac(uid, family, macText(macBytes(vtep.VtepMAC))));
+}
+
+const VtepSchema = v.object({
+  VNI: v.optional(v.number(), 0), VtepMAC: v.pipe(v.string(), v.check(isMac)),
+});
+
+function readVtep(data: string): v.InferOutput<typeof VtepSchema> | null {
+  try {
+    const parsed = v.safeParse(VtepSchema, JSON.parse(data));
+    return parsed.success ? parsed.output : null;
+  } catch {
+    return null;
+  }
 }
 
 /** The MAC that a family's annotation has; null for none that a VTEP can go on with: unicast and
  * locally administered, as flannel makes them (pkg/mac). */
 export function standingMac(annotations: Annotations, family: Family): string | null {
-  const Data = v.object({ VtepMAC: v.pipe(v.string(), v.check(isMac)) });
-  try {
-    const parsed = v.safeParse(Data, JSON.parse(annotations[NAMES[family].data] ?? ''));
-    if (!parsed.success) return null;
-    const bytes = macBytes(parsed.output.VtepMAC);
-    return ((bytes[0] ?? 0) & 0x02) === 0 ? null : macText(bytes);
-  } catch {
-    return null;
-  }
+  const vtep = readVtep(annotations[NAMES[family].data] ?? '');
+  if (vtep === null) return null;
+  const bytes = macBytes(vtep.VtepMAC);
+  return ((bytes[0] ?? 0) & 0x02) === 0 ? null : macText(bytes);
+}
+
+/** The data that a family's annotation has, of a type that has none. */
+export function standingNoData(annotations: Annotations, family: Family): string {
+  const data = annotations[NAMES[family].data];
+  return NO_DATA.find((text) => text === data) ?? NO_DATA[0];
 }
 
 /** A MAC for a node that has none: the same for as long as the Node lives, whatever is lost on its

@@ -7,37 +7,31 @@ import { addressFamily, prefixHolds } from '../../engine/address.ts';
 import type { Family } from '../../engine/address.ts';
 import { parseNetConf } from '../../engine/net-conf.ts';
 import type { NetConf } from '../../engine/net-conf.ts';
-import { pause } from '../bell.ts';
+import type { ObjectReader } from '../node-writer.ts';
+import { follow, type Readable } from '../poll.ts';
 
 /** A file costs little to look at, a ConfigMap is asked of a server that every node asks. */
 export const FILE_PERIOD_MS = 5000;
 export const MAP_PERIOD_MS = 300_000;
-/** Waits after what failed: they double. */
-const RETRY_FIRST_MS = 1000;
 const NOT_FOUND = 404;
 const KEY = 'net-conf.json';
 const MAP_NAME = 'kube-flannel-cfg';
 /** Where flannel's manifests put the ConfigMap: now, and before version 0.18. */
 const MAP_PLACES = [`kube-flannel/${MAP_NAME}`, `kube-system/${MAP_NAME}`];
 
-/** What of the API server is asked. A failure has the HTTP status as `status`. */
-export interface ObjectReader {
-  get(path: string, query: Record<string, string>, signal: AbortSignal): Promise<unknown>;
-}
-
 /** Reads net-conf.json. Throws what the operator should know. */
-export interface NetConfSource {
+export interface NetConfSource extends Readable<NetConf> {
   /** As the operator calls it. */
   readonly place: string;
-  readonly periodMs: number;
-  read(signal: AbortSignal): Promise<NetConf>;
 }
 
 /** The source that an operator means by FILE or configmap:NAMESPACE/NAME; empty for the ConfigMap
- * that flannel's manifests make. Throws for what is neither. */
-export function netConfSource(text: string, client: ObjectReader): NetConfSource {
+ * that flannel's manifests make. Throws for what is neither, and for a ConfigMap where there is no
+ * API server to ask. */
+export function netConfSource(text: string, client: ObjectReader | null): NetConfSource {
+  if (text !== '' && !text.startsWith('configmap:')) return fileSource(text);
+  if (client === null) throw new Error('net-conf: a file is to be named where the source is one');
   if (text === '') return mapSource(MAP_PLACES, client);
-  if (!text.startsWith('configmap:')) return fileSource(text);
   const place = text.slice('configmap:'.length);
   if (!/^[a-z0-9.-]+\/[a-z0-9.-]+$/.test(place)) {
     throw new Error(`net-conf ${text}: not configmap:NAMESPACE/NAME`);
@@ -104,24 +98,12 @@ export interface NetConfReader {
 }
 
 /** Reads it again and again until the signal aborts. */
-export async function followNetConf(
+export function followNetConf(
   source: NetConfSource, reader: NetConfReader, signal: AbortSignal,
 ): Promise<void> {
-  let retryMs = RETRY_FIRST_MS;
-  while (!signal.aborted) {
-    let waitMs = source.periodMs;
-    try {
-      reader.netConf(await source.read(signal));
-      retryMs = RETRY_FIRST_MS;
-    } catch (error) {
-      if (signal.aborted) return;
-      reader.netConfProblem(error instanceof Error ? error.message : String(error));
-      waitMs = Math.min(retryMs, waitMs);
-      retryMs *= 2;
-    }
-    // Half of it is chance, so that the nodes of a cluster do not ask all at once.
-    await pause(waitMs * (0.5 + (Math.random() / 2)), signal);
-  }
+  return follow(source, {
+    value: (conf) => reader.netConf(conf), problem: (problem) => reader.netConfProblem(problem),
+  }, signal);
 }
 
 /** What of the host has to do with net-conf.json. */
@@ -140,7 +122,7 @@ export function compareWithHost(conf: NetConf, facts: HostFacts): string[] {
     problems.push(`the cluster's pod networks are ${conf.podNetworks.join(', ')}, the host has `
       + `${facts.podNetworks.join(', ') || 'none'}: set podNetworks, or netConf, of culvert run`);
   }
-  if (conf.port !== facts.port) {
+  if (conf.type === 'vxlan' && conf.port !== facts.port) {
     problems.push(`the cluster's VXLAN port is ${conf.port}, the host has ${facts.port}: `
       + 'set underlay.port, or netConf, of culvert run');
   }
@@ -154,10 +136,6 @@ export function compareWithHost(conf: NetConf, facts: HostFacts): string[] {
     if (facts.underlay.some((own) => own.family === family)) continue;
     problems.push(`the host has no ${family} address to tunnel from, and the cluster has `
       + `${prefix}: flannel's nodes take no note of this one`);
-  }
-  if (conf.isDirectRouting) {
-    problems.push('DirectRouting is on: nodes of our link send packets of pods past the tunnel, '
-      + 'where no policy of ours is asked: turn it off');
   }
   return problems;
 }

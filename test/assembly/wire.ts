@@ -4,6 +4,7 @@
 export * from "../../wasm/checksum";
 export { flowKeyHash, homeGroup, secondGroup, tagOf } from "../../wasm/table/flow-hash";
 export * from "../../wasm/wire/ethernet";
+export * from "../../wasm/wire/geneve";
 export * from "../../wasm/wire/icmp";
 export * from "../../wasm/wire/ip";
 export * from "../../wasm/wire/ipv4";

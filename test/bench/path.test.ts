@@ -87,7 +87,7 @@ function expectFigures({ results, ratios }: PathReport): void {
     assert.ok(result.nsPerOp > 0 && Number.isFinite(result.nsPerOp), result.name);
     assert.ok(result.ops > 0, result.name);
     assert.match(result.hash, /^[0-9a-f]{8}$/);
-    assert.is((result.mbitPerSecond ?? 0) > 0, /^tcp/.test(result.name));
+    assert.is((result.mbitPerSecond ?? 0) > 0, /^(tcp|tunnels)/.test(result.name));
     assert.is((result.packetsPerSecond ?? 0) > 0, /^smallPackets\//.test(result.name));
   }
   for (const ratio of Object.values(ratios)) {
@@ -99,7 +99,8 @@ function expectFigures({ results, ratios }: PathReport): void {
 
 if (findTool('iperf3') === null) printSkip('one small run', toolReason('iperf3'));
 else {
-  const wanted = ['T0', 'kernelVxlan', 'flannelUdp', 'nativeTwin'];
+  const tunnels = ['udp', 'geneve', 'ipip', 'direct'];
+  const wanted = ['T0', ...tunnels, 'kernelVxlan', 'flannelUdp', 'nativeTwin'];
   testPath('one small run', wanted, async (present) => {
     const said: string[] = [];
     const report = await runPath({
@@ -112,8 +113,9 @@ else {
     const hasNative = present.includes('flannelUdp');
     const small = ['T0', 'flannelUdp'].flatMap((name) => [`smallPackets/${name}`, `rtt/${name}`]);
     assert.equal(report.results.map(({ name }) => name),
-      [...present.map((name) => `tcp/${name}`), 'tcpByService/T0', ...(hasNative ? small : [])]);
-    const rivals = ['T0/flannelUdp', 'smallPackets/flannelUdp', 'rtt/flannelUdp'];
+      [...present.map((name) => `${tunnels.includes(name) ? 'tunnels' : 'tcp'}/${name}`),
+        'tcpByService/T0', ...(hasNative ? small : [])]);
+    const rivals = ['T0/flannelUdp', 'udp/flannelUdp', 'smallPackets/flannelUdp', 'rtt/flannelUdp'];
     assert.equal(Object.keys(report.ratios), [...(hasNative ? rivals : []), 'service/direct']);
     expectFigures(report);
     const { T0 } = report.process;

@@ -149,6 +149,7 @@ const DoctorSchema = v.strictObject({
   arch: v.literal(process.arch),
   tier: v.strictObject({ used: TIER, kernelOffers: TIER, limits: v.array(v.string()) }),
   tunnel: v.string(),
+  peers: v.nullable(v.array(v.unknown())),
   checks: v.array(CheckSchema),
   notes: v.array(v.string()),
 });

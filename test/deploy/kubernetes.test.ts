@@ -10,7 +10,7 @@ import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { parse, parseAllDocuments } from 'yaml';
 import { environmentName, loadConfig, settingPaths, type HostConfig } from '../../host/config.ts';
-import { NODE_LABEL } from '../../sync/flannel/rival.ts';
+import { NODE_LABEL } from '../../sync/rival.ts';
 import { RESOURCES } from '../../sync/kubernetes/resources.ts';
 import { printSkip } from '../support/needs.ts';
 import { ROOT } from '../support/source.ts';
@@ -332,9 +332,50 @@ test('where node ports are switched on, the daemon may bind those below 1024', (
   assert.ok(dropIn.includes(`\nAmbientCapabilities=CAP_${rights[1]}\n`));
 });
 
+test('calico changes what there is to change, with one right more', () => {
+  const folder = join(FOLDER, 'calico');
+  const { resources, patches = [] } = kustomization(folder);
+  const files = readdirSync(folder).filter((name) => name !== 'kustomization.yaml').sort();
+  const own = resources.filter((name) => name !== '../base');
+  assert.equal([...own, ...patches.map(({ path }) => path)].sort(), files);
+  for (const patch of patches.flatMap(({ path }) => read(join(folder, path)))) {
+    const target = manifests.find(({ kind, metadata }) =>
+      kind === patch.kind && metadata.name === patch.metadata.name
+      && metadata.namespace === patch.metadata.namespace);
+    assert.ok(target, `${patch.kind} ${patch.metadata.name}`);
+    for (const { name, args = [], volumeMounts } of patch.spec?.template.spec.containers ?? []) {
+      const known = optionsOf(args[0] ?? 'run');
+      for (const option of args.filter((word) => word.startsWith('--'))) {
+        assert.ok(known.has(option.split('=')[0] ?? ''), `${name}: ${option}`);
+      }
+      const mounts = container(name).volumeMounts.map(({ mountPath }) => mountPath);
+      for (const { mountPath } of volumeMounts) assert.ok(mounts.includes(mountPath), mountPath);
+    }
+  }
+  const rights = read(join(folder, 'rbac.yaml')).flatMap(({ rules = [] }) => rules);
+  assert.equal(rights.map(({ resources: names, verbs }) => [names, verbs]),
+    [[['ippools'], ['list']]]);
+});
+
+test('the daemon takes its configuration in a cluster of Calico\'s', () => {
+  const folder = mkdtempSync(join(tmpdir(), `culvert-deploy-${process.pid}-`));
+  try {
+    const [settings] = read(join(FOLDER, 'calico', 'settings.yaml'));
+    const file = join(folder, 'config.yaml');
+    writeFileSync(file, settings?.data?.['config.yaml'] ?? '');
+    const config = loadConfig(file, {
+      CULVERT_NODE_NAME: 'edge-1', CULVERT_UNDERLAY_ADDRESSES: '192.0.2.1',
+    }, {});
+    assert.equal([config.podNetworks, config.netConf], [['192.168.0.0/16'], '']);
+    assert.equal([config.syncUid, config.syncGroup], [SIDECAR_USER, SIDECAR_USER]);
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+});
+
 const hasKubectl = spawnSync('kubectl', ['version', '--client']).status === 0;
 (hasKubectl ? test : test.skip)('kustomize makes of the folders what stands in them', () => {
-  for (const [name, own] of [['base', 0], ['k3s', 2]] as const) {
+  for (const [name, own] of [['base', 0], ['k3s', 2], ['calico', 2]] as const) {
     const { status, stdout, stderr } = spawnSync(
       'kubectl', ['kustomize', join(FOLDER, name)], { encoding: 'utf8' });
     assert.is(status, 0, stderr);

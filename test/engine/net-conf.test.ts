@@ -21,7 +21,8 @@ test('what flannel\'s own manifest says', () => {
   const text = '{\n  "Network": "10.244.0.0/16",\n  "EnableNFTables": false,\n'
     + '  "Backend": {\n    "Type": "vxlan"\n  }\n}\n';
   assert.equal(parseNetConf(text, 'conf'), {
-    podNetworks: ['10.244.0.0/16'], vni: 1, port: 8472, linkMtu: 0, isDirectRouting: false,
+    podNetworks: ['10.244.0.0/16'], type: 'vxlan', vni: 1, port: 8472, linkMtu: 0,
+    isDirectRouting: false,
   });
 });
 
@@ -31,9 +32,22 @@ test('keys have any case, null is absent, host bits are cleared, port 0 is the k
     SubnetLen: 24, backend: { TYPE: 'VXLAN', vni: 4096, Port: 0, mtu: null, DirectRouting: true },
   }), 'conf');
   assert.equal(conf, {
-    podNetworks: ['10.42.0.0/16', 'fd00:42::/56'], vni: 4096, port: 8472, linkMtu: 0,
+    podNetworks: ['10.42.0.0/16', 'fd00:42::/56'], type: 'vxlan', vni: 4096, port: 8472, linkMtu: 0,
     isDirectRouting: true,
   });
+});
+
+test('each type has what it needs; without one it is udp', () => {
+  const conf = (tunnel?: object): unknown[] => {
+    const text = JSON.stringify({ Network: '10.244.0.0/16', Backend: tunnel });
+    const { type, port, isDirectRouting } = parseNetConf(text, 'conf');
+    return [type, port, isDirectRouting];
+  };
+  assert.equal(conf(), ['udp', 8285, false]);
+  assert.equal(conf({ Type: 'UDP', Port: 9000 }), ['udp', 9000, false]);
+  assert.equal(conf({ Type: 'host-gw' }), ['host-gw', 0, true]);
+  assert.equal(conf({ Type: 'ipip' }), ['ipip', 0, false]);
+  assert.equal(conf({ Type: 'ipip', DirectRouting: true }), ['ipip', 0, true]);
 });
 
 test('IPv6 alone', () => {
@@ -49,10 +63,10 @@ test('what cannot be used is named, with its field', () => {
   const tunnel = { Backend: { Type: 'vxlan' } };
   const cases: [value: unknown, expected: RegExp][] = [
     ['{', /^conf: not JSON$/],
-    ['[]', /^conf: Backend: absent/],
-    [network, /^conf: Backend: absent, which means type udp to flannel; .* vxlan$/],
-    [{ ...network, Backend: null }, /^conf: Backend: absent/],
-    [{ ...network, Backend: {} }, /^conf: Backend\.Type: none is not spoken/],
+    ['[]', /^conf: Network: missing/],
+    [{ ...network, Backend: {} }, /^conf: Backend\.Type: none is not spoken here; vxlan, host-gw/],
+    [{ ...network, EnableIPv6: true, Backend: { Type: 'ipip' } }, /^conf: EnableIPv6: .* ipip/],
+    [{ ...network, EnableIPv6: true }, /^conf: EnableIPv6: true, and type udp carries IPv4 alone/],
     [{ ...network, Backend: { Type: 'wireguard' } }, /^conf: Backend\.Type: wireguard is not/],
     [{ ...network, Backend: { Type: 'vxlan', GBP: true } }, /^conf: Backend\.GBP: /],
     [{ ...network, Backend: { Type: 'vxlan', VNI: '1' } }, /^conf: Backend\.VNI: /],

@@ -1,8 +1,9 @@
 // The fuzzer's starting points: one tiny packet per protocol, and every packet that ever broke the
-// core, as files of commented hexadecimal. Two of a file's comment lines mean something:
+// core, as files of commented hexadecimal. Some of a file's comment lines mean something:
 //
 //   # input: pod-a               the device it comes from
 //   # outer source: 192.0.2.11   the underlay address it comes from, for tunnel packets
+//   # layer 3: 8                 where its IP header is, unless that is behind VXLAN or Ethernet
 
 import { readFileSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
@@ -31,13 +32,13 @@ export function readCorpus(scene: Scene): CorpusEntry[] {
       new RegExp(`^# ${name}: (\\S+)$`, 'm').exec(text)?.[1];
     const input = field('input');
     if (input === undefined) throw new Error(`${file} does not say its input device`);
-    const tunnelled = input.startsWith('underlay');
+    const usual = input.startsWith('underlay') ? 22 : input === 'pod-b' ? 14 : 0;
     return {
       name: file.replace('.hex', ''),
       input: deviceIndex(scene, input),
       source: { address: field('outer source') ?? '203.0.113.99', port: 40000 },
       packet: fromHex(text),
-      layer3: tunnelled ? 22 : input === 'pod-b' ? 14 : 0,
+      layer3: Number(field('layer 3') ?? usual),
     };
   });
 }

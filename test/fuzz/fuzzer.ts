@@ -6,7 +6,7 @@ import * as layout from '../../wasm/abi/layout.ts';
 import * as verdict from '../../wasm/abi/verdict.ts';
 import { readDrops, readEvents } from '../../engine/counters.ts';
 import type { Core } from '../../engine/core.ts';
-import { sendAt, slotEnd, slotStart, TEST_LIMITS } from '../support/core.ts';
+import { isUnderlay, sendAt, slotEnd, slotStart, TEST_LIMITS } from '../support/core.ts';
 import { makeHome } from '../support/home.ts';
 import { toHex } from '../support/packets.ts';
 import type { Scene } from '../support/scene.ts';
@@ -16,6 +16,9 @@ import { Mutator, PACKET_REACH } from './mutate.ts';
 
 const BATCH = 64;
 const FILL = 0xa5;
+/** Devices that send to peers. */
+const UNDERLAY = Array.from({ length: layout.DEVICE_FIRST_ENDPOINT }, (_, index) => index)
+  .filter(isUnderlay);
 /** The core puts at most 70 bytes in front of a packet; the rest of the headroom stays as it is. */
 const HEADROOM_GUARD = layout.PACKET_HEADROOM - 72;
 /** Batches between two looks at the whole memory. */
@@ -48,20 +51,21 @@ export class Fuzzer {
   /** Where the peers' remotes are. */
   readonly #remotes: number[] = [];
 
-  /** `prepare` changes the scene before the memory is looked at. */
-  constructor(seed: number, prepare: (scene: Scene) => void = () => {}) {
+  /** `prepare` changes the scene before the memory is looked at; `only` is what names of the corpus
+   * begin with that are used. */
+  constructor(seed: number, prepare: (scene: Scene) => void = () => {}, only = '') {
     this.#seed = seed;
     const slots = BATCH * 2;
     this.scene = makeHome({ icmpRate: 100_000, icmpBurst: 1000 }, { ...TEST_LIMITS, slots });
     this.#core = this.scene.core;
     prepare(this.scene);
     this.#firstSlot = BATCH;
-    this.entries = readCorpus(this.scene);
+    this.entries = readCorpus(this.scene).filter(({ name }) => name.startsWith(only));
     if (this.entries.length > BATCH) throw new Error('the corpus has more files than slots');
     const slotsAt = slotStart(this.#core, 0);
     this.#core.bytes.fill(FILL, slotsAt, slotsAt + (slots * layout.SLOT_STRIDE));
     this.#mutator = new Mutator(this.#core, this.entries, this.#firstSlot, seed);
-    this.#outputs = new Set([0, 1, 2, ...[...this.scene.endpoints.values()].map((e) => e.device)]);
+    this.#outputs = new Set([layout.DEVICE_NODE, ...UNDERLAY, ...[...this.scene.endpoints.values()].map((e) => e.device)]);
     const peers = this.#core.directory(layout.DIRECTORY_PEERS);
     for (const { record } of this.scene.forwarding.peers.values()) {
       this.#remotes.push(peers + (record * layout.PEER_STRIDE) + layout.PEER_REMOTE);
@@ -129,7 +133,7 @@ export class Fuzzer {
       || view.getBigUint64(piece, true) !== BigInt(start)
       || view.getBigUint64(piece + 8, true) !== BigInt(length)
       || view.getUint16(send + layout.SEND_DEVICE, true) !== output) return 'not what is sent';
-    if (output !== layout.DEVICE_UNDERLAY_IPV4 && output !== layout.DEVICE_UNDERLAY_IPV6) return '';
+    if (!isUnderlay(output)) return '';
     return this.#isPeer(send + layout.SEND_REMOTE) ? '' : 'remote of no peer';
   }
 

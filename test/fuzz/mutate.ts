@@ -68,13 +68,13 @@ export class Mutator {
     const choice = this.#random.below(512);
     view.setUint32(descriptor + layout.DESCRIPTOR_START, start, true);
     view.setUint32(descriptor + layout.DESCRIPTOR_LENGTH, length, true);
-    const device = choice === 0 ? this.#random.next() & 0xffff : choice < 8 ? choice : input;
+    const device = choice === 0 ? this.#random.next() & 0xffff : choice < 18 ? choice : input;
     view.setUint16(descriptor + layout.DESCRIPTOR_INPUT, device, true);
     view.setUint16(descriptor + layout.DESCRIPTOR_SEGMENT_SIZE, 0, true);
     view.setUint8(descriptor + layout.DESCRIPTOR_OUTER_TOS, 0);
     const source = descriptor + layout.DESCRIPTOR_SOURCE;
     this.#bytes.copyWithin(source, remote, remote + layout.REMOTE_IPV6_SIZE);
-    if (choice === 8) this.#flip(source, layout.REMOTE_IPV6_SIZE);
+    if (choice === 18) this.#flip(source, layout.REMOTE_IPV6_SIZE);
   }
 
   /** One kind of damage; returns the new length. */

@@ -269,7 +269,10 @@ test('a session goes on over connections, another one does not', async () => {
 
 test('keeps how the source is, tells of the node, and holds both to their shapes', async () => {
   const facts = {
-    underlay: [{ family: 'IPv4' as const, address: '192.0.2.1', mtu: 1500 }], port: 8472,
+    underlay: [
+      { family: 'IPv4' as const, address: '192.0.2.1', prefix: '192.0.2.0/24', mtu: 1500 },
+    ],
+    port: 8472,
     podNetworks: ['10.244.0.0/16'], tier: 'T1', version: '1',
     mac: { IPv4: '02:00:00:00:00:04', IPv6: '02:00:00:00:00:06' },
   };

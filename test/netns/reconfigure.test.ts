@@ -23,6 +23,7 @@ import { VERSION } from '../../cli/version.ts';
 import { RouteReportSchema, type ClusterNode, type Pod as ClusterPod } from '../../engine/model.ts';
 import { SYNC_SOCKET } from '../../host/main.ts';
 import { Sender } from '../../sync/send.ts';
+import type { VxlanNode } from '../support/cluster.ts';
 import { ContentFeed } from '../support/content-feed.ts';
 import type { Content } from '../../sync/translate.ts';
 import { testNeeding } from '../support/needs.ts';
@@ -95,7 +96,7 @@ class Sidecar {
 const BASE: Content = { local: 'node-1', nodes: [clusterNode(1), clusterNode(2)], pods: [] };
 
 /** A node as it might be: with other prefixes, addresses or tunnels than last time. */
-function randomNode(n: number, random: Random): ClusterNode {
+function randomNode(n: number, random: Random): VxlanNode {
   const node = clusterNode(n);
   if (random.oneIn(3)) {
     node.podCidrs.push(`10.245.${n}.0/24`, `10.245.${random.between(10, 40)}.0/26`);

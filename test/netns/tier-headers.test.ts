@@ -116,7 +116,8 @@ function packet(
 }
 
 function macOf({ cluster }: Place, family: Family): string {
-  return cluster.tunnels.find((tunnel) => tunnel.family === family)?.mac ?? '';
+  const tunnel = cluster.tunnels.find((candidate) => candidate.family === family);
+  return tunnel?.kind === 'vxlan' ? tunnel.mac : '';
 }
 
 function remoteOf({ cluster }: Place, family: Family): string {

@@ -5,22 +5,14 @@
 import * as reason from '../../wasm/abi/verdict.ts';
 import type { Remote } from '../support/core.ts';
 import { PROTOCOL, ETHER_TYPE, concat, ethernet, icmp, icmpv6, internetChecksum, ipv4, ipv6,
-  macOf, neighbour, parseArp, parseEthernet, parseIpv4, parseIpv6, parseVxlan, read16, read32,
-  transportChecksum, vxlan } from '../support/packets.ts';
+  macOf, neighbour, parseArp, parseEthernet, parseIpv4, parseIpv6, read16, read32,
+  transportChecksum } from '../support/packets.ts';
 import { addressText } from '../../engine/address.ts';
 import { carried } from './ecn.ts';
 import { RouteList } from './routes.ts';
 import { findTransport, type Transport } from './transport.ts';
-
-/** A tunnel to a remote node. */
-export interface TwinPeer {
-  remote: Remote;
-  device: number;
-  vni: number;
-  mac: string;
-  ownMac: string;
-  mtu: number;
-}
+import { checkVersion, enclosed, isMac, opened, withoutOuter, type TwinPeer, type TwinTunnel } from
+  './tunnels.ts';
 
 /** Where a route leads. Two routes lead to the same place when they hold the same object. */
 export type Target =
@@ -34,6 +26,8 @@ export interface TwinDevice {
   target: Target | null;
   mac?: string;
   gatewayMac?: string;
+  /** Of an underlay device. */
+  tunnel?: TwinTunnel;
 }
 
 export interface TwinTables {
@@ -74,10 +68,13 @@ interface Passage {
   direction: Direction;
   origin: Target;
   packet: Uint8Array;
+  /** By way of the node's own stack, which has taken a hop off what it forwards. */
+  isFromStack?: boolean;
+  /** From flannel's udp backend, whose proxies take one off whatever they pass on. */
+  isFromProxy?: boolean;
 }
 
 const ICMPV4_ERRORS = [3, 4, 5, 11, 12];
-const BROADCAST = 'ff:ff:ff:ff:ff:ff';
 
 export class ForwardTwin {
   readonly tables: TwinTables;
@@ -99,7 +96,9 @@ export class ForwardTwin {
   ): TwinVerdict {
     const device = this.tables.devices.get(input);
     if (device === undefined) return this.#drop('outbound', reason.REASON_DEVICE_UNKNOWN);
-    if (device.kind === 'underlay') return this.#inbound(packet, source, nowMs, outerTos);
+    if (device.tunnel !== undefined) {
+      return this.#inbound(packet, device.tunnel, source, nowMs, outerTos);
+    }
     return this.#outbound(input, device, packet, nowMs);
   }
 
@@ -117,9 +116,16 @@ export class ForwardTwin {
     const owns = device.kind === 'node'
       ? owner?.kind === 'node' || owner?.kind === 'outside'
       : owner !== undefined && owner === device.target;
+    // What a peer on our link sends without a tunnel comes by way of the node's own stack.
+    if (device.kind === 'node' && owner?.kind === 'peer') {
+      return owner.peer.kind === 'direct'
+        ? this.#forward({ direction: 'inbound', origin: owner, packet, isFromStack: true }, nowMs)
+        : this.#drop('inbound', reason.REASON_WRONG_TUNNEL);
+    }
     if (!owns) return this.#drop('outbound', reason.REASON_SPOOFED_SOURCE);
     const origin = device.target ?? this.tables.node;
-    return this.#forward({ direction: 'outbound', origin, packet }, nowMs);
+    const isFromStack = device.kind === 'node';
+    return this.#forward({ direction: 'outbound', origin, packet, isFromStack }, nowMs);
   }
 
   /** Ethernet of a TAP: the pod's only neighbour is us, and we answer for everybody else. */
@@ -145,9 +151,7 @@ export class ForwardTwin {
     // RFC 1812 section 5.3.4: what came as a link-layer broadcast or multicast is not forwarded.
     if (toGroup) return this.#drop('outbound', reason.REASON_MULTICAST);
     const mismatch = checkVersion(type, payload);
-    return mismatch === reason.REASON_NONE
-      ? { packet: payload }
-      : this.#drop('outbound', mismatch);
+    return mismatch === null ? { packet: payload } : this.#drop('outbound', mismatch);
   }
 
   #answer(input: number, device: TwinDevice, type: number, answer: Uint8Array | null): TwinVerdict {
@@ -186,13 +190,15 @@ export class ForwardTwin {
   }
 
   #inbound(
-    datagram: Uint8Array, source: Remote | null, nowMs: number, outerTos: number,
+    received: Uint8Array, tunnel: TwinTunnel, source: Remote | null, nowMs: number,
+    outerTos: number,
   ): TwinVerdict {
+    const datagram = tunnel.kind === 'ipip' ? withoutOuter(received, source) : received;
+    if (datagram === null) return this.#drop('inbound', reason.REASON_TOO_SHORT);
     const origin = source === null ? undefined : this.tables.remotes.get(source.address);
     if (origin?.kind !== 'peer') return this.#drop('inbound', reason.REASON_UNKNOWN_PEER);
-    const fault = checkTunnel(datagram, origin.peer);
-    if (fault !== reason.REASON_NONE) return this.#drop('inbound', fault);
-    let packet = datagram.subarray(22);
+    let packet = opened(datagram, origin.peer, tunnel);
+    if (typeof packet === 'number') return this.#drop('inbound', packet);
     const packetFault = checkPacket(packet);
     if (packetFault !== reason.REASON_NONE) return this.#drop('inbound', packetFault);
     packet = packet.subarray(0, totalLength(packet));
@@ -201,7 +207,8 @@ export class ForwardTwin {
     }
     const marked = carried(packet, outerTos);
     if (marked === null) return this.#drop('inbound', reason.REASON_CONGESTION);
-    return this.#forward({ direction: 'inbound', origin, packet: marked }, nowMs);
+    const isFromProxy = tunnel.kind === 'udp';
+    return this.#forward({ direction: 'inbound', origin, packet: marked, isFromProxy }, nowMs);
   }
 
   /** RFC 1812 section 5.2.1: route, then hop limit, then size, then out. */
@@ -209,13 +216,16 @@ export class ForwardTwin {
     const { direction, origin, packet } = passage;
     const target = this.tables.routes.find(destinationOf(packet));
     this.#countTraffic(origin, 'rx', packet.length);
+    const { isFromStack = false, isFromProxy = false } = passage;
     const fromNode = origin === this.tables.node;
     // Another node's traffic is never sent on: full mesh, as flannel has it.
     if (direction === 'inbound' && (target?.kind === 'peer' || target?.kind === 'outside')) {
       return this.#drop(direction, reason.REASON_NOT_LOCAL);
     }
     if (target?.kind === 'peer') {
-      if (!fromNode && hopLimit(packet) <= 1) {
+      const { kind } = target.peer;
+      const costsHop = kind === 'udp' || (kind !== 'direct' && !isFromStack);
+      if (costsHop && hopLimit(packet) <= 1) {
         return this.#reject(passage, reason.REASON_HOP_LIMIT, 0, nowMs);
       }
       if (packet.length > target.peer.mtu) {
@@ -225,16 +235,19 @@ export class ForwardTwin {
         }
         this.events.outerFragmented += 1;
       }
-      return this.#encapsulate(target, fromNode ? packet : withHopSpent(packet));
+      return this.#encapsulate(target, costsHop ? withHopSpent(packet) : packet);
     }
     if (target?.kind === 'endpoint') {
-      if (!fromNode && hopLimit(packet) <= 1) {
+      if (!isFromStack && hopLimit(packet) <= 1) {
         return this.#reject(passage, reason.REASON_HOP_LIMIT, 0, nowMs);
       }
-      return this.#deliver(direction, target, fromNode ? packet : withHopSpent(packet));
+      return this.#deliver(direction, target, isFromStack ? packet : withHopSpent(packet));
     }
     if ((target?.kind === 'node' || target?.kind === 'outside') && !fromNode) {
-      return this.#deliver(direction, target, packet);
+      if (isFromProxy && hopLimit(packet) <= 1) {
+        return this.#reject(passage, reason.REASON_HOP_LIMIT, 0, nowMs);
+      }
+      return this.#deliver(direction, target, isFromProxy ? withHopSpent(packet) : packet);
     }
     if (target?.kind === 'prohibit') {
       return this.#reject(passage, reason.REASON_PROHIBITED, 0, nowMs);
@@ -246,10 +259,11 @@ export class ForwardTwin {
   #encapsulate(target: Target & { kind: 'peer' }, packet: Uint8Array): TwinVerdict {
     const { peer } = target;
     this.#countTraffic(target, 'tx', packet.length);
-    const type = isIpv4(packet) ? ETHER_TYPE.ipv4 : ETHER_TYPE.ipv6;
-    const frame = ethernet({ destination: peer.mac, source: peer.ownMac, type }, packet);
+    const bytes = enclosed(packet, peer);
+    // The node's own stack knows the way to a peer that needs no tunnel.
+    if (peer.kind === 'direct') return send(this.tables.nodeDevice, bytes);
     return {
-      ...send(peer.device, vxlan({ vni: peer.vni }, frame)),
+      ...send(isIpv4(packet) ? peer.devices.IPv4 : peer.devices.IPv6, bytes),
       remote: peer.remote,
       flow: flowOf(packet),
     };
@@ -270,7 +284,7 @@ export class ForwardTwin {
     const dropped = this.#drop(direction, why);
     const own = isIpv4(packet) ? this.tables.ownIpv4 : this.tables.ownIpv6;
     // The node would take its own address for a martian; there the destination itself complains.
-    const source = origin === this.tables.node ? destinationOf(packet) : own;
+    const source = passage.isFromStack === true ? destinationOf(packet) : own;
     if (source === null || !mayBeAnswered(packet) || !this.#takeToken(origin, nowMs)) {
       this.events.icmpSuppressed += 1;
       return dropped;
@@ -325,14 +339,6 @@ function toFrame(device: TwinDevice, type: number, packet: Uint8Array): Uint8Arr
   return ethernet({ destination: mac, source: gatewayMac, type }, packet);
 }
 
-function isMac(bytes: Uint8Array, text = ''): boolean {
-  return sameBytes(bytes, macOf(text));
-}
-
-function sameBytes(left: Uint8Array, right: Uint8Array): boolean {
-  return left.length === right.length && left.every((byte, index) => byte === right[index]);
-}
-
 function isIpv4(packet: Uint8Array): boolean {
   return (packet[0] ?? 0) >> 4 === 4;
 }
@@ -366,30 +372,6 @@ function withHopSpent(packet: Uint8Array): Uint8Array {
   const sum = internetChecksum(header);
   header.set([sum >> 8, sum & 0xff], 10);
   return spent;
-}
-
-/** Does the EtherType say what the version nibble says? */
-function checkVersion(type: number, packet: Uint8Array): number {
-  if (type !== ETHER_TYPE.ipv4 && type !== ETHER_TYPE.ipv6) return reason.REASON_ETHER_TYPE;
-  const version = (packet[0] ?? 0) >> 4;
-  const expected = type === ETHER_TYPE.ipv4 ? 4 : 6;
-  return version === expected ? reason.REASON_NONE : reason.REASON_IP_VERSION;
-}
-
-/** The rules of the kernel's vxlan device, stricter than RFC 7348 section 5 on reserved bits. */
-function checkTunnel(datagram: Uint8Array, peer: TwinPeer): number {
-  if (datagram.length < 22) return reason.REASON_TOO_SHORT;
-  const header = parseVxlan(datagram);
-  if (header.flags !== 0x08 || header.reserved !== 0 || header.reservedLast !== 0) {
-    return reason.REASON_TUNNEL_HEADER;
-  }
-  if (header.vni !== peer.vni) return reason.REASON_WRONG_VNI;
-  const frame = parseEthernet(header.frame);
-  const toUs = isMac(frame.destination, peer.ownMac) || isMac(frame.destination, BROADCAST);
-  if (!toUs) return reason.REASON_WRONG_MAC;
-  if (isMac(frame.source, peer.ownMac)) return reason.REASON_OWN_MAC;
-  if (frame.payload.length === 0) return reason.REASON_TOO_SHORT;
-  return checkVersion(frame.type, frame.payload);
 }
 
 function checkPacket(packet: Uint8Array): number {

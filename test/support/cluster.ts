@@ -8,15 +8,18 @@ import { REASON_NAMES } from '../../engine/counters.ts';
 import type { Core } from '../../engine/core.ts';
 import { Forwarding, type ForwardingOptions } from '../../engine/forwarding.ts';
 import type { Limits } from '../../engine/memory-map.ts';
-import type { ClusterNode, Delta, Tunnel } from '../../engine/model.ts';
+import type { ClusterNode, Delta, VxlanTunnel } from '../../engine/model.ts';
 import { createCore, processOne, TEST_LIMITS, type Verdict } from './core.ts';
 import { ethernet, ipv4, ipv6, parseVxlan, toHex, vxlan } from './packets.ts';
 
 export const POD = '10.1.0.5';
 export const POD_6 = 'fd00:1::5';
 
+/** A node that all its peers reach by VXLAN. */
+export type VxlanNode = ClusterNode & { tunnels: VxlanTunnel[] };
+
 /** Node i: 10.1.i.0/24 and fd00:1:0:i::/64, 192.0.2.i and 2001:db8::i, VTEPs 0e:…:04:i and 06:i. */
-export function makeNode(index: number, changes: Partial<ClusterNode> = {}): ClusterNode {
+export function makeNode(index: number, changes: Partial<VxlanNode> = {}): VxlanNode {
   const hex = index.toString(16);
   return {
     name: `node-${index}`,
@@ -27,7 +30,7 @@ export function makeNode(index: number, changes: Partial<ClusterNode> = {}): Clu
   };
 }
 
-export function makeTunnel(family: 'IPv4' | 'IPv6', index: number): Tunnel {
+export function makeTunnel(family: 'IPv4' | 'IPv6', index: number): VxlanTunnel {
   const ipv4 = family === 'IPv4';
   const hex = index.toString(16);
   const mac = `0e:00:00:00:0${ipv4 ? 4 : 6}:${hex.padStart(2, '0')}`;

@@ -97,8 +97,7 @@ export function readVerdict(core: Core, slot: number): Verdict {
   const length = view.getUint32(descriptor + layout.DESCRIPTOR_LENGTH, true);
   const output = view.getUint16(descriptor + layout.DESCRIPTOR_OUTPUT, true);
   const sent = view.getUint8(descriptor + layout.DESCRIPTOR_VERDICT) === VERDICT_SEND;
-  const toUnderlay = sent
-    && (output === layout.DEVICE_UNDERLAY_IPV4 || output === layout.DEVICE_UNDERLAY_IPV6);
+  const toUnderlay = sent && isUnderlay(output);
   const send = sendAt(core, sendOf(core, slot));
   return {
     sent,
@@ -109,6 +108,11 @@ export function readVerdict(core: Core, slot: number): Verdict {
     remote: toUnderlay ? readRemote(core, send + layout.SEND_REMOTE) : { address: '', port: 0 },
     flowHash: toUnderlay ? view.getUint32(send + layout.SEND_FLOW_HASH, true) : 0,
   };
+}
+
+/** True of a device that sends to peers. */
+export function isUnderlay(index: number): boolean {
+  return index !== layout.DEVICE_NODE && index < layout.DEVICE_FIRST_ENDPOINT;
 }
 
 /** Address of a send of worker 0's outbox. */

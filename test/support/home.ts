@@ -41,6 +41,49 @@ export const HOME: SceneSettings = {
           mac: '0e:00:00:00:06:12' },
       ],
     },
+    {
+      name: 'geneve',
+      podCidrs: ['10.244.3.0/24', 'fd00:10:244:3::/64'],
+      addresses: ['192.0.2.13', '2001:db8::13'],
+      tunnels: [
+        { family: 'IPv4', kind: 'geneve', remote: '192.0.2.13', vni: 0x123456,
+          mac: '0e:00:00:00:04:13' },
+        { family: 'IPv6', kind: 'geneve', remote: '2001:db8::13', vni: 7, mac: null },
+      ],
+    },
+    {
+      name: 'ipip',
+      podCidrs: ['10.244.4.0/24', 'fd00:10:244:4::/64'],
+      addresses: ['192.0.2.14', '2001:db8::14'],
+      tunnels: [
+        { family: 'IPv4', kind: 'ipip', remote: '192.0.2.14' },
+        { family: 'IPv6', kind: 'ipip', remote: '2001:db8::14' },
+      ],
+    },
+    {
+      name: 'ipip-cross',
+      podCidrs: ['10.244.5.0/24', 'fd00:10:244:5::/64'],
+      addresses: ['192.0.2.15', '2001:db8::15'],
+      tunnels: [
+        { family: 'IPv4', kind: 'ipip', remote: '2001:db8::15' },
+        { family: 'IPv6', kind: 'ipip', remote: '192.0.2.15' },
+      ],
+    },
+    {
+      name: 'udp',
+      podCidrs: ['10.244.6.0/24'],
+      addresses: ['192.0.2.16'],
+      tunnels: [{ family: 'IPv4', kind: 'udp', remote: '192.0.2.16' }],
+    },
+    {
+      name: 'direct',
+      podCidrs: ['10.244.7.0/24', 'fd00:10:244:7::/64'],
+      addresses: ['192.0.2.17', '2001:db8::17'],
+      tunnels: [
+        { family: 'IPv4', kind: 'direct', remote: '192.0.2.17' },
+        { family: 'IPv6', kind: 'direct', remote: '2001:db8::17' },
+      ],
+    },
   ],
   pods: [
     { name: 'pod-a', addresses: ['10.244.0.5', 'fd00:10:244::5'], mac: null },
@@ -75,20 +118,24 @@ export const HOME: SceneSettings = {
   icmpBurst: 1000,
 };
 
+const DEVICES = new Map([
+  ['node', layout.DEVICE_NODE],
+  ['underlay-ipv4', layout.DEVICE_UNDERLAY_IPV4], ['underlay-ipv6', layout.DEVICE_UNDERLAY_IPV6],
+  ['geneve-ipv4', layout.DEVICE_GENEVE_IPV4], ['geneve-ipv6', layout.DEVICE_GENEVE_IPV6],
+  ['udp-ipv4', layout.DEVICE_UDP_IPV4], ['udp-ipv6', layout.DEVICE_UDP_IPV6],
+  ['ipip-ipv4', layout.DEVICE_IPIP_IPV4], ['ipip-ipv6', layout.DEVICE_IPIP_IPV6],
+  ['ip6ip-ipv4', layout.DEVICE_IP6IP_IPV4], ['ip6ip-ipv6', layout.DEVICE_IP6IP_IPV6],
+]);
+
 /** Device indexes by the names that golden packets and the corpus use. */
 export function deviceIndex(scene: Scene, name: string): number {
-  const fixed = new Map([
-    ['node', layout.DEVICE_NODE],
-    ['underlay-ipv4', layout.DEVICE_UNDERLAY_IPV4],
-    ['underlay-ipv6', layout.DEVICE_UNDERLAY_IPV6],
-  ]);
-  const index = fixed.get(name) ?? scene.endpoints.get(name)?.device;
+  const index = DEVICES.get(name) ?? scene.endpoints.get(name)?.device;
   if (index === undefined) throw new Error(`there is no device ${name}`);
   return index;
 }
 
 export function deviceName(scene: Scene, index: number): string {
-  const names = ['node', 'underlay-ipv4', 'underlay-ipv6', ...scene.endpoints.keys()];
+  const names = [...DEVICES.keys(), ...scene.endpoints.keys()];
   const name = names.find((candidate) => deviceIndex(scene, candidate) === index);
   return name ?? `device ${index}`;
 }

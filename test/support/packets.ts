@@ -8,7 +8,7 @@ export const PROTOCOL = {
   hopByHop: 0, icmp: 1, tcp: 6, udp: 17, routing: 43, fragment: 44, authentication: 51, icmpv6: 58,
   none: 59, destinationOptions: 60, sctp: 132,
 } as const;
-export const ETHER_TYPE = { ipv4: 0x0800, arp: 0x0806, ipv6: 0x86dd } as const;
+export const ETHER_TYPE = { ipv4: 0x0800, arp: 0x0806, ethernet: 0x6558, ipv6: 0x86dd } as const;
 
 /** An address as text or as its bytes. */
 export type Address = string | Uint8Array;
@@ -291,6 +291,32 @@ export function vxlan(
   const first = (((fields.flags ?? 0x08) << 24) | (fields.reserved ?? 0)) >>> 0;
   const second = (fields.vni * 256) + (fields.reservedLast ?? 0);
   return concat(word32(first), word32(second), frame);
+}
+
+/** Geneve, RFC 8926 section 3.4, in front of what `protocol` says. */
+export function geneve(
+  fields: {
+    vni: number; protocol: number; version?: number; flags?: number; options?: Uint8Array;
+    reservedLast?: number;
+  },
+  payload: Uint8Array,
+): Uint8Array {
+  const { version = 0, flags = 0, options = NOTHING } = fields;
+  return concat([(version << 6) | (options.length / 4), flags], word16(fields.protocol),
+    word32((fields.vni * 256) + (fields.reservedLast ?? 0)), options, payload);
+}
+
+/** Precondition: at least 8 bytes. */
+export function parseGeneve(datagram: Uint8Array) {
+  const [first = 0, flags = 0] = datagram;
+  return {
+    version: first >> 6,
+    size: 8 + ((first & 0x3f) * 4),
+    isControl: (flags & 0x80) !== 0,
+    isCritical: (flags & 0x40) !== 0,
+    protocol: read16(datagram, 2),
+    vni: Math.floor(read32(datagram, 4) / 256),
+  };
 }
 
 export function parseEthernet(frame: Uint8Array) {

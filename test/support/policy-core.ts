@@ -7,8 +7,9 @@ import { REASON_NAMES } from '../../engine/counters.ts';
 import type { Core } from '../../engine/core.ts';
 import { Forwarding, type AttachedEndpoint } from '../../engine/forwarding.ts';
 import type { Limits, PolicyLimits } from '../../engine/memory-map.ts';
-import type { ClusterNode, PolicyChange, Program, RuleSet } from '../../engine/model.ts';
+import type { PolicyChange, Program, RuleSet } from '../../engine/model.ts';
 import { PolicyTables } from '../../engine/tables/policy.ts';
+import type { VxlanNode } from './cluster.ts';
 import { createCore, placePacket, readVerdict, TEST_LIMITS, type Verdict } from './core.ts';
 import {
   ethernet, ETHER_TYPE, icmp, icmpv6, ipv4, ipv6, macOf, PROTOCOL, tcp, udp, vxlan,
@@ -60,7 +61,7 @@ export const DENY_ALL = program('none');
 export const ALLOW_ALL = program('all');
 
 /** Node `index` of a cluster: pods 10.1.index.0/24 and fd00:1:0:index::/64. */
-export function clusterNode(index: number): ClusterNode {
+export function clusterNode(index: number): VxlanNode {
   const remote = `192.168.0.${10 + index}`;
   const mac = `0e:00:00:00:00:${(16 + index).toString(16)}`;
   return {

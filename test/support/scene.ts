@@ -11,9 +11,10 @@ import { FLANNEL_VXLAN_PORT } from '../../engine/net-conf.ts';
 import { GATEWAY_MAC, type Offloads } from '../../engine/tables/device.ts';
 import { PrefixTable } from '../../engine/tables/prefix.ts';
 import { ServiceTables } from '../../engine/tables/services.ts';
-import { ForwardTwin, type Target, type TwinPeer, type TwinTables } from
+import { ForwardTwin, type Target, type TwinDevice, type TwinTables } from
   '../reference/forward.ts';
 import { RouteList } from '../reference/routes.ts';
+import { enclosureSize, type TwinPeer, type TwinTunnel } from '../reference/tunnels.ts';
 import { createCore, TEST_LIMITS } from './core.ts';
 
 /** A pod's attachment. `mac` is null for a TUN. */
@@ -56,6 +57,27 @@ const FIXED = {
   [layout.NEXT_HOP_UNREACHABLE]: 'unreachable', [layout.NEXT_HOP_PROHIBIT]: 'prohibit',
   [layout.NEXT_HOP_BLACKHOLE]: 'blackhole',
 } as const;
+
+/** The underlay's devices, and what each brings. */
+const UNDERLAY: [number, TwinTunnel][] = [
+  [layout.DEVICE_UNDERLAY_IPV4, { kind: 'vxlan' }], [layout.DEVICE_UNDERLAY_IPV6, { kind: 'vxlan' }],
+  [layout.DEVICE_GENEVE_IPV4, { kind: 'geneve' }], [layout.DEVICE_GENEVE_IPV6, { kind: 'geneve' }],
+  [layout.DEVICE_UDP_IPV4, { kind: 'udp' }], [layout.DEVICE_UDP_IPV6, { kind: 'udp' }],
+  [layout.DEVICE_IPIP_IPV4, { kind: 'ipip', version: 4 }],
+  [layout.DEVICE_IPIP_IPV6, { kind: 'ipip', version: 4 }],
+  [layout.DEVICE_IP6IP_IPV4, { kind: 'ipip', version: 6 }],
+  [layout.DEVICE_IP6IP_IPV6, { kind: 'ipip', version: 6 }],
+  [layout.DEVICE_VXLAN_IPV4, { kind: 'vxlan' }], [layout.DEVICE_VXLAN_IPV6, { kind: 'vxlan' }],
+];
+/** By which of them packets for a peer leave: IPv4 and IPv6 packets, over IPv4 and over IPv6. */
+const DEVICES = {
+  vxlan: [layout.DEVICE_UNDERLAY_IPV4, layout.DEVICE_UNDERLAY_IPV6],
+  geneve: [layout.DEVICE_GENEVE_IPV4, layout.DEVICE_GENEVE_IPV6],
+  udp: [layout.DEVICE_UDP_IPV4, layout.DEVICE_UDP_IPV6],
+  ipip: [layout.DEVICE_IPIP_IPV4, layout.DEVICE_IPIP_IPV6],
+  direct: [layout.DEVICE_NODE, layout.DEVICE_NODE],
+} as const;
+const PORTS = { vxlan: FLANNEL_VXLAN_PORT, geneve: 6081, udp: 8285, ipip: 0, direct: 0 };
 
 export function makeScene(settings: SceneSettings, limits = TEST_LIMITS): Scene {
   const core = createCore(limits);
@@ -110,16 +132,20 @@ function makeTwin(
     node, nodeDevice: layout.DEVICE_NODE, routes: new RouteList(), remotes: new Map(),
     devices: new Map([
       [layout.DEVICE_NODE, { kind: 'node', target: node }],
-      [layout.DEVICE_UNDERLAY_IPV4, { kind: 'underlay', target: null }],
-      [layout.DEVICE_UNDERLAY_IPV6, { kind: 'underlay', target: null }],
+      ...UNDERLAY.map(([index, tunnel]): [number, TwinDevice] =>
+        [index, { kind: 'underlay', target: null, tunnel }]),
     ]),
     ownIpv4: base('IPv4'), ownIpv6: base('IPv6'),
     icmpRate: settings.icmpRate, icmpBurst: settings.icmpBurst,
   };
   addConfiguredRoutes(tables, settings, fixed);
   for (const remote of settings.remotes) {
+    // Tunnels that end at one address are one peer.
+    const ends = new Map<string, Target>();
     for (const tunnel of remote.tunnels) {
-      const target: Target = { kind: 'peer', peer: twinPeer(settings, tunnel) };
+      const target: Target = ends.get(tunnel.remote)
+        ?? { kind: 'peer', peer: twinPeer(settings, tunnel) };
+      ends.set(tunnel.remote, target);
       addPeer(tables, remote, tunnel, target);
       const id = forwarding.peers.get(`${remote.name}/${tunnel.family}`)?.nextHop;
       if (id !== undefined) targets.set(id, target);
@@ -157,16 +183,21 @@ function addConfiguredRoutes(
 }
 
 function twinPeer(settings: SceneSettings, tunnel: Tunnel): TwinPeer {
-  const outerIpv4 = addressFamily(tunnel.remote) === 'IPv4';
-  const own = settings.local.tunnels.find(({ family }) => family === tunnel.family);
+  const { kind, family, remote: address } = tunnel;
+  const over = addressFamily(address) === 'IPv4' ? 0 : 1;
+  const own = settings.local.tunnels.find((candidate) => candidate.family === family);
+  const ownMac = own !== undefined && 'mac' in own ? own.mac : null;
+  const port = 'port' in tunnel ? tunnel.port : undefined;
+  const mac = 'mac' in tunnel ? tunnel.mac : null;
+  const device = DEVICES[kind][over];
+  const ipv6 = kind === 'ipip' ? [layout.DEVICE_IP6IP_IPV4, layout.DEVICE_IP6IP_IPV6][over] : device;
+  const outer = over === 0 ? 20 : 40;
   return {
-    remote: { address: tunnel.remote, port: tunnel.port ?? FLANNEL_VXLAN_PORT },
-    device: outerIpv4 ? layout.DEVICE_UNDERLAY_IPV4 : layout.DEVICE_UNDERLAY_IPV6,
-    vni: tunnel.vni,
-    mac: tunnel.mac,
-    ownMac: own?.mac ?? (tunnel.family === 'IPv4' ? '02:00:00:00:00:04' : '02:00:00:00:00:06'),
-    // Outer IP, UDP 8, VXLAN 8, Ethernet 14.
-    mtu: settings.underlayMtu - (outerIpv4 ? 20 : 40) - 30,
+    kind, mac, remote: { address, port: port ?? PORTS[kind] },
+    devices: { IPv4: device, IPv6: ipv6 ?? device },
+    vni: 'vni' in tunnel ? tunnel.vni : 0,
+    ownMac: ownMac ?? (family === 'IPv4' ? '02:00:00:00:00:04' : '02:00:00:00:00:06'),
+    mtu: settings.underlayMtu - (kind === 'direct' ? 0 : outer + enclosureSize({ kind, mac })),
   };
 }
 

@@ -4,10 +4,10 @@
 import * as layout from '../../wasm/abi/layout.ts';
 import { addressFamily, type Family } from '../../engine/address.ts';
 import { GATEWAY_MAC } from '../../engine/tables/device.ts';
-import type { TwinPeer } from '../reference/forward.ts';
+import type { TwinPeer } from '../reference/tunnels.ts';
 import type { Remote } from './core.ts';
-import { ETHER_TYPE, PROTOCOL, arp, authenticationHeader, concat, ethernet, fragmentHeader, icmp,
-  icmpv6, internetChecksum, ipv4, ipv6, neighbour, optionsHeader, read16, routingHeader, tcp, udp,
+import { ETHER_TYPE, PROTOCOL, arp, authenticationHeader, concat, ethernet, fragmentHeader, geneve,
+  icmp, icmpv6, internetChecksum, ipv4, ipv6, neighbour, optionsHeader, read16, routingHeader, tcp, udp,
   vxlan } from './packets.ts';
 import type { Random } from './random.ts';
 import type { Scene, ScenePod } from './scene.ts';
@@ -47,11 +47,10 @@ export class Traffic {
     const ofFamily = (family: Family): string[] =>
       known.filter((address) => addressFamily(address) === family);
     this.#addresses = { IPv4: ofFamily('IPv4'), IPv6: ofFamily('IPv6') };
-    for (const { node, tunnel, nextHop } of scene.forwarding.peers.values()) {
+    for (const { node, families, nextHop } of scene.forwarding.peers.values()) {
       const target = scene.targets.get(nextHop);
-      if (target?.kind === 'peer') {
-        this.#peers.push({ node, peer: target.peer, family: tunnel.family });
-      }
+      if (target?.kind !== 'peer') continue;
+      for (const family of families) this.#peers.push({ node, peer: target.peer, family });
     }
   }
 
@@ -138,29 +137,64 @@ export class Traffic {
     const theirs = this.#addressesOf(node, family);
     const source = random.oneIn(10) ? this.#address(family) : random.pick(theirs);
     const packet = this.#ipPacket(family, source, this.#localAddress(family));
+    const { kind, remote, devices } = peer;
+    if (kind === 'direct') return this.#arrival(layout.DEVICE_NODE, packet);
+    const known = { address: remote.address, port: random.between(1024, 65535) };
+    const strange = random.oneIn(20);
+    return {
+      input: random.oneIn(30) ? random.between(1, 12) : devices[family],
+      packet: this.#enclosed(peer, packet),
+      source: strange ? random.pick([STRANGER, random.pick(this.#peers).peer.remote]) : known,
+    };
+  }
+
+  /** What a peer's tunnel brings, some of it a little wrong. */
+  #enclosed(peer: TwinPeer, packet: Uint8Array): Uint8Array {
+    const random = this.#random;
+    const type = (packet[0] ?? 0) >> 4 === 4 ? ETHER_TYPE.ipv4 : ETHER_TYPE.ipv6;
+    switch (peer.kind) {
+      case 'vxlan': {
+        const header = random.oneIn(20)
+          ? random.pick([{ flags: 0 }, { flags: 0x88 }, { flags: 9 }, { reserved: 1 },
+            { reservedLast: 1 }, { vni: peer.vni + 1 }])
+          : {};
+        return vxlan({ vni: peer.vni, ...header }, this.#frame(peer, packet, type));
+      }
+      case 'geneve': {
+        const options = random.bytes(4 * random.pick([0, 0, 0, 1, 2, 63]));
+        const header = random.oneIn(10)
+          ? random.pick([{ version: 1 }, { flags: 0x80 }, { flags: 0x40 }, { flags: 0x3f },
+            { reservedLast: 7 }, { vni: peer.vni + 1 }, { protocol: ETHER_TYPE.ethernet },
+            { protocol: type }, { protocol: ETHER_TYPE.arp }])
+          : {};
+        const hasFrame = peer.mac !== null;
+        const protocol = hasFrame ? ETHER_TYPE.ethernet : type;
+        const payload = hasFrame ? this.#frame(peer, packet, type) : packet;
+        return geneve({ vni: peer.vni, protocol, options, ...header }, payload);
+      }
+      case 'ipip': {
+        if (addressFamily(peer.remote.address) === 'IPv6') return packet;
+        const protocol = type === ETHER_TYPE.ipv4 ? 4 : 41;
+        const outer = { source: peer.remote.address, destination: '192.0.2.1', protocol };
+        return ipv4({ ...outer, options: new Uint8Array(random.pick([0, 0, 4, 40])) }, packet);
+      }
+      default: return packet;
+    }
+  }
+
+  #frame(peer: TwinPeer, packet: Uint8Array, real: number): Uint8Array {
+    const random = this.#random;
     const odd = random.oneIn(8);
-    const frame = ethernet({
+    const mac = peer.mac ?? '';
+    return ethernet({
       destination: odd && random.oneIn(2)
-        ? random.pick(['ff:ff:ff:ff:ff:ff', peer.mac, '33:33:00:00:00:01'])
+        ? random.pick(['ff:ff:ff:ff:ff:ff', mac, '33:33:00:00:00:01'])
         : peer.ownMac,
-      source: odd && random.oneIn(3) ? peer.ownMac : peer.mac,
+      source: odd && random.oneIn(3) ? peer.ownMac : mac,
       type: odd && random.oneIn(3)
         ? random.pick([ETHER_TYPE.arp, ETHER_TYPE.ipv4, ETHER_TYPE.ipv6])
-        : (packet[0] ?? 0) >> 4 === 4 ? ETHER_TYPE.ipv4 : ETHER_TYPE.ipv6,
+        : real,
     }, packet);
-    const header = random.oneIn(20)
-      ? random.pick([{ flags: 0 }, { flags: 0x88 }, { flags: 9 }, { reserved: 1 },
-        { reservedLast: 1 }, { vni: peer.vni + 1 }])
-      : {};
-    const known = { address: peer.remote.address, port: random.between(1024, 65535) };
-    return {
-      input: addressFamily(peer.remote.address) === 'IPv4'
-        ? layout.DEVICE_UNDERLAY_IPV4
-        : layout.DEVICE_UNDERLAY_IPV6,
-      packet: vxlan({ vni: peer.vni, ...header }, frame),
-      source: random.oneIn(20) ? random.pick([STRANGER, random.pick(this.#peers).peer.remote])
-        : known,
-    };
   }
 
   #family(): Family {

@@ -54,6 +54,10 @@ class Host {
         this.isBusy = false;
         this.#take(describeDelta(delta));
       },
+      facts: () => ({
+        underlay: [], podNetworks: [], port: 8472, tier: 'T1', version: '1',
+        mac: { IPv4: '02:00:00:00:00:04', IPv6: '02:00:00:00:00:06' },
+      }),
     });
     this.server = new ControlServer({
       path, mode: 0o660, roles: ['sync'], methods: this.intake.methods(), version: '1', log: log(),

@@ -20,6 +20,7 @@ import { PolicyCompiler } from '../../sync/policy/compiler.ts';
 import { policyDigest } from '../../sync/policy/digest.ts';
 import { Sender } from '../../sync/send.ts';
 import { ClusterState } from '../../sync/state.ts';
+import { PLAIN_VIEW, chooseTunnels } from '../../sync/tunnels.ts';
 import type { KubeObject } from '../support/cluster-generator.ts';
 import { HistoryGenerator } from '../support/history-generator.ts';
 import type { Delivery, KubeEvent } from '../support/history-generator.ts';
@@ -141,10 +142,11 @@ function fresh(entries: readonly Entry[], attached: readonly Pod[]) {
     .sort((a, b) => (a.created === b.created ? (a.key < b.key ? -1 : 1)
       : (a.created || '~') < (b.created || '~') ? -1 : 1));
   const owned = new Set<string>();
-  const content = nodes.map(({ node }) => {
+  const content = nodes.map(({ node, reach }) => {
     const podCidrs = node.podCidrs.filter((prefix) => !owned.has(prefix));
     for (const prefix of podCidrs) owned.add(prefix);
-    return { ...node, podCidrs };
+    const { tunnels } = chooseTunnels(node, reach, PLAIN_VIEW, node.name === LOCAL);
+    return { ...node, podCidrs, tunnels };
   });
   const known = entries.map((entry): Entry => {
     if (entry.kind !== 'Pod' || entry.nodeName !== LOCAL || !entry.hasNetwork) return entry;

@@ -43,11 +43,12 @@ const VXLAN_6 = {
 };
 const TUNNEL_4 = {
   family: 'IPv4', kind: 'vxlan', remote: '192.0.2.10', vni: 1,
-  mac: '12:c6:65:89:b4:e3',
+  mac: '12:c6:65:89:b4:e3', why: 'type vxlan',
 } as const;
+const PLAIN_4 = { family: 'IPv4', remote: '192.0.2.10' } as const;
 const TUNNEL_6 = {
   family: 'IPv6', kind: 'vxlan', remote: '2001:db8::10', vni: 1,
-  mac: '12:c6:65:89:b4:e6',
+  mac: '12:c6:65:89:b4:e6', why: 'type vxlan',
 } as const;
 
 test('reads a dual-stack node of flannel', () => {
@@ -86,9 +87,12 @@ const TUNNELS: [string, Record<string, string>, ClusterNode['tunnels'], RegExp |
   ['both families', { ...VXLAN, ...VXLAN_6 }, [TUNNEL_4, TUNNEL_6], null],
   ['IPv6', { ...VXLAN, ...VXLAN_6, 'backend-data': 'null', 'public-ip': '' }, [TUNNEL_6], null],
   ['not managed', { ...VXLAN, 'kube-subnet-manager': 'false' }, [], null],
-  ['host-gw', { ...VXLAN, 'backend-type': 'host-gw', 'backend-data': 'null' }, [], /type host-gw/],
+  ['host-gw', { ...VXLAN, 'backend-type': 'host-gw', 'backend-data': 'null' },
+    [{ ...PLAIN_4, kind: 'direct', why: 'type host-gw' }], null],
+  ['ipip', { ...VXLAN, ...VXLAN_6, 'backend-type': 'ipip' },
+    [{ ...PLAIN_4, kind: 'ipip', why: 'type ipip' }], null],
   ['wireguard', { ...VXLAN, 'backend-type': 'wireguard' }, [], /type wireguard is not spoken/],
-  ['udp', { ...VXLAN, 'backend-type': '' }, [], /type udp or none/],
+  ['udp', { ...VXLAN, 'backend-type': '' }, [{ ...PLAIN_4, kind: 'udp', why: 'type udp' }], null],
   ['no public-ip', { ...VXLAN, 'public-ip': '' }, [], /backend-data without .*public-ip: no IPv4/],
   ['no backend-data', { ...VXLAN, 'backend-data': 'null' }, [], /public-ip without .*backend-data/],
 ];

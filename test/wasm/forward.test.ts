@@ -66,8 +66,27 @@ function randomNode(random: Random, index: number): ClusterNode {
       [tunnel('IPv4', ipv6, index, vni), tunnel('IPv6', ipv4, index, vni)],
       [tunnel('IPv4', other4, index, vni)],
       [tunnel('IPv6', other6, index, vni)],
+      ...otherTunnels([ipv4, ipv6], [other4, other6], vni),
     ]),
   };
+}
+
+/** Tunnels of other kinds: over each family, and both families over one. */
+function otherTunnels(own: [string, string], others: [string, string], vni: number): Tunnel[][] {
+  const mac = '0e:00:00:00:06:99';
+  const [IPv4, IPv6] = own;
+  const both = (make: (family: 'IPv4' | 'IPv6', remote: string) => Tunnel): Tunnel[][] => [
+    [make('IPv4', IPv4), make('IPv6', IPv6)],
+    [make('IPv4', IPv6), make('IPv6', IPv4)],
+    ...others.map((remote) => [make('IPv4', remote), make('IPv6', remote)]),
+  ];
+  return [
+    ...both((family, remote) => ({ family, remote, kind: 'geneve', vni, mac })),
+    ...both((family, remote) => ({ family, remote, kind: 'geneve', vni, mac: null, port: 6082 })),
+    ...both((family, remote) => ({ family, remote, kind: 'ipip' })),
+    ...both((family, remote) => ({ family, remote, kind: 'udp' })),
+    [{ family: 'IPv4', remote: IPv4, kind: 'direct' }, { family: 'IPv6', remote: IPv6, kind: 'direct' }],
+  ];
 }
 
 function tunnel(family: 'IPv4' | 'IPv6', remote: string, index: number, vni = 1): Tunnel {

@@ -69,8 +69,10 @@ export const IPV6_ROUTING_TYPE = 2;           // u8, section 4.4
 // Protocol numbers and next headers, IANA.
 export const PROTOCOL_HOP_BY_HOP = 0;
 export const PROTOCOL_ICMP = 1;
+export const PROTOCOL_IPV4 = 4;               // IPv4 encapsulation, RFC 2003
 export const PROTOCOL_TCP = 6;
 export const PROTOCOL_UDP = 17;
+export const PROTOCOL_IPV6 = 41;              // IPv6 encapsulation, RFC 2473
 export const PROTOCOL_ROUTING = 43;
 export const PROTOCOL_FRAGMENT = 44;
 export const PROTOCOL_AUTHENTICATION = 51;
@@ -164,6 +166,26 @@ export const VXLAN_HEADER_SIZE = 8;
 export const VXLAN_FLAG_VNI = 0x08;
 export const VXLAN_OVERHEAD_IPV4 = 50;        // outer IPv4, UDP, VXLAN, Ethernet
 export const VXLAN_OVERHEAD_IPV6 = 70;
+
+// Geneve, RFC 8926 section 3.4, and its options, section 3.5.
+export const GENEVE_VERSION_LENGTH = 0;       // u2 version, u6 length of the options in 4 bytes
+export const GENEVE_FLAGS = 1;                // u8, the lower six bits reserved
+export const GENEVE_PROTOCOL = 2;             // u16, an EtherType
+export const GENEVE_VNI = 4;                  // u24, then 8 reserved bits
+export const GENEVE_HEADER_SIZE = 8;          // without options
+export const GENEVE_LENGTH_MASK = 0x3f;
+export const GENEVE_FLAG_CONTROL = 0x80;      // not for a pod: a message between tunnel ends
+export const GENEVE_FLAG_CRITICAL = 0x40;     // has options that must be understood
+export const GENEVE_PORT = 6081;
+export const ETHER_TYPE_ETHERNET = 0x6558;    // transparent Ethernet bridging
+export const GENEVE_OVERHEAD_IPV4 = 36;       // outer IPv4, UDP, Geneve; with Ethernet 14 more
+export const GENEVE_OVERHEAD_IPV6 = 56;
+
+// What the other tunnels put in front: IP, and UDP where it is that.
+export const UDP_OVERHEAD_IPV4 = 28;
+export const UDP_OVERHEAD_IPV6 = 48;
+export const IPIP_OVERHEAD_IPV4 = 20;
+export const IPIP_OVERHEAD_IPV6 = 40;
 
 // struct virtio_net_hdr, virtio 1.2 section 5.1.6 and linux/virtio_net.h, in front of what is read
 // from and written to a TUN or TAP with IFF_VNET_HDR. Fields are in the machine's byte order.

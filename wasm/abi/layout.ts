@@ -189,6 +189,7 @@ export const DESCRIPTOR_OUTPUT = 10;          // u16 device index, out
 export const DESCRIPTOR_VERDICT = 12;         // u8, out
 export const DESCRIPTOR_REASON = 13;          // u8, out
 export const DESCRIPTOR_TRANSLATED = 14;      // u8, TRANSLATED_* of the packet in hand
+export const DESCRIPTOR_ROOM = 15;            // u8, bytes before the packet that nothing else has
 // Address of a joined packet's first piece, or 0. The place before it is free, for headers.
 export const DESCRIPTOR_PIECES = 16;          // u32
 export const DESCRIPTOR_HEAD = 20;            // u32 bytes that lie together from the start on
@@ -278,11 +279,22 @@ export const STATISTICS_ICMP_TOKENS = 32;     // i32, milli-tokens of the ICMP e
 export const STATISTICS_ICMP_STAMP = 36;      // i32, nowMs of the last refill
 export const STATISTICS_STRIDE = 64;
 
-// Device. Index 0 is the node's own, 1 and 2 are the underlay sockets, endpoints follow.
+// Device. Index 0 is the node's own, the underlay's sockets are next, endpoints follow. What a
+// datagram is, is what its device is for: a kind of tunnel, from one family of outer addresses.
 export const DEVICE_NODE = 0;
-export const DEVICE_UNDERLAY_IPV4 = 1;
+export const DEVICE_UNDERLAY_IPV4 = 1;        // VXLAN
 export const DEVICE_UNDERLAY_IPV6 = 2;
-export const DEVICE_FIRST_ENDPOINT = 3;
+export const DEVICE_GENEVE_IPV4 = 3;
+export const DEVICE_GENEVE_IPV6 = 4;
+export const DEVICE_UDP_IPV4 = 5;
+export const DEVICE_UDP_IPV6 = 6;
+export const DEVICE_IPIP_IPV4 = 7;            // IPv4 in IPv4, RFC 2003
+export const DEVICE_IPIP_IPV6 = 8;            // IPv4 in IPv6, RFC 2473
+export const DEVICE_IP6IP_IPV4 = 9;           // IPv6 in IPv4, RFC 4213
+export const DEVICE_IP6IP_IPV6 = 10;          // IPv6 in IPv6, RFC 2473
+export const DEVICE_VXLAN_IPV4 = 11;          // VXLAN at a second port
+export const DEVICE_VXLAN_IPV6 = 12;
+export const DEVICE_FIRST_ENDPOINT = 16;
 export const DEVICE_KIND = 0;                 // u8
 export const DEVICE_VNET_SIZE = 1;            // u8, bytes of vnet header before each packet, or 0
 export const DEVICE_NEXT_HOP = 2;             // u16, the id that routes to this device
@@ -291,22 +303,33 @@ export const DEVICE_GATEWAY_MAC = 10;         // 6 bytes, TAP: ours
 export const DEVICE_INGRESS = 16;             // u32 address of a rule set, 0: allow; atomic
 export const DEVICE_EGRESS = 20;              // u32, likewise
 export const DEVICE_CLOSED = 24;              // u32, 1: no traffic until policy is known; atomic
+export const DEVICE_TUNNEL = 28;              // u8, TUNNEL_*, of an underlay device
 export const DEVICE_STRIDE = 32;
 export const DEVICE_KIND_NONE = 0;
 export const DEVICE_KIND_NODE = 1;            // TUN in the node's own namespace
 export const DEVICE_KIND_TUN = 2;             // endpoint
 export const DEVICE_KIND_TAP = 3;             // endpoint that wants Ethernet
-export const DEVICE_KIND_UNDERLAY = 4;        // UDP socket, VXLAN datagrams
+export const DEVICE_KIND_UNDERLAY = 4;        // sockets, datagrams of one kind of tunnel
 
-// Peer: one tunnel to one remote node. Read-only once published; a change is a new record.
+// Peer: one tunnel to one remote node. Read-only once published, but for PEER_PREVIOUS; a change is
+// a new record.
 export const PEER_TUNNEL = 0;                 // u8, TUNNEL_*
-export const PEER_DEVICE = 2;                 // u16, the underlay device to send by
+export const PEER_HEADER_LENGTH = 1;          // u8, bytes of PEER_HEADER in use: 22, 8 or none
+export const PEER_DEVICE = 2;                 // u16, the device to send IPv4 packets by
 export const PEER_MTU = 4;                    // u32, largest inner packet
 export const PEER_NEXT_HOP = 8;               // u16, its own id
+export const PEER_DEVICE_IPV6 = 10;           // u16, likewise for IPv6 packets
 export const PEER_VNI = 12;                   // u32
 export const PEER_REMOTE = 16;                // remote, REMOTE_IPV6_SIZE bytes of room
-export const PEER_HEADER = 48;                // ready-made VXLAN and Ethernet headers
-export const PEER_HEADER_SIZE = 22;           // VXLAN_HEADER_SIZE + ETHERNET_HEADER_SIZE
+export const PEER_HEADER = 48;                // ready-made headers of the tunnel
+export const PEER_HEADER_SIZE = 22;           // the longest: VXLAN or Geneve, and Ethernet
+// u32 address of the record that it had as another kind of tunnel, as long as packets of that one
+// are taken, too; 0 for none. Atomic.
+export const PEER_PREVIOUS = 72;
 export const PEER_STRIDE = 80;
 export const TUNNEL_NONE = 0;
 export const TUNNEL_VXLAN = 1;
+export const TUNNEL_GENEVE = 2;
+export const TUNNEL_IPIP = 3;                 // IP in IP, of any two families
+export const TUNNEL_UDP = 4;                  // IP in UDP, as flannel's backend of that name
+export const TUNNEL_DIRECT = 5;               // none: the peer is on our link

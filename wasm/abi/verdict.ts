@@ -56,7 +56,9 @@ export const REASON_SERVICE_SESSION = 44;     // a reply whose session was given
 export const REASON_MODULE_EGRESS = 45;       // denied by a module, for the source pod
 export const REASON_MODULE_INGRESS = 46;      // denied by a module, for the destination pod
 export const REASON_MODULE_REJECTED = 47;     // likewise for either, and the sender is told
-export const REASON_COUNT = 48;
+export const REASON_WRONG_TUNNEL = 48;        // of another kind of tunnel than the peer's
+export const REASON_TUNNEL_OPTION = 49;       // Geneve: an option that must be understood
+export const REASON_COUNT = 50;
 
 // Directions, for counters: outbound is from a local device, inbound from a peer.
 export const DIRECTION_OUTBOUND = 0;

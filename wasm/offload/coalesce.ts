@@ -34,7 +34,8 @@ import { countEvent, countReceived } from "../count";
 import { forwardInbound } from "../forward";
 import { addPiece, pieceSize, takePieces } from "../outbox";
 import {
-  directory, outerSource, outerTos, packetLength, packetSegments, packetStart, setSegments, trimTo,
+  directory, inputDevice, outerSource, outerTos, packetLength, packetSegments, packetStart,
+  setSegments, trimTo,
 } from "../packet";
 import { routeDestination } from "../table/route";
 import { decapsulateEcn } from "../wire/ecn";
@@ -59,6 +60,7 @@ const RUN_IDENTIFICATION: i32 = DESCRIPTOR_STRIDE + 24; // u32, that comes next 
 const RUN_VERIFIED: i32 = DESCRIPTOR_STRIDE + 28;     // u32, 1 once the head's checksum is verified
 const RUN_PSEUDO: i32 = DESCRIPTOR_STRIDE + 32;       // u64, sum of the pseudo-header, no length
 const RUN_ENDS: i32 = DESCRIPTOR_STRIDE + 40;         // u32, 1 once it has the last packet it takes
+const RUN_TUNNEL: i32 = DESCRIPTOR_STRIDE + 44;       // u32, bytes of tunnel header before the head
 
 const BYTES_MAX: i32 = 65535; // that a total length can say, RFC 791 section 3.1
 const TCP_FLAGS_LAST: i32 = TCP_FLAG_PSH | TCP_FLAG_FIN; // that only the last packet may have
@@ -72,12 +74,12 @@ export function resetRun(worker: i32): void {
   setSegments(runOf(worker), 0);
 }
 
-/** Ends the open run unless the datagrams of this slot may go on with it: they have the same outer
- * source and the same outer TOS. */
+/** Ends the open run unless the datagrams of this slot may go on with it: they came by the same
+ * device, and have the same outer source and the same outer TOS. */
 export function meetSlot(descriptor: usize, worker: i32, nowMs: i32): void {
   const run = runOf(worker);
   if (packetSegments(run) == 0) return;
-  if (outerTos(run) == outerTos(descriptor)
+  if (outerTos(run) == outerTos(descriptor) && inputDevice(run) == inputDevice(descriptor)
     && sameRemote(outerSource(run), outerSource(descriptor))) return;
   finishRun(worker, nowMs);
 }
@@ -96,9 +98,9 @@ function sameBytes(left: usize, right: usize): bool {
   return !v128.any_true(v128.xor(v128.load(left), v128.load(right)));
 }
 
-/** Takes a checked packet of a peer as the head of a run, if others may follow it. Precondition: no
- * run is open. */
-export function openRun(descriptor: usize, worker: i32, origin: i32): bool {
+/** Takes a checked packet of a peer as the head of a run, if others may follow it. `tunnel` bytes
+ * of tunnel header lie before it. Precondition: no run is open. */
+export function openRun(descriptor: usize, worker: i32, origin: i32, tunnel: i32): bool {
   const kinds = directory(DIRECTORY_COALESCE);
   if (kinds == 0) return false;
   const packet = packetStart(descriptor);
@@ -125,6 +127,7 @@ export function openRun(descriptor: usize, worker: i32, origin: i32): bool {
   store<i32>(run, ipv4Identification(packet) + 1, RUN_IDENTIFICATION);
   store<i32>(run, 0, RUN_VERIFIED);
   store<i32>(run, 0, RUN_ENDS);
+  store<i32>(run, tunnel, RUN_TUNNEL);
   return true;
 }
 
@@ -157,10 +160,11 @@ export function extendRun(descriptor: usize, worker: i32, nowMs: i32): bool {
   if (packetSegments(run) == 0) return false;
   const head = packetStart(run);
   const datagram = packetStart(descriptor);
-  const room = packetLength(descriptor) - PEER_HEADER_SIZE;
+  const tunnel = load<i32>(run, RUN_TUNNEL);
+  const room = packetLength(descriptor) - tunnel;
   const headers = load<i32>(run, RUN_HEADERS);
-  if (room <= headers || !sameTunnel(datagram, head - PEER_HEADER_SIZE)) return false;
-  const packet = datagram + PEER_HEADER_SIZE;
+  if (room <= headers || !sameTunnel(datagram, head - <usize>tunnel, tunnel)) return false;
+  const packet = datagram + <usize>tunnel;
   if (!decapsulateEcn(packet, outerTos(descriptor))) return false;
   const transport = load<i32>(run, RUN_TRANSPORT);
   const sameIp = transport == IPV4_HEADER_SIZE
@@ -183,10 +187,17 @@ export function extendRun(descriptor: usize, worker: i32, nowMs: i32): bool {
   return true;
 }
 
-/** VXLAN and Ethernet headers: PEER_HEADER_SIZE bytes are the same. */
-function sameTunnel(left: usize, right: usize): bool {
-  return sameBytes(left, right) && load<u32>(left, 16) == load<u32>(right, 16)
-    && load<u16>(left, 20) == load<u16>(right, 20);
+/** True where `size` bytes of tunnel headers are the same. Those that end in an Ethernet header are
+ * compared at once, others two bytes at a time: all have an even number. */
+function sameTunnel(left: usize, right: usize, size: i32): bool {
+  if (size == PEER_HEADER_SIZE) {
+    return sameBytes(left, right) && load<u32>(left, 16) == load<u32>(right, 16)
+      && load<u16>(left, 20) == load<u16>(right, 20);
+  }
+  for (let at: usize = 0; at < <usize>size; at += 2) {
+    if (load<u16>(left + at) != load<u16>(right + at)) return false;
+  }
+  return true;
 }
 
 /** Equal but for total length, identification and checksum. The identification matters where the

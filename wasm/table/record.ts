@@ -1,11 +1,13 @@
 // Next hops, peers and devices: arrays of small records, found by index. Readers only; the engine
 // writes them (engine/tables/), a peer or next hop by one atomic store of the next hop's word.
 
+import { ETHER_TYPE_IPV4 } from "../abi/headers";
 import {
   DEVICE_CLOSED, DEVICE_EGRESS, DEVICE_INGRESS, DEVICE_KIND, DEVICE_NEXT_HOP, DEVICE_STRIDE,
-  DEVICE_VNET_SIZE, DIRECTORY_DEVICES, DIRECTORY_DEVICE_LIMIT, DIRECTORY_NEXT_HOPS, DIRECTORY_PEERS,
-  NEXT_HOP_INDEX_MASK, NEXT_HOP_KIND_ENDPOINT, NEXT_HOP_KIND_SHIFT, NEXT_HOP_STRIDE, PEER_DEVICE,
-  PEER_MTU, PEER_STRIDE, PEER_VNI,
+  DEVICE_TUNNEL, DEVICE_VNET_SIZE, DIRECTORY_DEVICES, DIRECTORY_DEVICE_LIMIT, DIRECTORY_NEXT_HOPS,
+  DIRECTORY_PEERS, NEXT_HOP_INDEX_MASK, NEXT_HOP_KIND_ENDPOINT, NEXT_HOP_KIND_SHIFT,
+  NEXT_HOP_STRIDE, PEER_DEVICE, PEER_DEVICE_IPV6, PEER_HEADER_LENGTH, PEER_MTU, PEER_PREVIOUS,
+  PEER_STRIDE, PEER_TUNNEL, PEER_VNI,
 } from "../abi/layout";
 import { directory } from "../packet";
 
@@ -35,9 +37,24 @@ export function peerVni(peer: usize): i32 {
   return load<i32>(peer, PEER_VNI);
 }
 
-/** The underlay device that reaches the peer. */
-export function peerDevice(peer: usize): i32 {
-  return load<u16>(peer, PEER_DEVICE);
+/** TUNNEL_*: how the peer is reached. */
+export function peerTunnel(peer: usize): i32 {
+  return load<u8>(peer, PEER_TUNNEL);
+}
+
+/** Bytes of the headers that the core puts in front of packets for the peer. */
+export function peerHeaderLength(peer: usize): i32 {
+  return load<u8>(peer, PEER_HEADER_LENGTH);
+}
+
+/** The device by which packets of an EtherType reach the peer. */
+export function peerDevice(peer: usize, type: i32): i32 {
+  return type == ETHER_TYPE_IPV4 ? load<u16>(peer, PEER_DEVICE) : load<u16>(peer, PEER_DEVICE_IPV6);
+}
+
+/** The record that the peer had as another kind of tunnel; 0 for none that is still good. */
+export function peerPrevious(peer: usize): usize {
+  return atomic.load<u32>(peer, PEER_PREVIOUS);
 }
 
 /** Address of a device's record, or 0 for an index beyond the table. */
@@ -58,6 +75,11 @@ export function deviceKind(device: usize): i32 {
 /** Bytes of vnet header before each of the device's packets; 0 where it takes none. */
 export function deviceVnetSize(device: usize): i32 {
   return load<u8>(device, DEVICE_VNET_SIZE);
+}
+
+/** TUNNEL_*: what comes by an underlay device. */
+export function deviceTunnel(device: usize): i32 {
+  return load<u8>(device, DEVICE_TUNNEL);
 }
 
 /** The next hop id that leads to the device. */

@@ -7,6 +7,7 @@
 import { renameSync, writeFileSync } from 'node:fs';
 import type { Family } from '../../../engine/address.ts';
 import type { ClusterNode } from '../../../engine/model.ts';
+import type { VxlanNode } from '../../support/cluster.ts';
 
 export const POD_NETWORKS = ['10.244.0.0/16', 'fd00:10:244::/48'];
 export const VXLAN_PORT = 8472;
@@ -34,7 +35,7 @@ export function vtepMac(n: number, family: Family): string {
   return `02:c0:00:00:${number}:0${family === 'IPv4' ? 4 : 6}`;
 }
 
-export function clusterNode(n: number): ClusterNode {
+export function clusterNode(n: number): VxlanNode {
   return {
     name: `node-${n}`,
     podCidrs: [`${podAddress(n, 0, 'IPv4')}/24`, `${podAddress(n, 0, 'IPv6')}/64`],
@@ -52,7 +53,9 @@ export function nodeObject({ name, podCidrs, addresses, tunnels }: ClusterNode):
   const annotations: Record<string, string> = {
     [`${prefix}/kube-subnet-manager`]: 'true', [`${prefix}/backend-type`]: 'vxlan',
   };
-  for (const { family, remote, vni, mac } of tunnels) {
+  for (const tunnel of tunnels) {
+    if (tunnel.kind !== 'vxlan') continue;
+    const { family, remote, vni, mac } = tunnel;
     const isIpv4 = family === 'IPv4';
     annotations[`${prefix}/${isIpv4 ? 'backend-data' : 'backend-v6-data'}`] =
       JSON.stringify({ VNI: vni, VtepMAC: mac });

@@ -7,9 +7,11 @@ import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { parseNetConf, type NetConf } from '../../../engine/net-conf.ts';
 import {
-  compareWithHost, followNetConf, leasedCidrs, netConfSource, type HostFacts, type ObjectReader,
+  compareWithHost, followNetConf, leasedCidrs, netConfSource, type HostFacts,
 } from '../../../sync/flannel/net-conf.ts';
-import { rivalDevice, rivalPod } from '../../../sync/flannel/rival.ts';
+import type { ObjectReader } from '../../../sync/node-writer.ts';
+import { CALICO_SIGNS, FLANNEL_SIGNS, findRivalDevice, findRivalPod } from
+  '../../../sync/rival.ts';
 
 const test = suite('sync/flannel/net-conf');
 const SINGLE = '{"Network":"10.244.0.0/16","Backend":{"Type":"vxlan"}}';
@@ -100,7 +102,6 @@ test('a host that agrees has no problems; each difference is one', () => {
     [{}, { podNetworks: ['10.244.0.0/16', '10.9.0.0/16'] }, /has 10\.244.*\/16, 10\.9\.0\.0/],
     [{ port: 4789 }, {}, /VXLAN port is 4789, the host has 8472: set underlay\.port/],
     [{ linkMtu: 1400 }, {}, /MTU of 1400, the host's IPv4 link has 1500: set underlay\.mtu/],
-    [{ isDirectRouting: true }, {}, /^DirectRouting is on/],
     [{}, { underlay: [] }, /no IPv4 address to tunnel from/],
   ];
   for (const [change, facts, expected] of cases) {
@@ -108,6 +109,18 @@ test('a host that agrees has no problems; each difference is one', () => {
     assert.is(problems.length, 1, problems.join('; '));
     assert.match(problems[0] ?? '', expected);
   }
+});
+
+test('the port of VXLAN matters where VXLAN is spoken', () => {
+  const conf = parseNetConf('{"Network":"10.244.0.0/16","Backend":{"Type":"udp"}}', 'conf');
+  assert.is(conf.port, 8285);
+  assert.equal(compareWithHost(conf, FACTS), []);
+});
+
+test('a ConfigMap is not asked for where there is no API server', () => {
+  assert.throws(() => netConfSource('', null), /a file is to be named/);
+  assert.throws(() => netConfSource('configmap:net/conf', null), /a file is to be named/);
+  assert.is(netConfSource('/etc/net-conf.json', null).place, '/etc/net-conf.json');
 });
 
 test('a lease is the first prefix of each family, inside the network', () => {
@@ -123,17 +136,23 @@ test('flannel\'s devices are recognised by their names', () => {
   const table = (names: string[]): string => ['Inter-|   Receive', ' face |bytes',
     ...names.map((name) => `  ${name}:   0   0`)].join('\n');
   for (const name of ['flannel.1', 'flannel-v6.1', 'flannel0', 'flannel-wg', 'flannel.ipip']) {
-    const found = rivalDevice(() => table(['lo', name, 'eth0'])) ?? '';
+    const found = findRivalDevice(FLANNEL_SIGNS, () => table(['lo', name, 'eth0'])) ?? '';
     assert.match(found, new RegExp(`^the device ${name.replace('.', '\\.')} is there`));
   }
-  assert.is(rivalDevice(() => table(['lo', 'eth0', 'xflannel.1', 'culvert0'])), null);
-  assert.is(rivalDevice(() => { throw new Error('no /proc'); }), null);
+  const others = table(['lo', 'eth0', 'xflannel.1', 'culvert0']);
+  assert.is(findRivalDevice(FLANNEL_SIGNS, () => others), null);
+  assert.is(findRivalDevice(FLANNEL_SIGNS, () => { throw new Error('no /proc'); }), null);
+  const calico = findRivalDevice(CALICO_SIGNS, () => table(['eth0', 'vxlan.calico'])) ?? '';
+  assert.match(calico, /^the device vxlan\.calico is there: calico-node runs/);
+  assert.is(findRivalDevice(CALICO_SIGNS, () => table(['lo', 'flannel.1', 'tunl0'])), null);
 });
 
 test('whoever may not see pods takes none for a rival', async () => {
   const forbidden = Object.assign(new Error('no'), { status: 403 });
-  assert.is(await rivalPod(server({ '/api/v1/pods': forbidden }), 'a', NEVER), null);
-  assert.is(await rivalPod(server({ '/api/v1/pods': { items: [] } }), 'a', NEVER), null);
+  assert.is(await findRivalPod(FLANNEL_SIGNS, server({ '/api/v1/pods': forbidden }), 'a',
+    NEVER), null);
+  assert.is(await findRivalPod(FLANNEL_SIGNS, server({ '/api/v1/pods': { items: [] } }), 'a',
+    NEVER), null);
 });
 
 test.run();

@@ -4,10 +4,11 @@
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { parseNetConf, type NetConf } from '../../../engine/net-conf.ts';
-import { missingFrom, type Annotations } from '../../../sync/flannel/annotations.ts';
+import { missingFrom, type Annotations } from '../../../sync/own-node.ts';
 import type { HostFacts, NetConfSource } from '../../../sync/flannel/net-conf.ts';
-import { FlannelProfile, type NodeClient } from '../../../sync/flannel/profile.ts';
-import { RIVAL_CHANGES } from '../../../sync/flannel/rival.ts';
+import { FlannelProfile } from '../../../sync/flannel/profile.ts';
+import type { NodeClient } from '../../../sync/node-writer.ts';
+import { RIVAL_CHANGES } from '../../../sync/rival.ts';
 
 const test = suite('sync/flannel/profile');
 const PREFIX = 'flannel.alpha.coreos.com/';

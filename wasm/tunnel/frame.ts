@@ -1,4 +1,4 @@
-// Whole frames for the kernel to cut: a super-packet for a peer behind VXLAN, UDP, IP and Ethernet
+// Whole frames for the kernel to cut: a super-packet for a peer behind tunnel, UDP, IP and Ethernet
 // headers, and a vnet header that says where they are (linux/virtio_net.h, struct
 // virtio_net_hdr_v1_hash_tunnel). The host writes it to a TAP towards the node's own stack, which
 // forwards it to the underlay and cuts it behind the tunnel headers.
@@ -15,20 +15,22 @@ import {
 } from "../abi/headers";
 import {
   DEVICE_GATEWAY_MAC, DEVICE_MAC, DIRECTORY_SENDER_COUNT, DIRECTORY_SENDER_PORTS, DIRECTORY_START,
-  DIRECTORY_UNDERLAY_IPV4, DIRECTORY_UNDERLAY_IPV6, FAMILY_IPV4, PEER_HEADER_SIZE, PEER_REMOTE,
+  DIRECTORY_UNDERLAY_IPV4, DIRECTORY_UNDERLAY_IPV6, FAMILY_IPV4, PEER_REMOTE,
   REMOTE_FAMILY, REMOTE_IPV4, REMOTE_IPV6, REMOTE_PORT, SENDER_LIMIT,
 } from "../abi/layout";
 import { checksum, checksumAdd, checksumFold } from "../checksum";
 import { emitVnet, largestPacket } from "../offload/vnet";
 import { addFrame } from "../outbox";
 import { directory, packetLength, packetStart, prepend } from "../packet";
-import { deviceAt, deviceVnetSize, peerDevice, peerMtu } from "../table/record";
+import {
+  deviceAt, deviceVnetSize, peerDevice, peerHeaderLength, peerMtu,
+} from "../table/record";
 import { emitEthernet } from "../wire/ethernet";
 import { ipEcn, flowHash, ipEtherType } from "../wire/ip";
 import { emitIpv4 } from "../wire/ipv4";
 import { emitIpv6 } from "../wire/ipv6";
 import { emitUdp } from "../wire/udp";
-import { emitVxlan } from "./vxlan";
+import { emitTunnel } from "./tunnel";
 
 /** What our sockets' datagrams have, and one for the node's own stack to take off. */
 const TTL: i32 = 65;
@@ -36,31 +38,34 @@ const IP_LENGTH_MAX: i32 = 65535;
 
 /** Sends a super-packet to the peer as one frame. False: there is no TAP for it, what it needs is
  * not known, or it does not fit; then it is to be cut, and is as it was. */
-export function frameVxlan(descriptor: usize, worker: i32, peer: usize): bool {
-  const device = deviceAt(peerDevice(peer));
+export function frameTunnel(descriptor: usize, worker: i32, peer: usize): bool {
+  const packet = packetStart(descriptor);
+  const type = ipEtherType(packet);
+  const index = peerDevice(peer, type);
+  const device = deviceAt(index);
   if (deviceVnetSize(device) != VNET_TUNNEL_HEADER_SIZE) return false;
   const ipv4 = load<u16>(peer + PEER_REMOTE, REMOTE_FAMILY) == FAMILY_IPV4;
   const ipSize = ipv4 ? IPV4_HEADER_SIZE : IPV6_HEADER_SIZE;
-  const outer = ipSize + UDP_HEADER_SIZE + PEER_HEADER_SIZE;
+  const tunnel = peerHeaderLength(peer);
+  const outer = ipSize + UDP_HEADER_SIZE + tunnel;
   if (packetLength(descriptor) + outer > IP_LENGTH_MAX) return false;
   if (largestPacket(descriptor) > peerMtu(peer) || !knowsSender(ipv4)) return false;
-  const packet = packetStart(descriptor);
   const hash = flowHash(packet);
   const tos = ipEcn(packet);
   const frame = packet - <usize>(ETHERNET_HEADER_SIZE + outer);
   emitTunnelVnet(frame - VNET_TUNNEL_HEADER_SIZE, descriptor, ipSize, outer, ipv4);
   emitEthernet(frame, device + DEVICE_MAC, device + DEVICE_GATEWAY_MAC,
     ipv4 ? ETHER_TYPE_IPV4 : ETHER_TYPE_IPV6);
-  emitVxlan(packet - PEER_HEADER_SIZE, peer, ipEtherType(packet));
-  const udp = packet - <usize>(UDP_HEADER_SIZE + PEER_HEADER_SIZE);
-  const length = packetLength(descriptor) + UDP_HEADER_SIZE + PEER_HEADER_SIZE;
+  emitTunnel(packet - <usize>tunnel, peer, type);
+  const udp = packet - <usize>(UDP_HEADER_SIZE + tunnel);
+  const length = packetLength(descriptor) + UDP_HEADER_SIZE + tunnel;
   emitUdp(udp, senderPort(ipv4, hash), load<u16>(peer + PEER_REMOTE, REMOTE_PORT), length);
   if (ipv4) emitOuterIpv4(udp - IPV4_HEADER_SIZE, length, tos, hash, peer);
   else emitOuterIpv6(udp - IPV6_HEADER_SIZE, length, tos, peer);
   const addresses = ipv4 ? IPV4_ADDRESS_SIZE * 2 : IPV6_ADDRESS_SIZE * 2;
   emitPseudoSum(udp, udp - <usize>addresses, addresses, length);
   prepend(descriptor, VNET_TUNNEL_HEADER_SIZE + ETHERNET_HEADER_SIZE + outer);
-  addFrame(descriptor, worker, peer, hash, tos);
+  addFrame(descriptor, worker, peer, index, hash, tos);
   return true;
 }
 

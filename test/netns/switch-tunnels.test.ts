@@ -1,0 +1,74 @@
+// time limit: 200 s
+//
+// Culvert and the tunnels of Open vSwitch, which are its own in its userspace datapath: Geneve and
+// VXLAN, one after the other between the same two nodes.
+//
+//     pod 1                                        node 2, its own pod
+//   [ TUN  ]--culvert [ eth0 ]----[ switch ]----[ eth0--br-out ~ tunnel0--br-in ]
+//   10.244.1.10      192.0.2.1                  192.0.2.2          10.244.2.10
+//   fd00:10:244:1::a                                           fd00:10:244:2::a
+//
+// TX checksum offload is off on the veths that nodes send from.
+
+import { suite } from 'uvu';
+import { testNeeding } from '../support/needs.ts';
+import { findTool, toolReason } from '../support/tools.ts';
+import { expectDatagrams, expectNoDrops, expectPings, expectStreams }
+  from './support/tunnel-checks.ts';
+import { addOpenVswitch, switchTunnel, type SwitchPlace } from './support/tunnel-nodes.ts';
+import { FAMILIES, TunnelLab, type Way, type Ways } from './support/tunnel-lab.ts';
+
+const CULVERT = 1;
+const SWITCH = 2;
+const POD_MTU = 1450;
+const KINDS: { name: 'geneve' | 'vxlan'; vni: number; port: number; way: Way }[] = [
+  {
+    name: 'geneve', vni: 0x123456, port: 6081,
+    way: { kind: 'geneve', vni: 0x123456, hasEthernet: true },
+  },
+  { name: 'vxlan', vni: 1, port: 8472, way: { kind: 'vxlan', vni: 1, port: 8472 } },
+];
+
+const test = suite('netns/switch-tunnels');
+const reason = findTool('ovs-vswitchd') === null ? toolReason('ovs-vswitchd') : null;
+let made: { lab: TunnelLab; other: SwitchPlace } | null = null;
+
+async function bed(): Promise<{ lab: TunnelLab; other: SwitchPlace }> {
+  if (made !== null) return made;
+  let other: SwitchPlace | null = null;
+  const lab = await TunnelLab.create(async (created) => {
+    await created.addCulvert(CULVERT, [], POD_MTU);
+    other = await addOpenVswitch(created, SWITCH, CULVERT);
+  });
+  made = { lab, other: other as unknown as SwitchPlace };
+  return made;
+}
+
+test.after(() => made?.lab.close());
+
+for (const { name, vni, port, way } of KINDS) {
+  testNeeding('bridge', test, `${name}: pings, also in fragments`, async () => {
+    const { lab, other } = await bed();
+    const entry = { way, carrier: 'IPv4' } as const;
+    const ways: Ways = { IPv4: entry, IPv6: entry };
+    await lab.tell(CULVERT, ways, { [SWITCH]: ways });
+    await switchTunnel(other, CULVERT, name, vni, port);
+    for (const family of FAMILIES) await expectPings([lab.place(CULVERT), other], family);
+  }, reason);
+  for (const family of FAMILIES) {
+    testNeeding('bridge', test, `${name}: ${family}: UDP of every size`, async () => {
+      const { lab, other } = await bed();
+      await expectDatagrams([lab.place(CULVERT), other], family);
+    }, reason);
+    testNeeding('bridge', test, `${name}: ${family}: 50 MB of TCP arrive unchanged`, async () => {
+      const { lab, other } = await bed();
+      await expectStreams([lab.place(CULVERT), other], family, `Open vSwitch, ${name}`);
+    }, reason);
+  }
+}
+
+// A switch floods what goes to a group, and neighbours are looked for by groups.
+testNeeding('bridge', test, 'no packet was dropped but those to groups', async () =>
+  expectNoDrops((await bed()).lab, CULVERT, /\.wrongMac=/), reason);
+
+test.run();

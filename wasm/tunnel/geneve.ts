@@ -1,0 +1,46 @@
+// Geneve, RFC 8926, with an Ethernet frame behind it, as the kernel's geneve device and Open
+// vSwitch send, or with an IP packet (a kernel device made with innerprotoinherit), as the peer's
+// record says. We send no options, and understand none: those that need not be understood are
+// skipped.
+
+import {
+  ETHERNET_HEADER_SIZE, ETHER_TYPE_ETHERNET, ETHER_TYPE_IPV4, ETHER_TYPE_IPV6, GENEVE_HEADER_SIZE,
+} from "../abi/headers";
+import { PEER_HEADER } from "../abi/layout";
+import {
+  REASON_ETHER_TYPE, REASON_IP_VERSION, REASON_NONE, REASON_TOO_SHORT, REASON_TUNNEL_HEADER,
+  REASON_TUNNEL_OPTION, REASON_WRONG_VNI,
+} from "../abi/verdict";
+import { packetLength, packetStart, trimFront } from "../packet";
+import { peerHeaderLength, peerVni } from "../table/record";
+import {
+  checkGeneve, geneveIsCritical, geneveLength, geneveProtocol, geneveVni,
+} from "../wire/geneve";
+import { ipEtherType } from "../wire/ip";
+import { decapsulateFrame } from "./inner-frame";
+
+/** Takes the headers off and leaves an IP packet not yet checked, with REASON_NONE; otherwise the
+ * packet is to be dropped. */
+export function decapsulateGeneve(descriptor: usize, peer: usize): i32 {
+  const header = packetStart(descriptor);
+  const length = packetLength(descriptor);
+  if (length < GENEVE_HEADER_SIZE) return REASON_TOO_SHORT;
+  if (!checkGeneve(header)) return REASON_TUNNEL_HEADER;
+  if (geneveIsCritical(header)) return REASON_TUNNEL_OPTION;
+  if (geneveVni(header) != peerVni(peer)) return REASON_WRONG_VNI;
+  const size = geneveLength(header);
+  const type = geneveProtocol(header);
+  const hasFrame = peerHeaderLength(peer) != GENEVE_HEADER_SIZE;
+  if (!hasFrame) return decapsulatePacket(descriptor, size, type);
+  if (type != ETHER_TYPE_ETHERNET) return REASON_ETHER_TYPE;
+  if (length < size + ETHERNET_HEADER_SIZE) return REASON_TOO_SHORT;
+  return decapsulateFrame(descriptor, size, peer + PEER_HEADER + GENEVE_HEADER_SIZE);
+}
+
+/** Takes `size` bytes off; REASON_NONE leaves a packet of the version that `type` says. */
+function decapsulatePacket(descriptor: usize, size: i32, type: i32): i32 {
+  if (type != ETHER_TYPE_IPV4 && type != ETHER_TYPE_IPV6) return REASON_ETHER_TYPE;
+  if (packetLength(descriptor) <= size) return REASON_TOO_SHORT;
+  trimFront(descriptor, size);
+  return ipEtherType(packetStart(descriptor)) == type ? REASON_NONE : REASON_IP_VERSION;
+}
