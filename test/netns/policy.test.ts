@@ -18,10 +18,11 @@ import { AGENT_PORT, type AgentAnswer } from '../../cli/demo/agent.ts';
 import type { Bed, Host } from '../../cli/demo/bed.ts';
 import type { Family } from '../../engine/address.ts';
 import { EndpointReportSchema, type PolicyChange } from '../../engine/model.ts';
+import { FLOW_EXCHANGE_STEPS, FLOW_STEP_SHIFT } from '../../wasm/abi/policy.ts';
 import { testNeeding } from '../support/needs.ts';
 import { PROTOCOL, ipv4, ipv6, tcp, udp } from '../support/packets.ts';
 import { DatagramListener, DatagramSender } from './support/datagrams.ts';
-import { Forge, encapsulate, until, type Side } from './support/forge.ts';
+import { Forge, encapsulate, type Side } from './support/forge.ts';
 import { nodeAddress, podAddress, podAddresses, vtepMac } from './support/forge-cluster.ts';
 import { Place, mustReach, openBed, type Pod } from './support/forge-scene.ts';
 import { Stream } from './support/forge-stream.ts';
@@ -51,6 +52,11 @@ const FLOOD = 40_000;
 const FLOODERS = 30;
 const TCP_SYN = 2;
 const FLOOD_BATCH = 500;
+/** Of the table's room, one wave after the other: each flow that is in two of them is established,
+ * and only few are not at a time, so that they do not give way to one another. */
+const FLOOD_SHARES = [0.75, 0.75, 1, 1, 1.25, 1.25, 1.5];
+/** After so long a packet makes a conversation of an exchange by UDP. */
+const EXCHANGE_MS = (FLOW_EXCHANGE_STEPS + 1) << FLOW_STEP_SHIFT;
 
 interface Scene {
   bed: Bed;
@@ -360,12 +366,13 @@ function floodPacket(family: Family, protocol: 'tcp' | 'udp', number: number): U
     : ipv6({ source, destination, nextHeader: PROTOCOL[protocol] }, segment);
 }
 
-/** Sends packets of FLOOD flows, half of them of each family; so many of each that their answers
+/** Sends packets of many flows, half of them of each family; so many of each that their answers
  * are answered too, if `times` is more than one. Ends early when it is enough. */
 async function flood(
   forges: Forge[], protocol: 'tcp' | 'udp', times: number, isEnough: () => Promise<boolean>,
+  count = FLOOD,
 ): Promise<void> {
-  for (let first = 0; first < FLOOD; first += FLOOD_BATCH) {
+  for (let first = 0; first < count; first += FLOOD_BATCH) {
     for (let time = 0; time < times; time += 1) {
       for (let number = first; number < first + FLOOD_BATCH; number += 1) {
         const forge = forges[number % forges.length];
@@ -405,13 +412,17 @@ scenario('a flood of new flows costs no established one', async (all) => {
     await stream.goesOn();
     await mustPass(remote.host, first.addresses, 'tcp');
     await mustPass(remote.host, first.addresses, 'udp');
+    // Nor do exchanges that are answered, and asked again at once.
+    await flood(forges, 'udp', 3, async () => (await flows()).limit === 0);
+    await mustPass(remote.host, first.addresses, 'udp');
     assert.is(await refused(), 0);
 
-    // Flows that are answered, and answer the answer, are as good as honest ones.
-    await until('a full table', async () => {
-      await flood(forges, 'udp', 3, async () => await refused() > 0);
-      return await refused() > 0;
-    });
+    // Flows that go on after their answers are as good as honest ones.
+    for (const share of FLOOD_SHARES) {
+      await flood(forges, 'udp', 1, async () => await refused() > 0, limit * share);
+      await new Promise((resolve) => setTimeout(resolve, EXCHANGE_MS));
+    }
+    assert.ok(await refused() > 0, 'a full table');
     await stream.goesOn();
     const { fault, records, returned } = await stream.stop();
     assert.equal([fault, returned], ['', records]);

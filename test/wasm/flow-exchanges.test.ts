@@ -7,8 +7,9 @@ import * as assert from 'uvu/assert';
 import * as abi from '../../wasm/abi/policy.ts';
 import { readDrops } from '../../engine/counters.ts';
 import { PROFILES } from '../../engine/memory-map.ts';
-import { ALLOW_ALL, back, DENY_ALL, fateOf, ruleSet, TCP, tcpPacket, udpPacket, type Flow } from
-  '../support/policy-core.ts';
+import {
+  ALLOW_ALL, back, DENY_ALL, echoPacket, fateOf, ruleSet, TCP, tcpPacket, udpPacket, type Flow,
+} from '../support/policy-core.ts';
 import { Random } from '../support/random.ts';
 import { service, ServiceBed } from '../support/service-core.ts';
 
@@ -103,6 +104,23 @@ test('more of them than the table holds go round in it, and nobody is refused', 
   const most = resolve(bed, 1000, 120);
   assert.ok(most > FLOWS * 0.9, `${most} flows`);
   expectHeld(bed, held);
+});
+
+test('who waits for an answer is not given up for pings, which live longer', () => {
+  const bed = makeBed();
+  const asked = { source: CLIENT, destination: FRONT, sourcePort: 9, destinationPort: 53 };
+  for (let sent = 0; sent < FLOWS * 2; sent += 1) {
+    const destination = `10.1.1.${1 + (sent >>> 15)}`;
+    const ping = echoPacket({ source: CLIENT, destination }, false, sent & 0x7fff);
+    assert.is(fateOf(bed.send('a', ping)), 'pass');
+    bed.nowMs += 1;
+    if (sent % 1000 !== 0) continue;
+    const out = bed.through('a', udpPacket({ ...asked, sourcePort: 1000 + (sent / 1000) }));
+    for (let more = 0; more < 500; more += 1) {
+      bed.send('a', echoPacket({ source: CLIENT, destination: '10.1.2.9' }, false, sent + more));
+    }
+    assert.is(bed.back(1, udpPacket(back(out))).source, FRONT);
+  }
 });
 
 test('a conversation that is heard of every 25 seconds is not given up', () => {
