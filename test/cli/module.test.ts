@@ -10,6 +10,7 @@ import { join } from 'node:path';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { culvert, type Outcome } from '../support/command.ts';
+import { makeGuest } from '../support/guest.ts';
 import { buildObedientModule } from '../support/obedient-module.ts';
 
 const folder = mkdtempSync(join(tmpdir(), `culvert-module-${process.pid}-`));
@@ -175,6 +176,32 @@ test('a fault has the failure verdict, and is told', async () => {
   assert.is(code, 0);
   assert.match(stdout, /^egress: +deny +module bad denies it$/m);
   assert.match(stdout, /^module: +bad +.*fails \(trap: .*\), so that its failure verdict counts$/m);
+});
+
+test('a module that asks for payload passes, and explain says so', async () => {
+  const file = join(folder, 'payload.wasm');
+  writeFileSync(file, await makeGuest({
+    name: 'curious', world: 'payload-module', evaluate: '(i32.const 4)', inspect: '(i32.const 2)',
+  }));
+  const words = ['policy', 'explain', '--objects', objects, '--from', 'shop/web', '--to', 'shop/db',
+    '--port', '80'];
+  const { stdout } = await culvert([...words, '--module', file]);
+  assert.match(stdout, /^allow: /);
+  assert.match(stdout, /^module: +curious +more: passes for now, and is judged by its payload /m);
+  const json = await culvert([...words, '--module', file, '--module',
+    moduleWord('strict', '80 deny egress\n'), '-o', 'json']);
+  const { egress, ingress, policy, modules } = JSON.parse(json.stdout) as Record<string, object>;
+  assert.equal([egress, policy], [
+    {
+      verdict: 'deny', policy: null, rule: null, reason: 'module strict denies it',
+      module: 'strict',
+    }, 'module strict',
+  ]);
+  assert.is((ingress as { policy: string }).policy, 'NetworkPolicy shop/db');
+  assert.equal(modules, [
+    { name: 'curious', version: '1.0.0', answers: { more: 2 }, faults: 0, fault: null },
+    { name: 'strict', version: '1.2.3', answers: { pass: 1, deny: 1 }, faults: 0, fault: null },
+  ]);
 });
 
 test('a module that does not come back ends the command, with its name', async () => {
