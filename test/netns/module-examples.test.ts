@@ -173,7 +173,7 @@ testNeeding('tun', test, 'rate-gate limits each source, with a clock granted', a
     for (const [peer, address] of [[first, ipv4], [second, ipv4], [first, ipv6]] as const) {
       const open = await peer?.knock(address, 443, 12, BRIEF_MS) ?? 0;
       const most = 5 + Math.ceil((performance.now() - began) / 1000);
-      assert.ok(open >= 5 && open <= most, `${open} connections, at most ${most}`);
+      assert.ok(open >= 3 && open <= most, `${open} connections, at most ${most}`);
       assert.ok(open < 12);
     }
     assert.match(await lastDenied(context), / module rate-gate INGRESS DENIED /);
