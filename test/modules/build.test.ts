@@ -61,7 +61,8 @@ test('a folder with something in it, and an unknown template, are refused', () =
   inFolder(async (folder) => {
     writeFileSync(join(folder, 'notes.txt'), '');
     await refuse(() => newModule(folder), /is not empty/);
-    await refuse(() => newModule(join(folder, 'new'), 'nothing'), /no template nothing; there are: /);
+    await refuse(() => newModule(join(folder, 'new'), 'nothing'),
+      /no template nothing; there are: /);
     assert.ok(['template', 'sni-allow', 'rate-gate', 'prefix-block', 'smallest-c']
       .every((name) => templates().includes(name)));
   }));
