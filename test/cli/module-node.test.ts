@@ -1,3 +1,4 @@
+// time limit: 120 s
 // Modules on a running node, and the same ones offline: each flow has the same verdicts, from the
 // same module or policy.
 //

@@ -1,10 +1,12 @@
+// time limit: 180 s
 // `culvert module new`, `build` and `verify`, and modules in `policy test` and `policy explain`, as
 // a user types them; no daemon.
 //
 //   node n1: shop/web 10.0.1.2   shop/db 10.0.1.3     node n2: ops/probe 10.0.2.2
 //   shop/db lets in shop/web alone; nobody reaches 203.0.113.0/24 by UDP 53 (Admin tier)
 
-import { mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync }
+  from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'uvu';
@@ -99,6 +101,21 @@ test('new makes a folder that builds, and verify says what came of it', async ()
     'direct']);
   assert.is(bytes, readFileSync(file).length);
   assert.ok(built.stdout.includes(String(sha256)));
+});
+
+test('new copies other languages and examples', async () => {
+  for (const [place, words, source] of [
+    ['in-c', ['--language', 'c'], 'module.c'],
+    ['in-rust', ['--language', 'rust'], 'module.rs'],
+    ['hosts', ['--from', 'sni-allow'], 'tls.ts'],
+  ] as [place: string, words: string[], source: string][]) {
+    const { code, stderr } = await culvert(['module', 'new', join(folder, place), ...words]);
+    assert.is(code, 0, stderr);
+    assert.ok(existsSync(join(folder, place, source)));
+  }
+  const { code, stderr } = await culvert(['module', 'new', join(folder, 'x'), '--from', 'nothing']);
+  assert.is(code, 1);
+  assert.match(stderr, /^culvert: module new .*There is no template nothing; there are: /);
 });
 
 test('sources that do not compile are an error with what the compiler says', async () => {
