@@ -36,7 +36,7 @@ export async function compileModule(folder: string, options: BuildOptions): Prom
   const isFormat = output === 'json' || output === 'table';
   const compilers = {
     ...compiler === undefined ? {} : { clang: compiler, rustc: compiler },
-    ...linker === undefined ? {} : { lld: linker },
+    ...linker === undefined ? {} : { wasmLd: linker },
   };
   process.stderr.write(`culvert: building ${folder}\n`);
   try {
