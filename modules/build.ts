@@ -85,7 +85,7 @@ export async function buildModule(folder: string, options: BuildOptions = {}): P
   const work = mkdtempSync(join(tmpdir(), 'culvert-module-'));
   try {
     const core = await compileCore(resolve(folder), work, manifest, options.compilers ?? {});
-    const bytes = await makeComponent(core, manifest.world);
+    const bytes = await makeComponent(core, `timed-${manifest.world}`);
     const path = options.out ?? join(folder, `${manifest.name}.wasm`);
     writeFileSync(path, bytes);
     return { path, sha256: createHash('sha256').update(bytes).digest('hex'), bytes };
