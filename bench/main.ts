@@ -4,6 +4,7 @@ import { writeFileSync } from 'node:fs';
 import { Command, InvalidArgumentError, Option } from 'commander';
 import { CNI_ROUNDS, runCni } from './cni.ts';
 import { cniText } from './cni/text.ts';
+import { modulePlot } from './module-plot.ts';
 import { BENCHES, runMicro, selectBenches } from './micro.ts';
 import { CONTENDERS, MissingError, PATH_ROUNDS, PATH_SECONDS, runPath } from './path.ts';
 import { pathPlot } from './path/plot.ts';
@@ -102,7 +103,7 @@ async function micro(options: MicroArguments): Promise<void> {
     ? `${JSON.stringify(report)}\n`
     : reportText(report));
   if (options.plot === undefined) return;
-  const plot = policyPlot(report);
+  const plot = policyPlot(report) ?? modulePlot(report);
   if (plot === null) throw new Error(`--plot ${options.plot}: no bench of policies was run`);
   writeFileSync(options.plot, plot);
 }
@@ -151,7 +152,7 @@ async function main(): Promise<void> {
     .option('--duration <seconds>', 'measuring time for each figure', parseSeconds,
       DEFAULT_SECONDS)
     .option('--filter <name>', 'only benches whose name, or results, contain it')
-    .option('--plot <file>', 'draw cost against the number of policies, as SVG')
+    .option('--plot <file>', 'draw cost against the number of policies, or of a module, as SVG')
     .option('--prefixes <file>', 'a real routing table: gzipped, a prefix a line')
     .addHelpText('after', '\nExamples:\n  culvert bench micro\n'
       + '  culvert bench micro -o json --filter policy\n'

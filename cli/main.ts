@@ -379,8 +379,11 @@ function addModuleTools(module: Command): void {
     .argument('<folder>')
     .option('-o, --output <file>', 'where to put it; default: a file named as the folder, in it. '
       + 'With json or table: how to say what was built', 'table')
+    .option('--compiler <program>', 'clang or rustc, where they have other names')
+    .option('--linker <program>', 'wasm-ld, where it has another name')
     .addHelpText('after', '\nExamples:\n  culvert module build my-policy\n'
-      + '  culvert module build my-policy -o policy.wasm\n')
+      + '  culvert module build my-policy -o policy.wasm\n'
+      + '  culvert module build my-c-policy --compiler clang-19\n')
     .action(async (folder: string, options: BuildOptions) =>
       (await import('./module/create.ts')).compileModule(folder, options));
 }

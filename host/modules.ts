@@ -195,6 +195,10 @@ export class Modules {
     const { failure, mayAllow, perPacket, sha256 } = add;
     const grants = grantsOf(add.allow);
     const image = await this.#image({ sha256, allow: grants, memoryCapBytes }, component);
+    if (perPacket && !image.stateful) {
+      throw new RequestError('module', 'the module is not stateful, so it is asked once for each '
+        + 'flow: it has to say so itself before it can be asked for each packet');
+    }
     const name = add.name ?? image.name;
     const config = add.config ?? new Uint8Array(0);
     const before = this.#find(name);
@@ -370,8 +374,5 @@ function grantsOf(names: readonly string[]): WasiName[] {
 function entryOf({ kept, place, image, reason }: Held): ModuleEntry {
   const { failure, mayAllow, perPacket } = kept;
   const hasPayload = image?.hasPayload ?? false;
-  const isPerPacket = perPacket && image?.stateful === true;
-  return {
-    place, failure, mayAllow, hasPayload, perPacket: isPerPacket, disabled: reason !== null,
-  };
+  return { place, failure, mayAllow, perPacket, hasPayload, disabled: reason !== null };
 }

@@ -17,27 +17,21 @@ export interface SupervisionOptions {
 
 export class Supervision implements Keeper {
   readonly #options: SupervisionOptions;
-  readonly #thread: Worker;
   readonly #events = new Map<number, ThreadEvents>();
+  /** Null before the first thread is started, and after it crashed. */
+  #thread: Worker | null = null;
+  #isWatching = false;
   #nextId = 1;
 
   constructor(options: SupervisionOptions) {
     this.#options = options;
-    const data: SupervisorData = { module: options.module, memory: options.core.memory };
-    this.#thread = new Worker(new URL('./supervisor.js', import.meta.url), {
-      workerData: data, name: 'culvert-supervisor',
-    });
-    this.#thread.on('message', (report: SupervisorReport) => this.#hear(report));
-    this.#thread.on('error', ({ message }: Error) => {
-      options.log.error({ error: message }, 'the supervisor of the data workers crashed');
-    });
-    this.#thread.on('exit', () => this.#over());
   }
 
   start(data: WorkerData, events: ThreadEvents): RunningThread {
     const id = this.#nextId;
     this.#nextId += 1;
     this.#events.set(id, events);
+    this.#thread ??= this.#supervisor();
     this.#thread.postMessage({ verb: 'start', id, data } satisfies SupervisorCommand,
       [data.commands]);
     return { id, terminate: () => this.#tell({ verb: 'terminate', id }) };
@@ -49,16 +43,32 @@ export class Supervision implements Keeper {
 
   /** Looks for modules that do not return, or does not: there may be none. */
   watch(isOn: boolean): void {
+    this.#isWatching = isOn;
     this.#tell({ verb: 'watch', isOn });
   }
 
   /** Ends it. Precondition: its threads have ended. */
   async close(): Promise<void> {
-    await this.#thread.terminate();
+    await this.#thread?.terminate();
+  }
+
+  #supervisor(): Worker {
+    const { core: { memory }, module, log } = this.#options;
+    const data: SupervisorData = { module, memory };
+    const thread = new Worker(new URL('./supervisor.js', import.meta.url), {
+      workerData: data, name: 'culvert-supervisor',
+    });
+    thread.on('message', (report: SupervisorReport) => this.#hear(report));
+    thread.on('error', ({ message }: Error) => {
+      log.error({ error: message }, 'the supervisor of the data workers crashed');
+    });
+    thread.on('exit', () => this.#over());
+    thread.postMessage({ verb: 'watch', isOn: this.#isWatching } satisfies SupervisorCommand);
+    return thread;
   }
 
   #tell(command: SupervisorCommand): void {
-    this.#thread.postMessage(command);
+    this.#thread?.postMessage(command);
   }
 
   #hear(report: SupervisorReport): void {
@@ -69,9 +79,11 @@ export class Supervision implements Keeper {
     events?.onExit(report.next);
   }
 
-  /** Threads end with the one that has started them. */
+  /** Threads end with the one that has started them. Another one starts with their successors. */
   #over(): void {
-    for (const events of [...this.#events.values()]) events.onExit(null);
+    this.#thread = null;
+    const events = [...this.#events.values()];
     this.#events.clear();
+    for (const { onExit } of events) onExit(null);
   }
 }

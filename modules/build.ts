@@ -36,8 +36,8 @@ type Manifest = v.InferOutput<typeof ManifestSchema>;
 export interface Compilers {
   clang?: string;
   rustc?: string;
-  /** The linker that rustc is to use. */
-  lld?: string;
+  /** The linker for both. */
+  wasmLd?: string;
 }
 
 export interface BuildOptions {
@@ -85,7 +85,7 @@ export async function buildModule(folder: string, options: BuildOptions = {}): P
   const work = mkdtempSync(join(tmpdir(), 'culvert-module-'));
   try {
     const core = await compileCore(resolve(folder), work, manifest, options.compilers ?? {});
-    const bytes = await makeComponent(core, manifest.world);
+    const bytes = await makeComponent(core, `timed-${manifest.world}`);
     const path = options.out ?? join(folder, `${manifest.name}.wasm`);
     writeFileSync(path, bytes);
     return { path, sha256: createHash('sha256').update(bytes).digest('hex'), bytes };
@@ -126,8 +126,8 @@ function reasonOf(error: unknown): string {
 function compileCore(
   folder: string, work: string, manifest: Manifest, compilers: Compilers,
 ): Promise<Uint8Array> {
-  if (manifest.language === 'c') return compileC(folder, work, compilers);
-  if (manifest.language === 'rust') return compileRust(folder, work, compilers);
+  if (manifest.language === 'c') return compileC(folder, work, manifest, compilers);
+  if (manifest.language === 'rust') return compileRust(folder, work, manifest, compilers);
   return compileAssemblyScript(folder, work, manifest);
 }
 
@@ -192,23 +192,49 @@ function componentName(exported: string, world: string): string | null {
   return `${POLICY}#${exported}`;
 }
 
-function compileC(folder: string, work: string, compilers: Compilers): Promise<Uint8Array> {
-  const out = join(work, 'core.wasm');
-  const args = [
-    '--target=wasm32', '-O2', '-nostdlib', '-ffreestanding', '-I', join(SOURCES, 'sdk'),
-    '-Wl,--no-entry', `-Wl,-z,stack-size=${STACK_BYTES}`,
-    `-Wl,--initial-memory=${INITIAL_MEMORY_BYTES}`, '-o', out, join(folder, 'module.c'),
+/** Compiles Culvert's part and the user's, and links both. */
+async function compileC(
+  folder: string, work: string, manifest: Manifest, compilers: Compilers,
+): Promise<Uint8Array> {
+  const { name, version, stateful, world } = manifest;
+  const options = [
+    '--target=wasm32', '-O2', '-ffreestanding', '-Wall', '-Wextra', '-I', join(SOURCES, 'sdk'),
+    `-DCULVERT_NAME="${name}"`, `-DCULVERT_VERSION="${version}"`,
+    `-DCULVERT_STATEFUL=${Number(stateful)}`,
+    ...world === 'payload-module' ? ['-DCULVERT_PAYLOAD'] : [],
   ];
-  return runCompiler(compilers.clang ?? 'clang', args, work, out);
+  const sources = [join(SOURCES, 'sdk', 'culvert.c'), join(folder, 'module.c')];
+  const objects: string[] = [];
+  for (const [index, source] of sources.entries()) {
+    const object = join(work, `${index}.o`);
+    const args = [...options, '-c', '-o', object, source];
+    await runCompiler(compilers.clang ?? 'clang', args, work, object);
+    objects.push(object);
+  }
+  const out = join(work, 'core.wasm');
+  const link = [
+    '--no-entry', '--strip-all', '-z', `stack-size=${STACK_BYTES}`,
+    `--initial-memory=${INITIAL_MEMORY_BYTES}`, '-o', out, ...objects,
+  ];
+  return await runCompiler(compilers.wasmLd ?? 'wasm-ld', link, work, out);
 }
 
-function compileRust(folder: string, work: string, compilers: Compilers): Promise<Uint8Array> {
+function compileRust(
+  folder: string, work: string, manifest: Manifest, compilers: Compilers,
+): Promise<Uint8Array> {
+  const { name, version, stateful } = manifest;
   const out = join(work, 'core.wasm');
-  const linker = compilers.lld === undefined ? [] : ['-C', `linker=${compilers.lld}`];
   const args = [
-    '--target', 'wasm32-unknown-unknown', '--crate-type', 'cdylib', '--edition', '2021', '-C',
-    'opt-level=3', '-C', 'panic=abort', '-C', 'strip=symbols', '-C',
-    `link-arg=-zstack-size=${STACK_BYTES}`, ...linker, '-o', out, join(folder, 'module.rs'),
+    '--target', 'wasm32-unknown-unknown', '--crate-type', 'cdylib', '--edition', '2021',
+    '-C', 'opt-level=3', '-C', 'panic=abort', '-C', 'strip=symbols',
+    '-C', `link-arg=-zstack-size=${STACK_BYTES}`, '-C', `linker=${compilers.wasmLd ?? 'wasm-ld'}`,
+    '-o', out, join(folder, 'module.rs'),
   ];
-  return runCompiler(compilers.rustc ?? 'rustc', args, work, out);
+  // The compiler's env!() is how constants from outside come into Rust.
+  const constants = [
+    `CULVERT_SDK=${join(SOURCES, 'sdk')}`, `CULVERT_NAME=${name}`, `CULVERT_VERSION=${version}`,
+    `CULVERT_STATEFUL=${stateful}`,
+  ];
+  const program = compilers.rustc ?? 'rustc';
+  return runCompiler('env', [...constants, program, ...args], work, out);
 }

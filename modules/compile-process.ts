@@ -9,14 +9,15 @@ import { ModuleError } from './error.ts';
 import { encodeImage, GRANTS } from './image.ts';
 
 const STDIN = 0;
-const STDOUT = 1;
 const STDERR = 2;
 /** Exit status with an error on standard output. */
 const REFUSED = 2;
 
-/** Writes all of it; a pipe takes less at once. */
-function writeAll(fd: number, bytes: Uint8Array): void {
-  for (let at = 0; at < bytes.length;) at += writeSync(fd, bytes, at);
+/** Writes to standard output; resolves when all of it is gone. */
+function answer(bytes: Uint8Array): Promise<void> {
+  return new Promise((resolve, reject) => {
+    process.stdout.write(bytes, (error) => (error == null ? resolve() : reject(error)));
+  });
 }
 
 async function main(): Promise<void> {
@@ -31,11 +32,11 @@ async function main(): Promise<void> {
     const image = await compileComponent(readFileSync(STDIN), options, () => {
       writeSync(STDERR, 'start\n');
     });
-    writeAll(STDOUT, encodeImage(image));
+    await answer(encodeImage(image));
   } catch (error) {
     if (!(error instanceof ModuleError)) throw error;
     const { kind, message } = error;
-    writeAll(STDOUT, new TextEncoder().encode(JSON.stringify({ kind, message })));
+    await answer(new TextEncoder().encode(JSON.stringify({ kind, message })));
     process.exitCode = REFUSED;
   }
 }

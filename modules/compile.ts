@@ -9,12 +9,12 @@ import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { exportedType, limitCore } from './core-module.ts';
 import { ModuleError } from './error.ts';
-import { EVALUATE_TYPE, FLOW_WORDS } from './flow.ts';
+import { EVALUATE_TYPE } from './flow.ts';
 import type { ImageCore, ModuleImage, WasiName } from './image.ts';
 import { instantiateModule, type ModuleInfo } from './instance.ts';
 import { MODULE_CORES } from './limits.ts';
-import { checkGrants, checkTypes, exportedInterface, parseWorld, type TypeFiles,
-  type World } from './wit.ts';
+import { checkGrants, checkTypes, exportedInterface, parseWorld,
+  type TypeFiles } from './wit.ts';
 
 /** The package's folder: this file is dist/modules/compile.js in it, or in dist/bundle/. */
 const PACKAGE = dirname(dirname(dirname(fileURLToPath(import.meta.url))));
@@ -52,7 +52,6 @@ export async function compileComponent(
     script: scriptOf(files), cores,
   };
   note();
-  if (image.path === 'direct' && !startsAlone(world)) image.path = tryPath(image);
   return { ...image, ...describe(image) };
 }
 
@@ -82,7 +81,7 @@ async function generateBindings(bytes: Uint8Array): Promise<Map<string, Uint8Arr
   const source = readFileSync(WIT, 'utf8');
   try {
     const ours = jco.generateTypes(MODULE_NAME, {
-      wit: { tag: 'source', val: source }, world: 'payload-module', instantiation,
+      wit: { tag: 'source', val: source }, world: 'timed-payload-module', instantiation,
     }) as TypeFiles;
     const found = jco.generateTypes(MODULE_NAME, {
       wit: { tag: 'binary', val: bytes }, instantiation,
@@ -120,28 +119,15 @@ function limitCores(files: ReadonlyMap<string, Uint8Array>, memoryCapBytes: numb
   return cores.map(([name, bytes]) => ({ name, ...limitCore(bytes, memoryCapBytes) }));
 }
 
-/** Straight where a core module has `evaluate` with its sixteen words, and nowhere else. */
+/** Straight where a core module has `evaluate` with its sixteen words, and has not asked to be told
+ * when the caller is done with the answer: runtimes that do, JavaScript's among them, trap at the
+ * second call that does not tell them. */
 function pathOf(policy: string, cores: readonly ImageCore[]): ModuleImage['path'] {
-  const types = cores.map(({ bytes }) => exportedType(bytes, `${policy}#evaluate`))
-    .filter((type) => type !== null);
-  return types[0] === EVALUATE_TYPE ? 'direct' : 'component';
-}
-
-/** True for modules that import nothing but Culvert's own: compilers made them without a runtime
- * that would have to be entered through the bindings. */
-function startsAlone({ imports }: World): boolean {
-  return imports.every((name) => name.startsWith('culvert:policy/'));
-}
-
-/** Tries which way works. Some runtimes, JavaScript's among them, export the function and trap when
- * it is called without what the bindings do around it. */
-function tryPath(image: ModuleImage): ModuleImage['path'] {
-  try {
-    instantiateModule(image, { log: () => {} }).evaluate(...new Array<number>(FLOW_WORDS).fill(0));
-    return 'direct';
-  } catch {
-    return 'component';
-  }
+  const main = cores.find(({ bytes }) => exportedType(bytes, `${policy}#evaluate`) !== null);
+  if (main === undefined) return 'component';
+  const isFlat = exportedType(main.bytes, `${policy}#evaluate`) === EVALUATE_TYPE;
+  const wantsEnd = exportedType(main.bytes, `cabi_post_${policy}#evaluate`) !== null;
+  return isFlat && !wantsEnd ? 'direct' : 'component';
 }
 
 function describe(image: ModuleImage): ModuleInfo {

@@ -27,7 +27,8 @@ const VALUE_TYPES = new Map([
 ]);
 export const PAGE_BYTES = 65536;
 
-/** Names go into the code that jco makes; those of compilers have none of these. */
+/** jco (0.15) writes names of core modules into its file between quotes, as they are: one with a
+ * quote in it would be code of the daemon's. Compilers make no such names. */
 const STRANGE_NAME = /["'`\\\u0000-\u001f\u007f\u2028\u2029]/;
 
 interface Section {

@@ -52,8 +52,9 @@ export async function inspectComponent(
   if (ending.fault !== null) throw ending.fault;
   if (ending.code === 0) return decodeImage(ending.output);
   if (ending.code === REFUSED) throw refusal(ending.output);
-  const last = ending.said.trim().split('\n').at(-1) || 'no reason was said';
-  throw new ModuleError('limit', `The component could not be compiled: ${last}.`);
+  const reason = ending.said.split('\n').find((line) => /error|fatal|panicked/i.test(line));
+  throw new ModuleError('limit', 'The component could not be compiled: '
+    + `${reason?.trim() ?? 'the process that did so ended'}.`);
 }
 
 /** What can be seen without compiling. */

@@ -18,6 +18,8 @@ export interface Tool {
   always: string;
   /** What it ends well on when it works, where that is not `--version`. */
   probe?: string;
+  /** Packages that the program needs, though its own does not say so. */
+  more?: readonly string[];
   /** The package is taken from Debian's backports, where it is newer. */
   backports?: boolean;
   /** Further programs of the package, by the names that findTool() has for them. */
@@ -68,6 +70,16 @@ export const TOOLS: readonly Tool[] = [
 /** The kernel of Debian for machines in a cloud: small, and with every kind of tunnel. */
 export const GUEST_KERNEL: FilePackage = { name: 'linux-image-cloud-amd64', file: 'lib/modules' };
 export const FILE_PACKAGES: readonly FilePackage[] = [GUEST_KERNEL];
+/** Compilers for policy modules in C and Rust; large, so only slow tests bring them. Debian's rustc
+ * is the one that Debian has a standard library for WebAssembly for, and lld 14 the linker that
+ * takes the files it makes. */
+export const COMPILERS: readonly Tool[] = [
+  { name: 'clang-19', package: 'clang-19', program: 'usr/bin/clang-19', always: '' },
+  { name: 'wasm-ld-19', package: 'lld-19', program: 'usr/bin/wasm-ld-19', always: '' },
+  { name: 'wasm-ld-14', package: 'lld-14', program: 'usr/bin/wasm-ld-14', always: '' },
+  { name: 'rustc-wasm', package: 'rustc', program: 'usr/bin/rustc', always: '',
+    more: ['libstd-rust-dev-wasm32'] },
+];
 
 /** The rival of `bench path`. The package of Debian 12 itself is older than the offloads that made
  * wireguard-go fast. */
@@ -181,10 +193,11 @@ function aptOptions(folder: string, ownLists: boolean): string[] {
   return options.flatMap((option) => ['-o', option]);
 }
 
-/** Downloads a package and what it needs that this machine lacks, with the machine's package lists
+/** Downloads packages and what they need that this machine lacks, with the machine's package lists
  * or, if these are empty or old, with lists of our own. */
-async function download(name: string, folder: string, untilMs: number): Promise<void> {
-  const install = ['install', '--download-only', '-y', '--no-install-recommends', name];
+async function download(names: readonly string[], folder: string, untilMs: number)
+  : Promise<void> {
+  const install = ['install', '--download-only', '-y', '--no-install-recommends', ...names];
   if (!existsSync(join(folder, 'lists'))) {
     try {
       await run('apt-get', [...aptOptions(folder, false), ...install], untilMs);
@@ -199,7 +212,8 @@ async function download(name: string, folder: string, untilMs: number): Promise<
 
 /** Downloads a package from the backports of the release this machine runs, with a list of sources
  * and package lists of our own; the server is the one that the machine takes its packages from. */
-async function downloadBackport(name: string, folder: string, untilMs: number): Promise<void> {
+async function downloadBackport(names: readonly string[], folder: string, untilMs: number)
+  : Promise<void> {
   const targets = await run('apt-get', ['indextargets', '--format',
     '$(CREATED_BY) $(REPO_URI) $(RELEASE) $(COMPONENT)'], untilMs);
   const [, uri, release] = targets.split('\n').map((line) => line.split(' '))
@@ -215,7 +229,7 @@ async function downloadBackport(name: string, folder: string, untilMs: number): 
     '-o', `Dir::Etc::SourceList=${sources}`, '-o', 'Dir::Etc::SourceParts=/dev/null'];
   await run('apt-get', [...options, 'update'], untilMs);
   await run('apt-get', [...options, 'install', '--download-only', '-y', '--no-install-recommends',
-    name], untilMs);
+    ...names], untilMs);
 }
 
 /** Folders below `folder`/usr/lib and /lib that hold shared libraries, relative to it. */
@@ -245,14 +259,15 @@ function writeStarters(tool: Tool, folder: string): void {
   }
 }
 
-/** Fetches a package with what it needs and unpacks it to a folder in `work`. */
+/** Fetches packages with what they need and unpacks them to a folder in `work`. */
 async function unpack(
-  name: string, work: string, untilMs: number, bring = download,
+  [name, ...more]: readonly [string, ...string[]], work: string, untilMs: number,
+  bring = download,
 ): Promise<string> {
   const archives = join(work, 'archives');
   rmSync(archives, { recursive: true, force: true });
   mkdirSync(join(archives, 'partial'), { recursive: true });
-  await bring(name, work, untilMs);
+  await bring([name, ...more], work, untilMs);
   const unpacked = join(work, name);
   for (const file of readdirSync(archives)) {
     // The C library must be the one that the machine's loader belongs to.
@@ -265,7 +280,7 @@ async function unpack(
 /** Fetches one tool into `work`, tries it, and moves it to its place. */
 async function bringTool(tool: Tool, work: string, untilMs: number): Promise<void> {
   const bring = tool.backports === true ? downloadBackport : download;
-  const unpacked = await unpack(tool.package, work, untilMs, bring);
+  const unpacked = await unpack([tool.package, ...tool.more ?? []], work, untilMs, bring);
   writeStarters(tool, unpacked);
   await run(join(unpacked, tool.name), [tool.probe ?? '--version'], untilMs);
   const place = join(FOLDER, tool.name);
@@ -275,7 +290,7 @@ async function bringTool(tool: Tool, work: string, untilMs: number): Promise<voi
 
 /** Fetches one package of files into `work`, and moves it to its place. */
 async function bringFiles(wanted: FilePackage, work: string, untilMs: number): Promise<void> {
-  const unpacked = await unpack(wanted.name, work, untilMs);
+  const unpacked = await unpack([wanted.name], work, untilMs);
   if (!existsSync(join(unpacked, wanted.file))) throw new Error(`${wanted.file} is not in it`);
   const place = join(FOLDER, wanted.name);
   rmSync(place, { recursive: true, force: true });

@@ -7,6 +7,9 @@ import { print } from '../table.ts';
 export interface BuildOptions {
   /** A file, or the format of the answer. */
   output: string;
+  /** Programs, where they are not on PATH under their usual names. */
+  compiler?: string;
+  linker?: string;
 }
 
 export interface NewOptions {
@@ -29,11 +32,16 @@ export function createModule(folder: string, { language, from }: NewOptions): vo
 
 /** Makes a component of a folder and prints where it is. */
 export async function compileModule(folder: string, options: BuildOptions): Promise<void> {
-  const { output } = options;
+  const { output, compiler, linker } = options;
   const isFormat = output === 'json' || output === 'table';
+  const compilers = {
+    ...compiler === undefined ? {} : { clang: compiler, rustc: compiler },
+    ...linker === undefined ? {} : { wasmLd: linker },
+  };
   process.stderr.write(`culvert: building ${folder}\n`);
   try {
-    const { path, sha256 } = await buildModule(folder, isFormat ? {} : { out: output });
+    const { path, sha256 } = await buildModule(folder,
+      isFormat ? { compilers } : { compilers, out: output });
     print(isFormat ? output : 'table', { path, sha256 }, ['FILE', 'SHA256'], () =>
       [[path, sha256]]);
   } catch (error) {

@@ -5,6 +5,7 @@
 // machine's. What judges by payload is asked for the first packet only, which has none: its `more`
 // passes.
 
+import { createHash } from 'node:crypto';
 import { parentPort } from 'node:worker_threads';
 import { addressFamily, isAddress } from '../../engine/address.ts';
 import {
@@ -60,8 +61,9 @@ export class OfflineModules {
    * those before, as on a node. Throws a CommandError. */
   static async load(texts: readonly string[]): Promise<OfflineModules> {
     const modules: Loaded[] = [];
+    const compiled: Compiled = new Map();
     for (const text of texts) {
-      const loaded = await load(text);
+      const loaded = await load(text, compiled);
       if (modules.some(({ name }) => name === loaded.name)) {
         refuse(text, `another module is called ${loaded.name}; give it a name`);
       }
@@ -139,14 +141,29 @@ function start(
   }
 }
 
+/** Components that were compiled already, by their bytes and what they may have. */
+type Compiled = Map<string, ModuleImage>;
+
+/** Compiles a component; one that is given several times, once. */
+async function imageOf(
+  bytes: Uint8Array, { allow, memoryCapBytes }: ModuleSettings, compiled: Compiled,
+): Promise<ModuleImage> {
+  const hash = createHash('sha256').update(bytes).digest('hex');
+  const key = `${hash} ${memoryCapBytes} ${allow.join()}`;
+  const image = compiled.get(key) ?? await inspectComponent(bytes, {
+    allow, memoryCapBytes: memoryCapBytes ?? MODULE_MEMORY_CAP_BYTES,
+  });
+  compiled.set(key, image);
+  return image;
+}
+
 /** Reads what `--module` says. */
-async function load(text: string): Promise<Loaded> {
+async function load(text: string, compiled: Compiled): Promise<Loaded> {
   const { file, settings } = parseModule(text);
   const config = await readConfig('--module', settings.config);
   const bytes = await readComponent('--module', file);
   try {
-    const memoryCapBytes = settings.memoryCapBytes ?? MODULE_MEMORY_CAP_BYTES;
-    const image = await inspectComponent(bytes, { allow: settings.allow, memoryCapBytes });
+    const image = await imageOf(bytes, settings, compiled);
     const name = settings.name ?? image.name;
     return { name, image, config: config ?? new Uint8Array(), settings };
   } catch (error) {

@@ -1,3 +1,4 @@
+// time limit: 120 s
 // Modules on a running node, and the same ones offline: each flow has the same verdicts, from the
 // same module or policy.
 //
@@ -185,7 +186,7 @@ testNeeding('tun', test, 'offline and on a node a module says the same', async (
   for (const line of [
     'deny deny deny module gate', 'deny allow deny module gate', 'allow allow allow module gate',
     'deny allow deny module late', 'deny allow deny NetworkPolicy test/friends',
-    'allow allow allow NetworkPolicy test/friends',
+    'allow allow allow NetworkPolicy test/friends', 'deny deny allow ClusterNetworkPolicy guard',
   ]) {
     assert.ok(words.has(line), `${line} in\n${[...words].join('\n')}`);
   }

@@ -1,15 +1,18 @@
+// time limit: 180 s
 // `culvert module new`, `build` and `verify`, and modules in `policy test` and `policy explain`, as
 // a user types them; no daemon.
 //
 //   node n1: shop/web 10.0.1.2   shop/db 10.0.1.3     node n2: ops/probe 10.0.2.2
 //   shop/db lets in shop/web alone; nobody reaches 203.0.113.0/24 by UDP 53 (Admin tier)
 
-import { mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync }
+  from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { culvert, type Outcome } from '../support/command.ts';
+import { makeGuest } from '../support/guest.ts';
 import { buildObedientModule } from '../support/obedient-module.ts';
 
 const folder = mkdtempSync(join(tmpdir(), `culvert-module-${process.pid}-`));
@@ -100,6 +103,21 @@ test('new makes a folder that builds, and verify says what came of it', async ()
   assert.ok(built.stdout.includes(String(sha256)));
 });
 
+test('new copies other languages and examples', async () => {
+  for (const [place, words, source] of [
+    ['in-c', ['--language', 'c'], 'module.c'],
+    ['in-rust', ['--language', 'rust'], 'module.rs'],
+    ['hosts', ['--from', 'sni-allow'], 'tls.ts'],
+  ] as [place: string, words: string[], source: string][]) {
+    const { code, stderr } = await culvert(['module', 'new', join(folder, place), ...words]);
+    assert.is(code, 0, stderr);
+    assert.ok(existsSync(join(folder, place, source)));
+  }
+  const { code, stderr } = await culvert(['module', 'new', join(folder, 'x'), '--from', 'nothing']);
+  assert.is(code, 1);
+  assert.match(stderr, /^culvert: module new .*There is no template nothing; there are: /);
+});
+
 test('sources that do not compile are an error with what the compiler says', async () => {
   const place = join(folder, 'broken');
   await culvert(['module', 'new', place]);
@@ -175,6 +193,32 @@ test('a fault has the failure verdict, and is told', async () => {
   assert.is(code, 0);
   assert.match(stdout, /^egress: +deny +module bad denies it$/m);
   assert.match(stdout, /^module: +bad +.*fails \(trap: .*\), so that its failure verdict counts$/m);
+});
+
+test('a module that asks for payload passes, and explain says so', async () => {
+  const file = join(folder, 'payload.wasm');
+  writeFileSync(file, await makeGuest({
+    name: 'curious', world: 'payload-module', evaluate: '(i32.const 4)', inspect: '(i32.const 2)',
+  }));
+  const words = ['policy', 'explain', '--objects', objects, '--from', 'shop/web', '--to', 'shop/db',
+    '--port', '80'];
+  const { stdout } = await culvert([...words, '--module', file]);
+  assert.match(stdout, /^allow: /);
+  assert.match(stdout, /^module: +curious +more: passes for now, and is judged by its payload /m);
+  const json = await culvert([...words, '--module', file, '--module',
+    moduleWord('strict', '80 deny egress\n'), '-o', 'json']);
+  const { egress, ingress, policy, modules } = JSON.parse(json.stdout) as Record<string, object>;
+  assert.equal([egress, policy], [
+    {
+      verdict: 'deny', policy: null, rule: null, reason: 'module strict denies it',
+      module: 'strict',
+    }, 'module strict',
+  ]);
+  assert.is((ingress as { policy: string }).policy, 'NetworkPolicy shop/db');
+  assert.equal(modules, [
+    { name: 'curious', version: '1.0.0', answers: { more: 2 }, faults: 0, fault: null },
+    { name: 'strict', version: '1.2.3', answers: { pass: 1, deny: 1 }, faults: 0, fault: null },
+  ]);
 });
 
 test('a module that does not come back ends the command, with its name', async () => {

@@ -56,6 +56,18 @@ test('the bindings say the same as the raw function, word for word', async () =>
   assert.equal(flows.map((words) => bound.evaluate(...words)), verdicts);
 });
 
+test('a module that wants to be told when a call has ended is called by the bindings', async () => {
+  const more = `(global $open (mut i32) (i32.const 0))
+    (func (export "cabi_post_culvert:policy/policy@0.1.0#evaluate") (param i32)
+      (global.set $open (i32.const 0)))`;
+  const evaluate = `(if (global.get $open) (then unreachable)) (global.set $open (i32.const 1))
+    ${denyPort(23)}`;
+  const image = await inspectComponent(await makeGuest({ more, evaluate }), OPTIONS);
+  assert.is(image.path, 'component');
+  const module = instantiateModule(image, QUIET);
+  assert.equal([23, 80, 23].map((port) => module.evaluate(...flow(port))), [2, 0, 2]);
+});
+
 test('both ways to evaluate fit a function table', async () => {
   const image = await inspectComponent(await makeGuest({ evaluate: denyPort(1) }), OPTIONS);
   const table = Reflect.construct(WebAssembly.Table, [{ initial: 2, element: 'anyfunc' }]) as

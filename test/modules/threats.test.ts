@@ -223,6 +223,19 @@ test('what no limit reaches is refused', async () => {
   assert.throws(() => (exports.t as WebAssembly.Table).grow(70_000));
 });
 
+test('a name that would become code in the bindings is refused before they run', async () => {
+  // jco writes the names of core modules into its file as they are.
+  const names = [
+    'x\'];globalThis.CULVERT_TEST_REACHED=1;//', 'x"];globalThis.CULVERT_TEST_REACHED=1;//',
+    'x\\\\', 'x\n;globalThis.CULVERT_TEST_REACHED=1;//', '`${globalThis.CULVERT_TEST_REACHED=1}`',
+  ];
+  for (const name of names) {
+    const text = name.replaceAll('"', '\\22').replaceAll('\n', '\\0a');
+    await refuse({ more: `(func (export "${text}"))` }, 'unsupported', /quotes/);
+  }
+  assert.not.ok('CULVERT_TEST_REACHED' in globalThis);
+});
+
 test('a module that loops while it starts or describes itself is ended', async () => {
   const loop = '(loop $l (br $l))';
   await Promise.all([

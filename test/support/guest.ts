@@ -87,7 +87,7 @@ export function guestText(guest: Guest): string {
 
 /** The component of a guest. */
 export async function makeGuest(guest: Guest = {}): Promise<Uint8Array> {
-  const world = guest.inspect === undefined ? 'policy-module' : 'payload-module';
+  const world = `timed-${guest.inspect === undefined ? 'policy' : 'payload'}-module`;
   const { witVersion = '0.1.0' } = guest;
   const versioned = (text: string): string => text.replaceAll('@0.1.0', `@${witVersion}`);
   const binary = await parse(versioned(guestText(guest)));

@@ -14,6 +14,7 @@ import { receiveFrom, sendTo } from '../../../ffi/raw-socket.ts';
 import { localPort, openUdpSocket } from '../../../ffi/socket.ts';
 import { DataPlane } from '../../../host/data-plane.ts';
 import type { FaultOptions } from '../../../host/device/fault.ts';
+import type { ModuleReports } from '../../../host/modules/instances.ts';
 import type { Stuck } from '../../../host/supervisor.ts';
 import type { DeviceSpec } from '../../../host/worker.ts';
 import { coreModule, TEST_LIMITS } from '../../support/core.ts';
@@ -35,6 +36,8 @@ export interface Bench {
   spec: DeviceSpec;
   lost: [index: number, error: string][];
   stuck: Stuck[];
+  /** Told what workers tell of modules. */
+  onModule(report: ModuleReports): void;
   /** Of log lines. */
   said: string[];
   /** The test has called stop() itself. */
@@ -76,13 +79,16 @@ export async function withDataPlane(
     core: scene.core, module: coreModule(), log,
     onLost: (index, errno) => void lost.push([index, errnoName(errno)]),
     onTapLost: () => void lost.push([-1, 'tap']),
+    onModule: (report) => bench.onModule(report),
     onStuck: (one) => void stuck.push(one),
   });
   const spec: DeviceSpec = {
     index: DEVICE_UNDERLAY_IPV4, name: 'underlay', kind: 'udp', receivers,
     senders: receivers.slice(0, 1), vnetSize: 0, tunnelTap: -1, pcap: null, fault: null,
   };
-  const bench: Bench = { scene, dataPlane, far, spec, lost, stuck, said, isStopped: false };
+  const bench: Bench = {
+    scene, dataPlane, far, spec, lost, stuck, said, onModule: () => {}, isStopped: false,
+  };
   try {
     await body(bench);
   } finally {
