@@ -13,9 +13,9 @@ import { etherType, macEquals, macIsBroadcast } from "../wire/ethernet";
 import { ipEtherType } from "../wire/ip";
 
 /** Takes `before` bytes and the Ethernet header behind them off; REASON_NONE leaves a packet of the
- * version that the header says, otherwise it is as it came. As the kernel's devices do: a destination that is ours or
- * broadcast, a source that is not ours. `sent` is the header of what we send to the peer.
- * Precondition: the packet has that many bytes. */
+ * version that the header says, otherwise it is as it came. As the kernel's devices do: a
+ * destination that is ours or broadcast, a source that is not ours. `sent` is the header of what we
+ * send to the peer. Precondition: the packet has that many bytes. */
 export function decapsulateFrame(descriptor: usize, before: i32, sent: usize): i32 {
   const frame = packetStart(descriptor) + <usize>before;
   const ownMac = sent + ETHERNET_SOURCE;

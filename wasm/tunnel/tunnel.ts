@@ -71,8 +71,8 @@ export function emitTunnel(header: usize, peer: usize, type: i32): void {
   }
 }
 
-/** True where packets of a kind of tunnel are taken from the peer: of its own, or of the one that it
- * had until lately. */
+/** True where packets of a kind of tunnel are taken from the peer: of its own, or of the one that
+ * it had until lately. */
 export function takesTunnel(peer: usize, tunnel: i32): bool {
   if (peerTunnel(peer) == tunnel) return true;
   const previous = peerPrevious(peer);
@@ -80,8 +80,8 @@ export function takesTunnel(peer: usize, tunnel: i32): bool {
 }
 
 /** Takes the headers of a kind of tunnel off and leaves an IP packet not yet checked, with
- * REASON_NONE; otherwise the packet is as it came. What is not as the peer's tunnel is now may be as
- * it was until lately. */
+ * REASON_NONE; otherwise the packet is as it came. What is not as the peer's tunnel is now may be
+ * as it was until lately. */
 export function decapsulate(descriptor: usize, peer: usize, tunnel: i32): i32 {
   const reason = peerTunnel(peer) == tunnel
     ? decapsulateBy(descriptor, peer, tunnel)
