@@ -33,7 +33,7 @@ import { TableFullError } from './tables/limits.ts';
 import { NextHopTable } from './tables/next-hop.ts';
 import { PeerTable } from './tables/peer.ts';
 import { PrefixTable } from './tables/prefix.ts';
-import { tunnelOverhead, withPort, type PeerTunnel } from './tunnel.ts';
+import { groupTunnels, isOtherKind, tunnelOverhead, type PeerTunnel } from './tunnel.ts';
 
 /** What the tables need to know beside the cluster. `podNetworks` get an unreachable route under
  * the nodes' own; `underlayMtu` is the MTU of the link that carries the tunnels. */
@@ -278,8 +278,7 @@ export class Forwarding {
     const remotes: Claim[] = [];
     const kept = new Set<string>();
     const { tunnelPort = FLANNEL_VXLAN_PORT } = this.#options;
-    const tunnels = node.tunnels.map((tunnel) => withPort(tunnel, tunnelPort));
-    for (const [tunnel, families] of groupTunnels(tunnels)) {
+    for (const [tunnel, families] of groupTunnels(node.tunnels, tunnelPort)) {
       const key = `${node.name}/${tunnel.family}`;
       kept.add(key);
       const peer = this.#upsertPeer(key, node.name, tunnel);
@@ -332,7 +331,7 @@ export class Forwarding {
   #publishPeer(peer: Peer, tunnel = peer.tunnel): void {
     const mtu = this.#options.underlayMtu - tunnelOverhead(tunnel);
     const ownMac = this.#ownMac(tunnel);
-    const isSwitch = peer.record >= 0 && tunnel.kind !== peer.tunnel.kind;
+    const isSwitch = peer.record >= 0 && isOtherKind(peer.tunnel, tunnel);
     const { nextHop, record: left } = peer;
     const previous = isSwitch ? { tunnel: peer.tunnel, record: left } : peer.previous;
     const record = this.peerTable.add(
@@ -382,16 +381,6 @@ export class Forwarding {
   #claimRemotes(owner: string, claims: Claim[]): void {
     claimByFamily(this.#remotes, owner, claims);
   }
-}
-
-/** Tunnels that lead to one and the same VTEP are one peer, which carries both families. */
-function groupTunnels(tunnels: PeerTunnel[]): [PeerTunnel, Family[]][] {
-  const [first, second] = tunnels;
-  if (first === undefined) return [];
-  if (second === undefined) return [[first, [first.family]]];
-  const isOne = same({ ...first, family: null }, { ...second, family: null });
-  if (isOne) return [[first, [first.family, second.family]]];
-  return [[first, [first.family]], [second, [second.family]]];
 }
 
 /** Under which a node's peers are kept. */

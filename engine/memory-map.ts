@@ -99,7 +99,7 @@ function limitsFor(
     workers: 1,
     slots,
     nextHops: (nodes * 2) + 1024,
-    peers: (nodes * 3) + 64,
+    peers: (nodes * 4) + 64,
     devices: 528,
     routesIpv4: routes,
     routesIpv6: routes,

@@ -5,7 +5,7 @@ import { DEVICE_VXLAN_IPV4, DEVICE_VXLAN_IPV6 } from '../wasm/abi/layout.ts';
 import { addressFamily, type Family } from './address.ts';
 import type { Peer } from './forwarding.ts';
 import type { ClusterNode } from './model.ts';
-import { tunnelDevice, type PeerTunnel } from './tunnel.ts';
+import { groupTunnels, tunnelDevice, type PeerTunnel } from './tunnel.ts';
 
 /** A socket that some peer's packets come to: of UDP with a port, or of IP with the protocol number
  * of what it carries, which the device tells. */
@@ -24,13 +24,13 @@ export interface DirectRoute {
   via: string;
 }
 
-/** Sockets that the peers need beside those of VXLAN at the cluster's port, each once. Of two ports
- * for one device the first has it. */
-export function tunnelNeeds(peers: Iterable<Peer>, vxlanPort: number): TunnelNeed[] {
+/** Sockets that nodes' tunnels need beside those of VXLAN at the cluster's port, each once. Of two
+ * ports for one device the first has it. */
+export function tunnelNeeds(nodes: Iterable<ClusterNode>, vxlanPort: number): TunnelNeed[] {
   const needs = new Map<number, TunnelNeed>();
-  for (const { tunnel, previous, families } of peers) {
-    for (const wanted of previous === null ? [tunnel] : [tunnel, previous.tunnel]) {
-      for (const need of needsOf(wanted, families, vxlanPort)) {
+  for (const { tunnels } of nodes) {
+    for (const [tunnel, families] of groupTunnels(tunnels, vxlanPort)) {
+      for (const need of needsOf(tunnel, families, vxlanPort)) {
         if (!needs.has(need.device)) needs.set(need.device, need);
       }
     }
@@ -48,6 +48,14 @@ function needsOf(tunnel: PeerTunnel, families: Family[], vxlanPort: number): Tun
   }
   return families.map((inner) =>
     ({ device: tunnelDevice(kind, inner, family), kind, family, port }));
+}
+
+/** Routes to the pods of nodes that need no tunnel. */
+export function directRoutesOf(nodes: Iterable<ClusterNode>, vxlanPort: number): DirectRoute[] {
+  return [...nodes].flatMap(({ tunnels, podCidrs }) =>
+    groupTunnels(tunnels, vxlanPort).flatMap(([{ kind, remote }, families]) =>
+      kind !== 'direct' ? [] : podCidrs.filter((prefix) => families.includes(addressFamily(prefix)))
+        .map((prefix) => ({ prefix, via: remote }))));
 }
 
 /** Routes to the pods of peers that need no tunnel, or needed none until lately. */

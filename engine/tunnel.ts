@@ -71,3 +71,26 @@ export function withPort(tunnel: Tunnel, vxlanPort: number): PeerTunnel {
   if (tunnel.kind === 'udp') return { ...tunnel, port: tunnel.port ?? FLANNEL_UDP_PORT };
   return { ...tunnel, port: 0 };
 }
+
+/** Tunnels that lead to one and the same end are one peer, which carries both families. Of those
+ * that say no port, VXLAN has `vxlanPort`. */
+export function groupTunnels(tunnels: Tunnel[], vxlanPort: number): [PeerTunnel, Family[]][] {
+  const [first, second] = tunnels.map((tunnel) => withPort(tunnel, vxlanPort));
+  if (first === undefined) return [];
+  if (second === undefined) return [[first, [first.family]]];
+  const isOne = JSON.stringify(end(first)) === JSON.stringify(end(second));
+  if (isOne) return [[first, [first.family, second.family]]];
+  return [[first, [first.family]], [second, [second.family]]];
+}
+
+/** What two tunnels to one end have in common. */
+function end(tunnel: PeerTunnel): object {
+  return { ...tunnel, family: null, why: null };
+}
+
+/** True where packets of the one tunnel are not taken for packets of the other: it is of another
+ * kind, or has frames where the other has none. */
+export function isOtherKind(one: Tunnel, other: Tunnel): boolean {
+  const hasFrames = (tunnel: Tunnel): boolean => 'mac' in tunnel && tunnel.mac !== null;
+  return one.kind !== other.kind || hasFrames(one) !== hasFrames(other);
+}

@@ -90,13 +90,25 @@ export function overlayMtu({ mtu, addresses }: Pick<Underlay, 'mtu' | 'addresses
   return mtu - (addresses.IPv6 === undefined ? VXLAN_OVERHEAD_IPV4 : VXLAN_OVERHEAD_IPV6);
 }
 
-/** Tells the core what the kernel takes over; `tap` is that of tier T3. */
+/** Tells the core what the kernel takes over. */
 export function setOffloads(
-  core: Core, devices: DeviceTable, tier: Tier, tap: TunnelTap | null, config: HostConfig,
+  core: Core, devices: DeviceTable, tier: Tier, config: HostConfig,
 ): void {
   devices.setOffloads(tier);
   core.setDirectory(DIRECTORY_TAKE_UNFINISHED, config.underlay.takeUnfinished ? 1 : 0);
-  for (const family of tap?.families ?? []) devices.setTunnelTap(family, tap?.mac ?? '');
+}
+
+/** Lets super-packets leave by the TAP of tier T3, where there is one. What goes over IPv6 is cut
+ * in the core while a path takes less than the link. */
+export function setTunnelTap(devices: DeviceTable, tap: TunnelTap | null, log: Log): void {
+  if (tap === null) return;
+  for (const family of tap.families) devices.setTunnelTap(family, tap.mac);
+  if (!tap.families.includes('IPv6')) return;
+  tap.watch((packets) => {
+    devices.clearTunnelTap('IPv6');
+    log.warn({ device: tap.name, packets },
+      'a path over IPv6 takes less than its link: super-packets are cut here for a while');
+  }, () => devices.setTunnelTap('IPv6', tap.mac));
 }
 
 /** Tells the core where tunnels start from: addresses, and ports of the sending sockets. */

@@ -2,34 +2,47 @@
 // (docs/decisions/direct-routing.md). What the core has for such a peer it gives to the node's own
 // device, whose packets the stack forwards by these routes; what the peer sends comes by the
 // underlay's interface, and the stack forwards it to the node's device.
+//
+// The kernel's table is what there is: a link that goes down, or an address that is taken away,
+// takes routes with it, and an earlier daemon may have left some. So routes have a mark of ours
+// (rtm_protocol), and what has it is compared with what is wanted.
 
 import { addressFamily, type Family } from '../engine/address.ts';
 import type { DirectRoute } from '../engine/tunnel-needs.ts';
 import { SystemError } from '../ffi/errno.ts';
-import type { Links } from '../ffi/netlink.ts';
+import type { Links, Route } from '../ffi/netlink.ts';
 import { readSysctl, writeSysctl } from '../ffi/netns.ts';
+
+/** Who made a route: a number that no routing daemon has (linux/rtnetlink.h, RTPROT_*). */
+const PROTOCOL = 67;
 
 export class DirectRouting {
   readonly #links: Links;
-  /** The underlay's interface, and the node's own device. */
-  readonly #interfaces: readonly [underlay: string, device: string];
-  /** Next hops by prefix, as they are in the kernel. */
-  readonly #present = new Map<string, string>();
-  /** Families whose packets the stack forwards. */
-  readonly #forwarded = new Set<Family>();
+  readonly #underlay: string;
+  /** The node's own device. */
+  readonly #device: string;
+  #wanted: readonly DirectRoute[] = [];
+  /** Whether there may be routes of ours: at first of an earlier daemon's. */
+  #hasRoutes = true;
   problems: string[] = [];
 
   constructor(links: Links, underlay: string, device: string) {
     this.#links = links;
-    this.#interfaces = [underlay, device];
+    this.#underlay = underlay;
+    this.#device = device;
   }
 
-  /** Makes these the routes there are. What fails is a problem, and is tried again the next time.
-   * */
+  /** Makes these the routes of ours. Those of others stay, and are in the way. What fails is a
+   * problem, and is tried again by check(). */
   async set(routes: readonly DirectRoute[]): Promise<void> {
+    this.#wanted = routes;
+    await this.check();
+  }
+
+  /** Makes good what has become of the routes, and of forwarding. */
+  async check(): Promise<void> {
     const problems: string[] = [];
-    const wanted = new Map(routes.map(({ prefix, via }) => [prefix, via]));
-    const attempt = async (work: () => Promise<void>): Promise<void> => {
+    const attempt = async (work: () => void | Promise<void>): Promise<void> => {
       try {
         await work();
       } catch (error) {
@@ -37,40 +50,46 @@ export class DirectRouting {
       }
     };
     for (const family of ['IPv4', 'IPv6'] as const) {
-      const isNeeded = [...wanted.keys()].some((prefix) => addressFamily(prefix) === family);
-      if (isNeeded) await attempt(async () => this.#forward(family));
+      const isNeeded = this.#wanted.some(({ prefix }) => addressFamily(prefix) === family);
+      if (isNeeded) await attempt(() => this.#forward(family));
     }
-    for (const [prefix, via] of wanted) {
-      if (this.#present.get(prefix) !== via) await attempt(() => this.#add(prefix, via));
+    const present = this.#hasRoutes || this.#wanted.length > 0 ? await this.#present() : [];
+    for (const route of present) {
+      const isWanted = this.#wanted.some((wanted) => isSame(wanted, route));
+      if (!isWanted) await attempt(() => this.#links.removeRoute(route));
     }
-    for (const prefix of [...this.#present.keys()].filter((one) => !wanted.has(one))) {
-      await attempt(() => this.#remove(prefix));
+    for (const { prefix, via } of this.#wanted) {
+      if (present.some((route) => isSame({ prefix, via }, route))) continue;
+      const device = this.#underlay;
+      await attempt(() =>
+        this.#links.addRoute({ prefix, device, via, protocol: PROTOCOL }));
     }
+    this.#hasRoutes = this.#wanted.length > 0;
     this.problems = problems;
   }
 
-  async #add(prefix: string, via: string): Promise<void> {
-    const [device] = this.#interfaces;
-    await this.#links.addRoute({ prefix, device, via, replace: true });
-    this.#present.set(prefix, via);
-  }
-
-  async #remove(prefix: string): Promise<void> {
-    const [device] = this.#interfaces;
-    this.#present.delete(prefix);
-    await this.#links.removeRoute({ prefix, device });
+  async #present(): Promise<Route[]> {
+    const routes = await this.#links.routes();
+    return routes.filter(({ protocol }) => protocol === PROTOCOL);
   }
 
   /** Lets the stack forward between the two interfaces: IPv4 asks the one that a packet comes by,
    * IPv6 the whole node, or, since Linux 6.17, likewise. */
   #forward(family: Family): void {
-    if (this.#forwarded.has(family)) return;
-    for (const name of this.#interfaces) {
-      if (family === 'IPv4') writeSysctl(`net/ipv4/conf/${name}/forwarding`, 1);
+    for (const name of [this.#underlay, this.#device]) {
+      if (family === 'IPv4') forwardIpv4(name);
       else forwardIpv6(name);
     }
-    this.#forwarded.add(family);
   }
+}
+
+function isSame(wanted: DirectRoute, { prefix, via }: Route): boolean {
+  return wanted.prefix === prefix && wanted.via === via;
+}
+
+function forwardIpv4(name: string): void {
+  const setting = `net/ipv4/conf/${name}/forwarding`;
+  if (readSysctl(setting) !== '1') writeSysctl(setting, 1);
 }
 
 function forwardIpv6(name: string): void {

@@ -20,7 +20,7 @@ import { DataPlane } from './data-plane.ts';
 import {
   forwardingOptions, handoverOptions, lockRuntimeDirectory, makeIpam, makeNodePorts, makeServices,
   memoryLimits, moduleEndpoints, moduleStore, nodePortAddresses, overlayMtu, overlayNetworks,
-  setOffloads, setTunnelStarts,
+  setOffloads, setTunnelStarts, setTunnelTap,
 } from './derived.ts';
 import { diskFiles } from './durable.ts';
 import { Endpoints } from './endpoints.ts';
@@ -47,7 +47,6 @@ import type { StartTimes } from './start-times.ts';
 import type { SystemdStore } from './systemd-store.ts';
 import { tellSubnet } from './subnet-env.ts';
 import { chooseTier, probeKernel, type Tier, type TierName } from './tier.ts';
-import type { TunnelTap } from './tunnel-tap.ts';
 import { Underlay } from './underlay.ts';
 import { UnderlayWatch } from './underlay-watch.ts';
 import { warmUp } from './warm-up.ts';
@@ -150,9 +149,9 @@ export class Host {
     this.#peerTunnels = new PeerTunnels(
       { forwarding: this.forwarding, underlay, links, log, config, onOpened });
     this.forwarding.devices.closedAtStart = config.policy.unknownPods === 'closed';
-    setOffloads(this.core, this.forwarding.devices, tier, underlay.tap, config);
+    setOffloads(this.core, this.forwarding.devices, tier, config);
     setTunnelStarts(this.forwarding.devices, underlay);
-    if (underlay.tap?.families.includes('IPv6') === true) this.#watchPaths(underlay.tap);
+    setTunnelTap(this.forwarding.devices, underlay.tap, log);
     const podNetworks = overlayNetworks(config);
     this.nodeDevice = new NodeDevice(links, {
       ...config.device, mtu: overlayMtu(underlay), podNetworks, tier, queues, handover,
@@ -283,7 +282,8 @@ export class Host {
     await Promise.allSettled([this.control.close(), this.sync.close()]);
     this.observer.close();
     await this.nodePorts.close();
-    if (!isKept) await Promise.all([this.endpoints.close(), this.#peerTunnels.close()]);
+    await this.#peerTunnels.close(isKept);
+    if (!isKept) await this.endpoints.close();
     await this.dataPlane.stop();
     if (isKept) {
       this.endpoints.leave();
@@ -380,16 +380,6 @@ export class Host {
     if (this.#hasBegun) await this.dataPlane.attach(...this.#specs.underlay(this.underlay));
   }
 
-  /** Cuts what goes over IPv6 here, while a path takes less than the link. */
-  #watchPaths(tap: TunnelTap): void {
-    const { devices } = this.forwarding;
-    tap.watch((packets) => {
-      devices.clearTunnelTap('IPv6');
-      this.options.log.warn({ device: tap.name, packets },
-        'a path over IPv6 takes less than its link: super-packets are cut here for a while');
-    }, () => devices.setTunnelTap('IPv6', tap.mac));
-  }
-
   async #take(snapshot: Snapshot): Promise<void> {
     await this.#applySnapshot(snapshot);
     this.lastKnown.replace(snapshot);
@@ -404,6 +394,7 @@ export class Host {
   }
 
   async #applySnapshot(snapshot: Snapshot): Promise<void> {
+    await this.#peerTunnels.prepare(snapshot.nodes);
     if (snapshot.policy !== undefined) {
       this.policy.replace(snapshot.policy);
       this.forwarding.devices.closedAtStart = true;
@@ -417,6 +408,7 @@ export class Host {
   }
 
   async #applyDelta(delta: Delta): Promise<void> {
+    await this.#peerTunnels.prepare(delta.nodes);
     if (delta.policy !== undefined) this.policy.apply(delta.policy);
     this.forwarding.applyDelta(delta);
     this.services.apply(delta);

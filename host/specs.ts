@@ -3,9 +3,11 @@
 
 import { join } from 'node:path';
 import { DEVICE_NODE, DEVICE_UNDERLAY_IPV4, DEVICE_UNDERLAY_IPV6 } from '../wasm/abi/layout.ts';
+import { CUT_BY_KERNEL } from '../engine/tables/device.ts';
 import type { HostConfig } from './config.ts';
 import type { NodeDevice } from './node-device.ts';
 import type { Tier } from './tier.ts';
+import type { TunnelTap } from './tunnel-tap.ts';
 import type { Underlay } from './underlay.ts';
 import type { TunnelSockets } from './underlay-tunnels.ts';
 import type { DeviceEnds, DeviceSpec } from './worker.ts';
@@ -27,13 +29,16 @@ export class DeviceSpecs {
       const spec = this.of({ index, name, kind: 'udp', receivers, senders });
       return [
         { ...spec, tunnelTap: tap?.families.includes(family) === true ? tap.fd : -1 },
-        ...tunnels.map((tunnel) => this.#tunnel(tunnel)),
+        ...tunnels.map((tunnel) => this.#tunnel(tunnel, tap)),
       ];
     });
   }
 
-  #tunnel({ need: { device: index, kind }, receivers, senders }: TunnelSockets): DeviceSpec {
-    return this.of({ index, name: `${kind}-${index}`, kind: 'udp', receivers, senders });
+  #tunnel({ need, receivers, senders }: TunnelSockets, tap: TunnelTap | null): DeviceSpec {
+    const { device: index, kind, family } = need;
+    const spec = this.of({ index, name: `${kind}-${index}`, kind: 'udp', receivers, senders });
+    const isCut = tap?.families.includes(family) === true && CUT_BY_KERNEL[family].includes(index);
+    return { ...spec, tunnelTap: isCut ? tap.fd : -1 };
   }
 
   /** The node's own device. */

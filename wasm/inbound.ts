@@ -33,7 +33,7 @@ import {
 } from "./table/record";
 import { routeDestination, routeRemote, routeSource } from "./table/route";
 import { takeOuterOff } from "./tunnel/ipip";
-import { decapsulate, recordFor } from "./tunnel/tunnel";
+import { decapsulate, takesTunnel } from "./tunnel/tunnel";
 import { decapsulateEcn } from "./wire/ecn";
 
 /** Takes what an underlay socket received in one slot, a datagram or several, as far as each
@@ -145,7 +145,7 @@ function admit(descriptor: usize, origin: i32): i32 {
  * that has to be one that needs no tunnel. */
 export function inboundDirect(descriptor: usize, worker: i32, nowMs: i32, origin: i32): void {
   const peer = peerAt(nextHopIndex(nextHopAt(origin)));
-  if (recordFor(peer, TUNNEL_DIRECT) == 0) {
+  if (!takesTunnel(peer, TUNNEL_DIRECT)) {
     return drop(descriptor, worker, DIRECTION_INBOUND, REASON_WRONG_TUNNEL);
   }
   const nextHop = routeDestination(packetStart(descriptor));

@@ -75,6 +75,12 @@ const UNDERLAY: readonly (readonly [index: number, tunnel: number])[] = [
   [DEVICE_VXLAN_IPV4, TUNNEL_VXLAN], [DEVICE_VXLAN_IPV6, TUNNEL_VXLAN],
 ];
 
+/** Those whose super-packets the kernel can cut behind the tunnel headers, by outer family. */
+export const CUT_BY_KERNEL: Readonly<Record<Family, readonly number[]>> = {
+  IPv4: [DEVICE_UNDERLAY_IPV4, DEVICE_GENEVE_IPV4, DEVICE_UDP_IPV4],
+  IPv6: [DEVICE_UNDERLAY_IPV6, DEVICE_GENEVE_IPV6, DEVICE_UDP_IPV6],
+};
+
 export class DeviceTable {
   /** True where endpoints wait for their policy: no traffic until it is known. */
   closedAtStart = false;
@@ -116,15 +122,15 @@ export class DeviceTable {
 
   /** Lets super-packets leave by a TAP of this node's, the one end of which has `mac`. */
   setTunnelTap(family: Family, mac: string): void {
-    const index = family === 'IPv4' ? DEVICE_UNDERLAY_IPV4 : DEVICE_UNDERLAY_IPV6;
-    this.#setMacs(index, mac);
-    this.#write(index, DEVICE_KIND_UNDERLAY, 0, VNET_TUNNEL_HEADER_SIZE);
+    for (const index of CUT_BY_KERNEL[family]) {
+      this.#setMacs(index, mac);
+      this.#write(index, DEVICE_KIND_UNDERLAY, 0, VNET_TUNNEL_HEADER_SIZE);
+    }
   }
 
   /** Lets them leave in packets again. */
   clearTunnelTap(family: Family): void {
-    const index = family === 'IPv4' ? DEVICE_UNDERLAY_IPV4 : DEVICE_UNDERLAY_IPV6;
-    this.#write(index, DEVICE_KIND_UNDERLAY, 0);
+    for (const index of CUT_BY_KERNEL[family]) this.#write(index, DEVICE_KIND_UNDERLAY, 0);
   }
 
   /** Endpoints, not counting the node's own devices. */

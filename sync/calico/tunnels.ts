@@ -54,7 +54,8 @@ function tunnelOf(
     const on = link === undefined ? '' : `, on our link ${link}`;
     return { ...base, kind: 'direct', why: `${name}, of ${by}${on}` };
   }
-  const why = isCross ? `${mode}, of ${by}, not on our link` : `${mode}, of ${by}`;
+  const isFar = isCross && links !== null;
+  const why = isFar ? `${mode}, of ${by}, not on our link` : `${mode}, of ${by}`;
   if (mode === 'none') {
     warn(`no encapsulation, of ${by}, and ${end.address} is not on our link`);
     return null;

@@ -149,7 +149,8 @@ function tunnelOf(
   if (view.isDirectRouting && link !== undefined) {
     return { ...base, kind: 'direct', why: `DirectRouting of net-conf.json, on our link ${link}` };
   }
-  const why = view.isDirectRouting ? `type ${type}, not on our link` : `type ${type}`;
+  const isFar = view.isDirectRouting && links !== null;
+  const why = isFar ? `type ${type}, not on our link` : `type ${type}`;
   if (type === 'ipip') return { ...base, kind: 'ipip', why };
   if (vtep !== null) {
     return { ...base, kind: 'vxlan', vni: vtep.VNI, mac: vtep.VtepMAC, why };

@@ -149,7 +149,7 @@ test('unknown contenders are refused with the names of all', async () => {
   let said = '';
   child.stderr.on('data', (chunk: Buffer) => { said += chunk.toString(); });
   assert.is(await new Promise((resolve) => { child.once('close', resolve); }), 2);
-  assert.match(said, /turtle; there are T0, T1, T2, T3, kernelVxlan/);
+  assert.match(said, /turtle; there are T0, T1, T2, T3, udp, geneve, ipip, direct, kernelVxlan/);
 });
 
 test('pauses for garbage are counted by thread, while somebody watches', () => {

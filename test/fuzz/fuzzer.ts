@@ -65,7 +65,8 @@ export class Fuzzer {
     const slotsAt = slotStart(this.#core, 0);
     this.#core.bytes.fill(FILL, slotsAt, slotsAt + (slots * layout.SLOT_STRIDE));
     this.#mutator = new Mutator(this.#core, this.entries, this.#firstSlot, seed);
-    this.#outputs = new Set([layout.DEVICE_NODE, ...UNDERLAY, ...[...this.scene.endpoints.values()].map((e) => e.device)]);
+    const pods = [...this.scene.endpoints.values()].map(({ device }) => device);
+    this.#outputs = new Set([layout.DEVICE_NODE, ...UNDERLAY, ...pods]);
     const peers = this.#core.directory(layout.DIRECTORY_PEERS);
     for (const { record } of this.scene.forwarding.peers.values()) {
       this.#remotes.push(peers + (record * layout.PEER_STRIDE) + layout.PEER_REMOTE);

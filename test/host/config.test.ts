@@ -148,8 +148,16 @@ test('net-conf.json of the cluster stands below every source, and above the defa
 test('a net-conf.json that cannot be used names file and field', () => {
   const path = join(folder, 'bad.json');
   assert.match(complaint(fileOf(LEAST), { CULVERT_NET_CONF: path }), /^read .*bad\.json: ENOENT$/);
-  writeFileSync(path, '{"Network": "10.42.0.0/16"}');
-  assert.match(complaint(fileOf({ ...LEAST, netConf: path })), /bad\.json: Backend: absent/);
+  writeFileSync(path, '{"Network": "10.42.0.0/16", "Backend": {"Type": "wireguard"}}');
+  assert.match(complaint(fileOf({ ...LEAST, netConf: path })),
+    /bad\.json: Backend\.Type: wireguard is not spoken here; vxlan/);
+});
+
+test('only the port of VXLAN is the underlay\'s: tunnels of other types say theirs', () => {
+  const path = join(folder, 'udp.json');
+  writeFileSync(path, '{"Network": "10.42.0.0/16", "Backend": {"Type": "udp", "Port": 9000}}');
+  const config = loadConfig(fileOf({ ...LEAST, netConf: path }), NO_VARIABLES, {});
+  assert.equal([config.podNetworks, config.underlay.port], [['10.42.0.0/16'], 8472]);
 });
 
 test('variables and flags are named after the field', () => {

@@ -9,8 +9,9 @@ import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { examinePeers } from '../../cli/doctor-peers.ts';
 import type { LabNode } from '../../cli/demo/bed.ts';
+import { addressFamily } from '../../engine/address.ts';
 import { testNeeding } from '../support/needs.ts';
-import { PROTOCOL, ipv4, udp } from '../support/packets.ts';
+import { PROTOCOL, ipv4, ipv6, udp } from '../support/packets.ts';
 import { CalicoLab, CULVERT, FELIX, type PoolMode } from './support/calico-lab.ts';
 import { sendPackets } from './support/capture.ts';
 import { felixVtep } from './support/felix-node.ts';
@@ -32,7 +33,13 @@ const KINDS: Record<PoolMode, [kind: string, why: RegExp]> = {
  * that it ends in. */
 type Case = [name: string, outer: string, inner: string, forgery: Forgery, reason: string];
 
-const OTHER_POD = '10.244.2.77';
+/** What a right packet has, by family. */
+const RIGHT = {
+  IPv4: { outer: '192.0.2.2', inner: '10.244.2.77', pod: '10.244.1.10' },
+  IPv6: { outer: '2001:db8::2', inner: 'fd00:10:244:2::77', pod: 'fd00:10:244:1::a' },
+};
+
+const OTHER_POD = RIGHT.IPv4.inner;
 const CASES: Case[] = [
   ['of no node', '192.0.2.3', OTHER_POD, {}, 'unknownPeer'],
   ['of an address of nobody', '203.0.113.9', OTHER_POD, {}, 'unknownPeer'],
@@ -42,6 +49,10 @@ const CASES: Case[] = [
   ['with a group policy', '192.0.2.2', OTHER_POD, { flags: 0x88 }, 'tunnelHeader'],
   ['for another VTEP', '192.0.2.2', OTHER_POD, { destinationMac: '66:00:00:00:00:01' },
     'wrongMac'],
+  ['of no node, over IPv6', '2001:db8::3', 'fd00:10:244:2::77', {}, 'unknownPeer'],
+  ['with a source of ours, over IPv6', '2001:db8::2', 'fd00:10:244:1::77', {}, 'foreignSource'],
+  ['with a group policy, over IPv6', '2001:db8::2', 'fd00:10:244:2::77', { flags: 0x88 },
+    'tunnelHeader'],
 ];
 
 type Suite = ReturnType<typeof suite>;
@@ -50,20 +61,22 @@ function addForgeries(test: Suite, lab: () => Promise<CalicoLab>): void {
   for (const [index, [name, outer, inner, forgery, reason]] of CASES.entries()) {
     testNeeding('vxlan', test, `a packet ${name} gets nowhere, and is counted`, async () => {
       const bed = await lab();
-      const [own, peer] = [CULVERT, FELIX].map((number) => felixVtep(bed.node(number), 'IPv4'));
+      const family = addressFamily(outer);
+      const right = RIGHT[family];
+      const [own, peer] = [CULVERT, FELIX].map((number) => felixVtep(bed.node(number), family));
       if (!own || !peer) throw new Error('both are VTEPs');
       const send = (source: string, from: string, number: number, wrong: Forgery): void => {
         const side = {
-          family: 'IPv4' as const, own: { address: source, mac: peer.mac },
+          family, own: { address: source, mac: peer.mac },
           remote: { address: own.address, mac: own.mac },
         };
         const payload = encapsulate(
-          side, echoRequest(from, '10.244.1.10', number), { vni: VNI, ...wrong });
+          side, echoRequest(from, right.pod, number), { vni: VNI, ...wrong });
         sendDatagram(bed.stranger, source, own.address, payload);
       };
       await expectRefused(bed, index + 1, reason, {
         forge: (number) => send(outer, inner, number, forgery),
-        control: (number) => send('192.0.2.2', OTHER_POD, number, {}),
+        control: (number) => send(right.outer, right.inner, number, {}),
       });
     });
   }
@@ -126,7 +139,9 @@ function sendDatagram(
   const ports = { sourcePort: 49_152, destinationPort: PORT };
   const datagram = udp({ source, destination, ...ports }, payload);
   sendPackets(from.host, destination, [
-    ipv4({ source, destination, protocol: PROTOCOL.udp }, datagram),
+    addressFamily(source) === 'IPv4'
+      ? ipv4({ source, destination, protocol: PROTOCOL.udp }, datagram)
+      : ipv6({ source, destination, nextHeader: PROTOCOL.udp }, datagram),
   ]);
 }
 

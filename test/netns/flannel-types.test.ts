@@ -1,4 +1,4 @@
-// time limit: 120 s
+// time limit: 200 s
 //
 // Clusters of each of flannel's backend types: two Culvert nodes that know of each other what the
 // API server says, and of the cluster what net-conf.json says.
@@ -9,7 +9,7 @@
 //       pod 10.244.1.10                    pod 10.244.2.10
 //           fd00:10:244:1::a                   fd00:10:244:2::a
 
-import { writeFileSync } from 'node:fs';
+import { renameSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
@@ -51,6 +51,23 @@ const CASES: Case[] = [
     why: `DirectRouting of net-conf.json, ${ON_LINK}` },
 ];
 
+function netConfOf({ bed }: TunnelLab): string {
+  return join(bed.folder, 'net-conf.json');
+}
+
+/** Writes what the nodes read: all at once, as a half-written file would be told of. */
+function writeNetConf(
+  lab: TunnelLab, { tunnel, families }: Pick<Case, 'tunnel' | 'families'>,
+): void {
+  const hasIpv6 = families.includes('IPv6');
+  const file = netConfOf(lab);
+  writeFileSync(`${file}.new`, JSON.stringify({
+    Network: NETWORK, EnableIPv6: hasIpv6, ...hasIpv6 ? { IPv6Network: NETWORK_6 } : {},
+    Backend: tunnel,
+  }));
+  renameSync(`${file}.new`, file);
+}
+
 /** A cluster of one type. */
 class TypedLab {
   readonly lab: TunnelLab;
@@ -63,7 +80,7 @@ class TypedLab {
     this.culverts = culverts;
   }
 
-  static async create({ tunnel, families }: Case): Promise<TypedLab> {
+  static async create(entry: Case): Promise<TypedLab> {
     const server = new TestApiServer();
     grantSidecar(server);
     for (const number of [1, 2]) server.create('nodes', kubeNode(number));
@@ -71,12 +88,9 @@ class TypedLab {
     const culverts: CulvertNode[] = [];
     const lab = await TunnelLab.create(async (made) => {
       made.onClose(() => server.close());
-      const netConf = join(made.bed.folder, 'net-conf.json');
-      const hasIpv6 = families.includes('IPv6');
-      writeFileSync(netConf, JSON.stringify({
-        Network: NETWORK, EnableIPv6: hasIpv6, ...hasIpv6 ? { IPv6Network: NETWORK_6 } : {},
-        Backend: tunnel,
-      }));
+      const netConf = netConfOf(made);
+      const hasIpv6 = entry.families.includes('IPv6');
+      writeNetConf(made, entry);
       for (const number of [1, 2]) {
         culverts.push(await addKubeCulvert(made, server, number, {
           sync: ['--profile', 'flannel', '--net-conf', netConf],
@@ -94,13 +108,13 @@ class TypedLab {
       .map(([name, value]) => [name.replace(PREFIX, ''), value]));
   }
 
-  /** The ways to the other node, as soon as there are so many. */
-  async ways(number: number, count: number): Promise<string[][]> {
+  /** The ways to the other node, as soon as there are so many, of this kind. */
+  async ways(number: number, count: number, wanted: string): Promise<string[][]> {
     const { runtimeDirectory } = this.culverts[number - 1] ?? { runtimeDirectory: '' };
     const deadline = performance.now() + WAIT_LIMIT_MS;
     for (;;) {
       const peers = await askAll(runtimeDirectory, 'peer.list', PeerReportSchema);
-      if (peers.length >= count) {
+      if (peers.filter(({ kind }) => kind === wanted).length >= count) {
         return peers.map(({ family, kind, why = '' }) => [family, kind, why]);
       }
       if (performance.now() > deadline) throw new Error('waited in vain for peers');
@@ -119,7 +133,7 @@ for (const entry of CASES) {
   testNeeding('tun', test, 'nodes say what flannel\'s would, and reach each other so', async () => {
     const typed = await bed();
     for (const number of [1, 2]) {
-      const [first] = await typed.ways(number, families.length);
+      const [first] = await typed.ways(number, families.length, kind);
       assert.equal(first, ['IPv4', kind, why]);
       const written = typed.annotations(number);
       assert.is(written['backend-type'], type);
@@ -136,6 +150,18 @@ for (const entry of CASES) {
       const pair = [lab.place(1), lab.place(2)] as const;
       await expectPings(pair, family);
       await expectStreams(pair, family, name, STREAM_BYTES);
+    });
+  }
+
+  if (type === 'vxlan') {
+    testNeeding('tun', test, 'DirectRouting is switched off and on, and all follow', async () => {
+      const typed = await bed();
+      for (const [DirectRouting, next] of [[false, 'vxlan'], [true, 'direct']] as const) {
+        writeNetConf(typed.lab, { tunnel: { Type: 'vxlan', DirectRouting }, families });
+        for (const number of [1, 2]) await typed.ways(number, families.length, next);
+        const pair = [typed.lab.place(1), typed.lab.place(2)] as const;
+        for (const family of families) await expectPings(pair, family);
+      }
     });
   }
 

@@ -28,8 +28,8 @@ export interface TwinTunnel {
 
 const BROADCAST = 'ff:ff:ff:ff:ff:ff';
 
-/** What is left behind the outer header that a raw socket of IPv4 gives (raw(7)); null where that is
- * not whole. */
+/** What is left behind the outer header that a raw socket of IPv4 gives (raw(7)); null where that
+ * is not whole. */
 export function withoutOuter(received: Uint8Array, source: Remote | null): Uint8Array | null {
   if (source === null || source.address.includes(':')) return received;
   if (received.length < 20) return null;
@@ -61,8 +61,8 @@ function openedVxlan(datagram: Uint8Array, peer: TwinPeer): Uint8Array | number 
   return header.vni === peer.vni ? openedFrame(header.frame, peer) : reason.REASON_WRONG_VNI;
 }
 
-/** RFC 8926 section 3.4: reserved bits are ignored, options may be skipped unless they are critical.
- * A control packet is not for a pod. */
+/** RFC 8926 section 3.4: reserved bits are ignored, options may be skipped unless they are
+ * critical. A control packet is not for a pod. */
 function openedGeneve(datagram: Uint8Array, peer: TwinPeer): Uint8Array | number {
   if (datagram.length < 8) return reason.REASON_TOO_SHORT;
   const header = parseGeneve(datagram);
@@ -72,7 +72,9 @@ function openedGeneve(datagram: Uint8Array, peer: TwinPeer): Uint8Array | number
   const payload = datagram.subarray(header.size);
   if (peer.mac !== null) {
     if (header.protocol !== ETHER_TYPE.ethernet) return reason.REASON_ETHER_TYPE;
-    return datagram.length < header.size + 14 ? reason.REASON_TOO_SHORT : openedFrame(payload, peer);
+    return datagram.length < header.size + 14
+      ? reason.REASON_TOO_SHORT
+      : openedFrame(payload, peer);
   }
   const isIp = header.protocol === ETHER_TYPE.ipv4 || header.protocol === ETHER_TYPE.ipv6;
   if (!isIp) return reason.REASON_ETHER_TYPE;

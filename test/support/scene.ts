@@ -60,7 +60,8 @@ const FIXED = {
 
 /** The underlay's devices, and what each brings. */
 const UNDERLAY: [number, TwinTunnel][] = [
-  [layout.DEVICE_UNDERLAY_IPV4, { kind: 'vxlan' }], [layout.DEVICE_UNDERLAY_IPV6, { kind: 'vxlan' }],
+  [layout.DEVICE_UNDERLAY_IPV4, { kind: 'vxlan' }],
+  [layout.DEVICE_UNDERLAY_IPV6, { kind: 'vxlan' }],
   [layout.DEVICE_GENEVE_IPV4, { kind: 'geneve' }], [layout.DEVICE_GENEVE_IPV6, { kind: 'geneve' }],
   [layout.DEVICE_UDP_IPV4, { kind: 'udp' }], [layout.DEVICE_UDP_IPV6, { kind: 'udp' }],
   [layout.DEVICE_IPIP_IPV4, { kind: 'ipip', version: 4 }],
@@ -190,11 +191,11 @@ function twinPeer(settings: SceneSettings, tunnel: Tunnel): TwinPeer {
   const port = 'port' in tunnel ? tunnel.port : undefined;
   const mac = 'mac' in tunnel ? tunnel.mac : null;
   const device = DEVICES[kind][over];
-  const ipv6 = kind === 'ipip' ? [layout.DEVICE_IP6IP_IPV4, layout.DEVICE_IP6IP_IPV6][over] : device;
+  const ip6ip = [layout.DEVICE_IP6IP_IPV4, layout.DEVICE_IP6IP_IPV6][over];
   const outer = over === 0 ? 20 : 40;
   return {
     kind, mac, remote: { address, port: port ?? PORTS[kind] },
-    devices: { IPv4: device, IPv6: ipv6 ?? device },
+    devices: { IPv4: device, IPv6: kind === 'ipip' ? ip6ip ?? device : device },
     vni: 'vni' in tunnel ? tunnel.vni : 0,
     ownMac: ownMac ?? (family === 'IPv4' ? '02:00:00:00:00:04' : '02:00:00:00:00:06'),
     mtu: settings.underlayMtu - (kind === 'direct' ? 0 : outer + enclosureSize({ kind, mac })),

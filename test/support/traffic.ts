@@ -7,7 +7,8 @@ import { GATEWAY_MAC } from '../../engine/tables/device.ts';
 import type { TwinPeer } from '../reference/tunnels.ts';
 import type { Remote } from './core.ts';
 import { ETHER_TYPE, PROTOCOL, arp, authenticationHeader, concat, ethernet, fragmentHeader, geneve,
-  icmp, icmpv6, internetChecksum, ipv4, ipv6, neighbour, optionsHeader, read16, routingHeader, tcp, udp,
+  icmp, icmpv6, internetChecksum, ipv4, ipv6, neighbour, optionsHeader, read16, routingHeader,
+  tcp, udp,
   vxlan } from './packets.ts';
 import type { Random } from './random.ts';
 import type { Scene, ScenePod } from './scene.ts';

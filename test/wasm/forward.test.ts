@@ -85,7 +85,10 @@ function otherTunnels(own: [string, string], others: [string, string], vni: numb
     ...both((family, remote) => ({ family, remote, kind: 'geneve', vni, mac: null, port: 6082 })),
     ...both((family, remote) => ({ family, remote, kind: 'ipip' })),
     ...both((family, remote) => ({ family, remote, kind: 'udp' })),
-    [{ family: 'IPv4', remote: IPv4, kind: 'direct' }, { family: 'IPv6', remote: IPv6, kind: 'direct' }],
+    [
+      { family: 'IPv4', remote: IPv4, kind: 'direct' },
+      { family: 'IPv6', remote: IPv6, kind: 'direct' },
+    ],
   ];
 }
 

@@ -8,19 +8,18 @@ import {
 } from "../abi/headers";
 import { PEER_HEADER } from "../abi/layout";
 import {
-  REASON_ETHER_TYPE, REASON_IP_VERSION, REASON_NONE, REASON_TOO_SHORT, REASON_TUNNEL_HEADER,
+  REASON_ETHER_TYPE, REASON_TOO_SHORT, REASON_TUNNEL_HEADER,
   REASON_TUNNEL_OPTION, REASON_WRONG_VNI,
 } from "../abi/verdict";
-import { packetLength, packetStart, trimFront } from "../packet";
+import { packetLength, packetStart } from "../packet";
 import { peerHeaderLength, peerVni } from "../table/record";
 import {
   checkGeneve, geneveIsCritical, geneveLength, geneveProtocol, geneveVni,
 } from "../wire/geneve";
-import { ipEtherType } from "../wire/ip";
-import { decapsulateFrame } from "./inner-frame";
+import { decapsulateFrame, decapsulatePacket } from "./inner-frame";
 
 /** Takes the headers off and leaves an IP packet not yet checked, with REASON_NONE; otherwise the
- * packet is to be dropped. */
+ * packet is as it came. */
 export function decapsulateGeneve(descriptor: usize, peer: usize): i32 {
   const header = packetStart(descriptor);
   const length = packetLength(descriptor);
@@ -30,17 +29,11 @@ export function decapsulateGeneve(descriptor: usize, peer: usize): i32 {
   if (geneveVni(header) != peerVni(peer)) return REASON_WRONG_VNI;
   const size = geneveLength(header);
   const type = geneveProtocol(header);
-  const hasFrame = peerHeaderLength(peer) != GENEVE_HEADER_SIZE;
-  if (!hasFrame) return decapsulatePacket(descriptor, size, type);
+  if (peerHeaderLength(peer) == GENEVE_HEADER_SIZE) {
+    if (type != ETHER_TYPE_IPV4 && type != ETHER_TYPE_IPV6) return REASON_ETHER_TYPE;
+    return length > size ? decapsulatePacket(descriptor, size, type) : REASON_TOO_SHORT;
+  }
   if (type != ETHER_TYPE_ETHERNET) return REASON_ETHER_TYPE;
   if (length < size + ETHERNET_HEADER_SIZE) return REASON_TOO_SHORT;
   return decapsulateFrame(descriptor, size, peer + PEER_HEADER + GENEVE_HEADER_SIZE);
-}
-
-/** Takes `size` bytes off; REASON_NONE leaves a packet of the version that `type` says. */
-function decapsulatePacket(descriptor: usize, size: i32, type: i32): i32 {
-  if (type != ETHER_TYPE_IPV4 && type != ETHER_TYPE_IPV6) return REASON_ETHER_TYPE;
-  if (packetLength(descriptor) <= size) return REASON_TOO_SHORT;
-  trimFront(descriptor, size);
-  return ipEtherType(packetStart(descriptor)) == type ? REASON_NONE : REASON_IP_VERSION;
 }

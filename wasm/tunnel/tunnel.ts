@@ -71,19 +71,29 @@ export function emitTunnel(header: usize, peer: usize, type: i32): void {
   }
 }
 
-/** The peer's record for packets of a kind of tunnel: its own, or the one that it had until lately;
- * 0 where the peer has nothing to do with that kind. */
-export function recordFor(peer: usize, tunnel: i32): usize {
-  if (peerTunnel(peer) == tunnel) return peer;
+/** True where packets of a kind of tunnel are taken from the peer: of its own, or of the one that
+ * it had until lately. */
+export function takesTunnel(peer: usize, tunnel: i32): bool {
+  if (peerTunnel(peer) == tunnel) return true;
   const previous = peerPrevious(peer);
-  return previous != 0 && peerTunnel(previous) == tunnel ? previous : 0;
+  return previous != 0 && peerTunnel(previous) == tunnel;
 }
 
 /** Takes the headers of a kind of tunnel off and leaves an IP packet not yet checked, with
- * REASON_NONE; otherwise the packet is as it came. */
+ * REASON_NONE; otherwise the packet is as it came. What is not as the peer's tunnel is now may be
+ * as it was until lately. */
 export function decapsulate(descriptor: usize, peer: usize, tunnel: i32): i32 {
-  const record = recordFor(peer, tunnel);
-  if (record == 0) return REASON_WRONG_TUNNEL;
+  const reason = peerTunnel(peer) == tunnel
+    ? decapsulateBy(descriptor, peer, tunnel)
+    : REASON_WRONG_TUNNEL;
+  if (reason == REASON_NONE) return REASON_NONE;
+  const previous = peerPrevious(peer);
+  if (previous == 0 || peerTunnel(previous) != tunnel) return reason;
+  return decapsulateBy(descriptor, previous, tunnel);
+}
+
+/** The same by one record. */
+function decapsulateBy(descriptor: usize, record: usize, tunnel: i32): i32 {
   if (tunnel == TUNNEL_VXLAN) return decapsulateVxlan(descriptor, record);
   if (tunnel == TUNNEL_GENEVE) return decapsulateGeneve(descriptor, record);
   return tunnel == TUNNEL_IPIP ? decapsulateIpip(descriptor) : REASON_NONE;

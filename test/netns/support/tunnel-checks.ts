@@ -99,8 +99,8 @@ function errorAbout(packet: Uint8Array, family: Family, size: number): Uint8Arra
   return quoted === size && read16(quote, header) === SOURCE_PORT ? packet.subarray(header) : null;
 }
 
-/** Has the pod's kernel forget what it knows of paths, which goes with the routes: it would not send
- * what is too big. */
+/** Has the pod's kernel forget what it knows of paths, which goes with the routes: it would not
+ * send what is too big. */
 async function forgetPaths({ pod: { links } }: Place): Promise<void> {
   for (const route of await links.routes()) {
     if (!DEFAULT_ROUTES.includes(route.prefix)) continue;

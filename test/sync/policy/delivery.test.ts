@@ -56,6 +56,10 @@ class Host {
         this.deltas.push(policy);
         this.#wake();
       },
+      facts: () => ({
+        underlay: [], podNetworks: [], port: 8472, tier: 'T1', version: '1',
+        mac: { IPv4: '02:00:00:00:00:04', IPv6: '02:00:00:00:00:06' },
+      }),
     });
     const server = new ControlServer({
       path, mode: 0o660, roles: ['sync'], methods: intake.methods(), version: '1', log: silent,
