@@ -169,13 +169,7 @@ export class Host {
     });
     this.ipam = makeIpam(config, log);
     this.attachments = this.#makeAttachments();
-    this.modules = new Modules({
-      core: this.core,
-      dataPlane: this.dataPlane,
-      store: moduleStore(config),
-      log,
-      endpoints: () => moduleEndpoints(this.endpoints, policyTables),
-    });
+    this.modules = this.#makeModules(policyTables);
     this.observer = new Observer({
       core: this.core,
       policy: policyTables,
@@ -328,6 +322,16 @@ export class Host {
     this.attachments.takeNotes();
     await this.sync.listen();
     times.mark('sockets');
+  }
+
+  #makeModules(policy: PolicyTables): Modules {
+    return new Modules({
+      core: this.core,
+      dataPlane: this.dataPlane,
+      store: moduleStore(this.options.config),
+      log: this.options.log,
+      endpoints: () => moduleEndpoints(this.endpoints, policy),
+    });
   }
 
   #makeAttachments(): Attachments {
