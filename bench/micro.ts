@@ -3,6 +3,7 @@
 import { checksumBench } from './checksum.bench.ts';
 import { deltaBench } from './delta.bench.ts';
 import { flowBench } from './flow.bench.ts';
+import { moduleBench } from './module.bench.ts';
 import { nftBench } from './nft.bench.ts';
 import { pipelineBench } from './pipeline.bench.ts';
 import { policyBench } from './policy.bench.ts';
@@ -39,6 +40,7 @@ export const BENCHES: Bench[] = [
   { name: 'policy', results: ['policy/', 'policyMiss/'], run: policyBench },
   { name: 'delta', results: ['policyDelta/'], run: deltaBench },
   { name: 'service', results: ['service/', 'serviceFirst/', 'serviceChange/'], run: serviceBench },
+  { name: 'module', results: ['module/'], run: moduleBench },
   { name: 'nft', results: ['nft/'], run: nftBench },
 ];
 

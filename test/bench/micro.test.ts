@@ -98,6 +98,19 @@ test('Services', async () => {
   await expectSameWork('service', names, ['service/20:10', 'serviceFirst/20:10', 'service/direct']);
 });
 
+test('policy modules: the same packets with and without, and what that costs', async () => {
+  const { results, ratios } = await run('module');
+  assert.equal(results.map(({ name }) => name), [
+    'module/none', 'module/direct', 'module/component', 'module/established/none',
+    'module/established/direct', ...hasTwins ? ['module/call/native'] : [],
+  ]);
+  const [none, direct, component, known, knownDirect] = results.map(({ hash }) => hash);
+  assert.equal([direct, component, knownDirect], [none, none, known]);
+  assert.ok(results.every(({ ops, nsPerOp }) => ops > 0 && Number.isFinite(nsPerOp)));
+  assert.equal(Object.keys(ratios),
+    ['module/directExtraNs', 'module/componentExtraNs', 'module/establishedExtraNs']);
+});
+
 if (needs.root && findTool('nft') !== null) {
   test('rules of nft', () => expectSameWork('nft', ['nft/0', 'nft/10'], ['nft/10:10']));
 } else {
