@@ -76,6 +76,14 @@ test('routes', () => expectSameWork(
 test('flows', () => expectSameWork('flow', withTwins(['flow'], ['native', 'nativePrefetch']),
   twinsOf(['flow'], ['native', 'nativePrefetch'])));
 
+test('parsing and encapsulating', () => {
+  const names = ['ipv4', 'ipv6'].flatMap((family) => {
+    const both = [`parse/${family}`, `encapsulate/${family}`];
+    return [...both, ...twinsOf(both)];
+  });
+  return expectSameWork('parse', names, names.filter((name) => name.endsWith('/native')));
+});
+
 test('checksums', () => expectSameWork('checksum', withTwins(CHECKSUMS), twinsOf(CHECKSUMS)));
 
 test('pipelines without policy', () => expectSameWork(

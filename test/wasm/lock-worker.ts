@@ -30,7 +30,7 @@ export interface LockData {
   stepMs: number;
   /** A Service that leads to the second pod: where there is one, packets go by it, and past it. */
   front: string | null;
-  /** The module at place 0 passes all flows, but fails at one call in this many; 0: there is none. */
+  /** The module at place 0 passes all flows, but fails at one call in this many; 0: no module. */
   failsAt: number;
   /** One word: workers that have yet to come before all begin. */
   gate: Int32Array;

@@ -13,7 +13,8 @@ import { DEVICE_UNDERLAY_IPV4, DIRECTORY_NODE_IPV4, DIRECTORY_START } from
 import { ANSWER_FINAL } from '../../wasm/abi/policy.ts';
 import { placePacket, readVerdict } from '../support/core.ts';
 import {
-  guardBatches, misshapenModule, moduleEntry, moduleOfFunction, recursiveModule, trappingModule, VERDICT,
+  guardBatches, misshapenModule, moduleEntry, moduleOfFunction, recursiveModule, trappingModule,
+  VERDICT,
 } from '../support/modules.ts';
 import {
   ALLOW_ALL, back, DENY_ALL, echoPacket, fateOf, PolicyBed, ruleSet, TCP, tcpPacket, udpPacket,
