@@ -20,8 +20,8 @@ export enum TcpFlag { FIN = 1, SYN = 2, RST = 4, PSH = 8, ACK = 16, URG = 32, EC
 /** The protocols that have ports, and ICMP of both families (IANA's protocol numbers). */
 export enum Protocol { ICMP = 1, TCP = 6, UDP = 17, ICMPv6 = 58, SCTP = 132 }
 
-/** The packet that opens a flow, as the canonical ABI lays it in memory. One serves all calls: it is
- * good until the function that got it returns. It is no object of the garbage collector's, which
+/** The packet that opens a flow, as the canonical ABI lays it in memory. One serves all calls: it
+ * is good until the function that got it returns. It is no object of the garbage collector's, which
  * would cost each call more than most modules do. */
 @unmanaged
 export class Flow {
