@@ -51,7 +51,8 @@ export class WireMemory {
 
   private constructor(module: WebAssembly.Module) {
     const memory = new WebAssembly.Memory({ initial: 1, maximum: 1, shared: true });
-    const { exports } = new WebAssembly.Instance(module, { env: { memory, inspectPayload: () => 0 } });
+    const env = { memory, inspectPayload: () => 0 };
+    const { exports } = new WebAssembly.Instance(module, { env });
     this.wire = exports as unknown as WireExports;
     this.bytes = new Uint8Array(memory.buffer);
   }
