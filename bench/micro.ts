@@ -3,7 +3,9 @@
 import { checksumBench } from './checksum.bench.ts';
 import { deltaBench } from './delta.bench.ts';
 import { flowBench } from './flow.bench.ts';
+import { moduleBench } from './module.bench.ts';
 import { nftBench } from './nft.bench.ts';
+import { parseBench } from './parse.bench.ts';
 import { pipelineBench } from './pipeline.bench.ts';
 import { policyBench } from './policy.bench.ts';
 import { describeMachine, type Ratio, type Report } from './report.ts';
@@ -34,11 +36,13 @@ interface Bench {
 export const BENCHES: Bench[] = [
   { name: 'route', results: ['lpm4', 'lpm6'], run: routeBench },
   { name: 'flow', results: ['flow'], run: flowBench },
+  { name: 'parse', results: ['parse/', 'encapsulate/'], run: parseBench },
   { name: 'checksum', results: ['checksum'], run: checksumBench },
   { name: 'pipeline', results: ['outbound', 'inbound'], run: pipelineBench },
   { name: 'policy', results: ['policy/', 'policyMiss/'], run: policyBench },
   { name: 'delta', results: ['policyDelta/'], run: deltaBench },
   { name: 'service', results: ['service/', 'serviceFirst/', 'serviceChange/'], run: serviceBench },
+  { name: 'module', results: ['module/'], run: moduleBench },
   { name: 'nft', results: ['nft/'], run: nftBench },
 ];
 

@@ -135,6 +135,17 @@ export class Mix {
     }
   }
 
+  /** True where no packet is of a known flow. */
+  get isOfFirsts(): boolean {
+    return this.#settings.first === 1;
+  }
+
+  /** Begins with the first batch again; what was the first of its flow is of a known one now. */
+  rewind(): void {
+    this.#next = 0;
+    this.#firsts = 0;
+  }
+
   /** Flows in the table, expired ones included. */
   flowCount(): number {
     return this.#core.view.getUint32(this.#flowCounter(), true);

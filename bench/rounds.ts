@@ -31,11 +31,13 @@ export interface Subject {
   hidden?: boolean;
 }
 
-/** A ratio of two subjects' costs. A twin's cost to ours is our speed against the twin's. */
+/** A ratio of two subjects' costs. A twin's cost to ours is our speed against the twin's. `isExtra`
+ * takes their difference instead: what the one costs more, in nanoseconds. */
 export interface RatioSpec {
   name: string;
   cost: string;
   to: string;
+  isExtra?: boolean;
 }
 
 /** How long, and where to say how far it is. */
@@ -118,9 +120,12 @@ function summariseAll(tracks: Track[], ratios: RatioSpec[]): Measured {
       ops: runs * subject.opsPerRun,
       hash,
     })),
-    ratios: Object.fromEntries(ratios.map(({ name, cost, to }) => [
+    ratios: Object.fromEntries(ratios.map(({ name, cost, to, isExtra }) => [
       name,
-      summarise(costsOf(cost).map((value, index) => value / (costsOf(to)[index] ?? NaN))),
+      summarise(costsOf(cost).map((value, index) => {
+        const base = costsOf(to)[index] ?? NaN;
+        return isExtra === true ? value - base : value / base;
+      })),
     ])),
   };
 }

@@ -333,7 +333,8 @@ function addModule(program: Command): void {
     .addHelpText('after', '\nExamples:\n  culvert module list\n  culvert module list -o json\n')
     .action(async (options: ShowOptions) => (await import('./module.ts')).listModules(options));
   module.command('add').description('load a module, or another version of it, while traffic flows')
-    .argument('<file>', 'a component').option('--name <name>', 'default: what it calls itself')
+    .argument('<file>', 'a component; - reads standard input')
+    .option('--name <name>', 'default: what it calls itself')
     .option('--order <number>', 'its place among the modules, 0 being asked first')
     .option('--config <file>', 'for the module to read')
     .addOption(new Option('--failure <verdict>', 'the verdict where it fails')

@@ -20,6 +20,8 @@ export interface CoreExports {
   checksumMany(start: number, length: number, stride: number, count: number, sums: number): void;
   flowFindMany(
     table: number, entries: number, keys: number, count: number, found: number): void;
+  parseMany(first: number, count: number): number;
+  encapsulateMany(first: number, count: number, peer: number): void;
   frontEnter(front: number): void;
   frontRemove(front: number): void;
   frontReplace(before: number, front: number): void;

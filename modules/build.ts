@@ -56,7 +56,7 @@ export interface Built {
 /** Folders that newModule() can begin with. */
 export function templates(): string[] {
   const examples = join(SOURCES, 'examples');
-  return ['template', ...existsSync(examples) ? readdirSync(examples).sort() : []];
+  return ['template', ...readdirSync(examples).sort()];
 }
 
 /** Makes a folder for a new module with the sources of a template. */

@@ -79,10 +79,11 @@ function refusal(output: Uint8Array): ModuleError {
   return new ModuleError(kind, message);
 }
 
+/** The most resident memory that a process has had; 0 where nobody tells. */
 function residentBytes({ pid }: ChildProcess): number {
   try {
     const status = readFileSync(`/proc/${pid}/status`, 'utf8');
-    return Number(/^VmRSS:\s+(\d+) kB/m.exec(status)?.[1] ?? 0) * 1024;
+    return Number(/^VmHWM:\s+(\d+) kB/m.exec(status)?.[1] ?? 0) * 1024;
   } catch {
     return 0;
   }

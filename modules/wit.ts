@@ -50,7 +50,9 @@ export function exportedInterface(world: World, name: string): string | null {
 
 /** Throws ModuleError unless every import is one that all modules may have or that was granted. */
 export function checkGrants(world: World, allow: readonly WasiName[]): void {
-  const refusals: string[] = [];
+  const wanting: string[] = [];
+  const impossible: string[] = [];
+  const grants = new Set<WasiName>();
   for (const full of world.imports) {
     const [name, version] = splitVersion(full);
     const isOurs = ALWAYS.includes(name) || name === 'culvert:policy/clock';
@@ -60,11 +62,21 @@ export function checkGrants(world: World, allow: readonly WasiName[]): void {
     }
     if (ALWAYS.includes(name)) continue;
     const grant = grantFor(name);
-    if (grant === null) refusals.push(`${full}, which cannot be granted`);
-    else if (!allow.includes(grant)) refusals.push(`${full}, which needs --allow ${grant}`);
+    if (grant === null) impossible.push(full);
+    else if (!allow.includes(grant)) {
+      wanting.push(full);
+      grants.add(grant);
+    }
   }
-  if (refusals.length === 0) return;
-  throw new ModuleError('imports', `The module imports ${refusals.join('; ')}.`);
+  const needs = wanting.length === 1 ? 'needs' : 'need';
+  const refusals = [
+    ...wanting.length === 0
+      ? [] : [`${wanting.join(', ')}, which ${needs} --allow ${[...grants].sort().join(',')}`],
+    ...impossible.length === 0 ? [] : [`${impossible.join(', ')}, which cannot be granted`],
+  ];
+  if (refusals.length > 0) {
+    throw new ModuleError('imports', `The module imports ${refusals.join('; ')}.`);
+  }
 }
 
 /** Files of TypeScript declarations, as jco generates them. */

@@ -3,6 +3,7 @@
 
 export { ABI_VERSION } from "./abi/version";
 export { checksumMany } from "./checksum";
+export { encapsulateMany, parseMany } from "./many";
 export { policyAnswer, policyProgram } from "./policy/match";
 export { processBatch, resumeBatch } from "./process";
 export { flowFindMany } from "./table/flow";

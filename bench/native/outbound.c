@@ -383,3 +383,49 @@ EXPORT int process_batch(uint8_t *memory, int first, int count, int now)
     __atomic_add_fetch(worker_word(&turn, WORKER_TURN), 1, __ATOMIC_SEQ_CST);
     return done;
 }
+
+/** Checks headers and makes keys of flows: the twin of parseMany() of wasm/many.ts. */
+EXPORT int parse_many(uint8_t *memory, int first, int count)
+{
+    const struct descriptor *descriptors =
+        (const struct descriptor *)(memory + directory(memory, DIRECTORY_DESCRIPTORS)) + first;
+    uint32_t sum = 0;
+    for (int at = 0; at < count; at++) {
+        const uint8_t *packet = memory + descriptors[at].start;
+        if (check_ip(packet, descriptors[at].length) != REASON_NONE)
+            continue;
+        bool ipv4 = is_ipv4(packet);
+        transport found = ipv4 ? ipv4_transport(packet) : ipv6_transport(packet);
+        struct flow key;
+        write_flow_key(&key, packet, ipv4, found, ip_total_length(packet, ipv4));
+        uint32_t ends = load32(key.address_a + 12) ^ load32(key.address_b + 12);
+        uint32_t ports;
+        memcpy(&ports, &key.ports, sizeof ports);
+        sum = (sum ^ ends ^ ports) * 16777619;
+    }
+    return (int)sum;
+}
+
+/** Puts a peer's headers in front of packets: the twin of encapsulateMany() of wasm/many.ts. */
+EXPORT int encapsulate_many(uint8_t *memory, int first, int count, int peer)
+{
+    struct turn turn = begin_turn(memory, (uint32_t)first / directory(memory, DIRECTORY_SLOT_COUNT),
+                                  0);
+    struct descriptor *descriptors =
+        (struct descriptor *)(memory + directory(memory, DIRECTORY_DESCRIPTORS)) + first;
+    *worker_word(&turn, WORKER_SENDS) = 0;
+    *worker_word(&turn, WORKER_PIECES) = 0;
+    *worker_word(&turn, WORKER_HEADERS) = 0;
+    for (int at = 0; at < count; at++) {
+        struct descriptor *descriptor = descriptors + at;
+        const uint8_t *packet = memory + descriptor->start;
+        uint32_t start = descriptor->start, length = descriptor->length;
+        bool ipv4 = is_ipv4(packet);
+        transport found = ipv4 ? ipv4_transport(packet) : ipv6_transport(packet);
+        encapsulate(&turn, descriptor, (const struct peer *)(memory + peer), ipv4, found,
+                    ip_total_length(packet, ipv4));
+        descriptor->start = start;
+        descriptor->length = length;
+    }
+    return 0;
+}

@@ -160,8 +160,8 @@ async function imageOf(
 /** Reads what `--module` says. */
 async function load(text: string, compiled: Compiled): Promise<Loaded> {
   const { file, settings } = parseModule(text);
-  const config = await readConfig('--module', settings.config);
-  const bytes = await readComponent('--module', file);
+  const config = await readConfig('--module', settings.config, EXIT_USAGE);
+  const bytes = await readComponent('--module', file, EXIT_USAGE);
   try {
     const image = await imageOf(bytes, settings, compiled);
     const name = settings.name ?? image.name;

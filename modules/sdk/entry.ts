@@ -40,12 +40,12 @@ export function evaluate(
   srcIdentity: u32, dstIdentity: u32, src0: u32, src1: u32, src2: u32, src3: u32,
   dst0: u32, dst1: u32, dst2: u32, dst3: u32,
 ): i32 {
-  flow.family = family;
-  flow.direction = direction;
-  flow.protocol = protocol;
-  flow.tcp = tcp;
-  flow.srcPort = srcPort;
-  flow.dstPort = dstPort;
+  flow.family = <u8>family;
+  flow.direction = <u8>direction;
+  flow.protocol = <u8>protocol;
+  flow.tcp = <u8>tcp;
+  flow.srcPort = <u16>srcPort;
+  flow.dstPort = <u16>dstPort;
   flow.srcIdentity = srcIdentity;
   flow.dstIdentity = dstIdentity;
   flow.src0 = src0;

@@ -20,14 +20,12 @@ const RESULT_SIZE = 12;
 const RESULT_TEXT = 4;
 /** The parameters of `inspect`, which are too many to be passed otherwise: a flow, an offset, a
  * list. */
-const FLOW_PORTS = 4;
-const FLOW_IDENTITIES = 8;
-const FLOW_ADDRESSES = 16;
+const FLOW_SIZE = offsetof<Flow>();
 const INSPECT_OFFSET = 48;
 const INSPECT_BYTES = 52;
 
 /** The one flow that all calls fill. */
-export const flow = new Flow();
+export const flow = changetype<Flow>(memory.data(FLOW_SIZE, sizeof<u32>()));
 
 /** Memory for what the host passes. */
 export function realloc(old: usize, oldSize: usize, align: usize, size: usize): usize {
@@ -110,24 +108,9 @@ function takeLabels(list: usize, count: usize, labels: Map<string, string>): voi
   if (count > 0) heap.free(list);
 }
 
-/** Fills the flow from the parameters of `inspect`. */
+/** Fills the flow from the parameters of `inspect`, which begin with it. */
 export function loadFlow(from: usize): void {
-  flow.family = load<u8>(from);
-  flow.direction = load<u8>(from, 1);
-  flow.protocol = load<u8>(from, 2);
-  flow.tcp = load<u8>(from, 3);
-  flow.srcPort = load<u16>(from, FLOW_PORTS);
-  flow.dstPort = load<u16>(from, FLOW_PORTS + 2);
-  flow.srcIdentity = load<u32>(from, FLOW_IDENTITIES);
-  flow.dstIdentity = load<u32>(from, FLOW_IDENTITIES + 4);
-  flow.src0 = load<u32>(from, FLOW_ADDRESSES);
-  flow.src1 = load<u32>(from, FLOW_ADDRESSES + 4);
-  flow.src2 = load<u32>(from, FLOW_ADDRESSES + 8);
-  flow.src3 = load<u32>(from, FLOW_ADDRESSES + 12);
-  flow.dst0 = load<u32>(from, FLOW_ADDRESSES + 16);
-  flow.dst1 = load<u32>(from, FLOW_ADDRESSES + 20);
-  flow.dst2 = load<u32>(from, FLOW_ADDRESSES + 24);
-  flow.dst3 = load<u32>(from, FLOW_ADDRESSES + 28);
+  memory.copy(changetype<usize>(flow), from, FLOW_SIZE);
 }
 
 /** The offset among the parameters of `inspect`. */

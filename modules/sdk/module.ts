@@ -20,26 +20,32 @@ export enum TcpFlag { FIN = 1, SYN = 2, RST = 4, PSH = 8, ACK = 16, URG = 32, EC
 /** The protocols that have ports, and ICMP of both families (IANA's protocol numbers). */
 export enum Protocol { ICMP = 1, TCP = 6, UDP = 17, ICMPv6 = 58, SCTP = 132 }
 
-/** The packet that opens a flow. One object serves all of them: it is good until the function that
- * got it returns. */
+/** The packet that opens a flow, as the canonical ABI lays it in memory. One serves all calls: it
+ * is good until the function that got it returns. It is no object of the garbage collector's, which
+ * would cost each call more than most modules do. */
+@unmanaged
 export class Flow {
-  family: Family = Family.IPv4;
-  direction: Direction = Direction.Ingress;
-  protocol: i32 = 0;
-  tcp: i32 = 0;
-  srcPort: i32 = 0;
-  dstPort: i32 = 0;
-  srcIdentity: u32 = 0;
-  dstIdentity: u32 = 0;
+  /** Of `Family`. */
+  family: u8;
+  /** Of `Direction`. */
+  direction: u8;
+  /** Of `Protocol`, or another number of IANA's. */
+  protocol: u8;
+  /** Bits of `TcpFlag`. */
+  tcp: u8;
+  srcPort: u16;
+  dstPort: u16;
+  srcIdentity: u32;
+  dstIdentity: u32;
   /** An IPv4 address is the first word; the others are 0. */
-  src0: u32 = 0;
-  src1: u32 = 0;
-  src2: u32 = 0;
-  src3: u32 = 0;
-  dst0: u32 = 0;
-  dst1: u32 = 0;
-  dst2: u32 = 0;
-  dst3: u32 = 0;
+  src0: u32;
+  src1: u32;
+  src2: u32;
+  src3: u32;
+  dst0: u32;
+  dst1: u32;
+  dst2: u32;
+  dst3: u32;
 }
 
 /** A pod of this node. */

@@ -76,6 +76,14 @@ test('routes', () => expectSameWork(
 test('flows', () => expectSameWork('flow', withTwins(['flow'], ['native', 'nativePrefetch']),
   twinsOf(['flow'], ['native', 'nativePrefetch'])));
 
+test('parsing and encapsulating', () => {
+  const names = ['ipv4', 'ipv6'].flatMap((family) => {
+    const both = [`parse/${family}`, `encapsulate/${family}`];
+    return [...both, ...twinsOf(both)];
+  });
+  return expectSameWork('parse', names, names.filter((name) => name.endsWith('/native')));
+});
+
 test('checksums', () => expectSameWork('checksum', withTwins(CHECKSUMS), twinsOf(CHECKSUMS)));
 
 test('pipelines without policy', () => expectSameWork(
@@ -96,6 +104,19 @@ test('Services', async () => {
     'serviceFirst/20', 'serviceFirst/backends2', 'serviceFirst/backends3', 'serviceChange/p50',
     'serviceChange/p99'];
   await expectSameWork('service', names, ['service/20:10', 'serviceFirst/20:10', 'service/direct']);
+});
+
+test('policy modules: the same packets with and without, and what that costs', async () => {
+  const { results, ratios } = await run('module');
+  assert.equal(results.map(({ name }) => name), [
+    'module/none', 'module/direct', 'module/component', 'module/established/none',
+    'module/established/direct', ...hasTwins ? ['module/call/native'] : [],
+  ]);
+  const [none, direct, component, known, knownDirect] = results.map(({ hash }) => hash);
+  assert.equal([direct, component, knownDirect], [none, none, known]);
+  assert.ok(results.every(({ ops, nsPerOp }) => ops > 0 && Number.isFinite(nsPerOp)));
+  assert.equal(Object.keys(ratios),
+    ['module/directExtraNs', 'module/componentExtraNs', 'module/establishedExtraNs']);
 });
 
 if (needs.root && findTool('nft') !== null) {

@@ -2,7 +2,8 @@
 // docs/MODULES.md from an empty folder to a denied connection: every command of the page is run, in
 // a new folder, and prints what the page says.
 
-import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, lstatSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync }
+  from 'node:fs';
 import { spawnSync } from 'node:child_process';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -63,6 +64,7 @@ testNeeding('tun', test, "the page's commands print what it says", async () => {
     }
     demo.child.kill('SIGTERM');
     assert.is((await demo.ended).code, 0);
+    assert.is(lstatSync(join(folder, 'lab'), { throwIfNoEntry: false }), undefined);
   } finally {
     await demo.end();
     rmSync(folder, { recursive: true, force: true });

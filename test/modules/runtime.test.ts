@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { imagePath } from '../../modules/image.ts';
-import { inspectComponent, instantiateModule, loadImage, ModuleError, saveImage,
+import { inspectComponent, instantiateModule, loadImage, ModuleError, saveImage, type CompileCost,
   type ModuleImage } from '../../modules/runtime.ts';
 import { denyPort, makeGuest } from '../support/guest.ts';
 
@@ -39,6 +39,16 @@ test('a module is compiled, described and judges by its raw function', async () 
   }]);
   assert.equal([23, 80].map((port) => module.evaluate(...flow(port))), [2, 0]);
   assert.is(module.memoryBytes(), 65536);
+});
+
+test('compiling a component takes no more memory than a small board has', async () => {
+  const costs: CompileCost[] = [];
+  const bytes = await makeGuest({ evaluate: denyPort(23) });
+  await inspectComponent(bytes, OPTIONS, (cost) => { costs.push(cost); });
+  const [{ peakBytes, milliseconds } = { peakBytes: 0, milliseconds: 0 }] = costs;
+  const mebibytes = Math.round(peakBytes / (1024 * 1024));
+  console.log(`compiling a component: ${mebibytes} MiB, ${Math.round(milliseconds)} ms`);
+  assert.ok(mebibytes > 20 && mebibytes < 160, `${mebibytes} MiB`);
 });
 
 test('the bindings say the same as the raw function, word for word', async () => {

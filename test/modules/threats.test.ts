@@ -77,6 +77,16 @@ test('a huge component is refused before it is looked at', async () => {
   assert.ok(performance.now() - startMs < 500);
 });
 
+test('a component that takes too much memory to compile is ended', async () => {
+  const mebibytes = 30;
+  const bytes = await makeGuest({
+    memory: `(memory (export "memory") ${(mebibytes + 1) * 16})`,
+    more: `(data (i32.const 8192) "${'abcdefgh'.repeat(mebibytes * 131072)}")`,
+  });
+  assert.ok(bytes.length < MODULE_COMPONENT_BYTES);
+  await expectRefusal(() => inspect(bytes, [], 32 * CAP), 'limit', /takes more than 268435456/);
+});
+
 test('another version of the interface is refused, a newer patch of it is not', async () => {
   await refuse({ witVersion: '0.2.0' }, 'wit-version', /made for culvert:policy\/policy@0\.2\.0/);
   await refuse({ witVersion: '1.0.0' }, 'wit-version', /this Culvert runs modules of version/);

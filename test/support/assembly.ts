@@ -42,8 +42,6 @@ export interface WireExports {
   isHeaderless: Numeric; isSourceRouted: Numeric; transportPorts: Numeric;
   mayAnswerWithError: Numeric; emitIcmp: Numeric; emitIcmpv6: Numeric; icmpv6Checksum: Numeric;
   checkVxlan: Numeric; vxlanVni: Numeric;
-  checkGeneve: Numeric; geneveIsCritical: Numeric; geneveLength: Numeric; geneveProtocol: Numeric;
-  geneveVni: Numeric;
 }
 
 /** The compiled functions over a memory of one page. */
@@ -53,9 +51,8 @@ export class WireMemory {
 
   private constructor(module: WebAssembly.Module) {
     const memory = new WebAssembly.Memory({ initial: 1, maximum: 1, shared: true });
-    const { exports } = new WebAssembly.Instance(module, {
-      env: { memory, inspectPayload: () => 0 },
-    });
+    const env = { memory, inspectPayload: () => 0 };
+    const { exports } = new WebAssembly.Instance(module, { env });
     this.wire = exports as unknown as WireExports;
     this.bytes = new Uint8Array(memory.buffer);
   }

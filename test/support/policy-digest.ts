@@ -26,7 +26,8 @@ function meaningOf(
 ): string {
   const texts = ruleSet.programs.map((program) => program.map(([key, answer]) => {
     const rule = answer >>> ANSWER_RULE_SHIFT;
-    return `${key} ${answer & (ANSWER_ALLOW | ANSWER_FINAL)} ${rule === 0 ? '-' : rules.get(rule) ?? 'unnamed'}`;
+    const verdict = answer & (ANSWER_ALLOW | ANSWER_FINAL);
+    return `${key} ${verdict} ${rule === 0 ? '-' : rules.get(rule) ?? 'unnamed'}`;
   }).join());
   const entries = new Map(ruleSet.entries);
   const numbers = identities.map((identity) =>

@@ -9,7 +9,9 @@ import {
 import { VERDICT_SEND } from '../../wasm/abi/verdict.ts';
 import { REASON_NAMES } from '../../engine/counters.ts';
 import { Core } from '../../engine/core.ts';
+import { attachEvaluate } from '../../engine/modules.ts';
 import { placePacket } from '../support/core.ts';
+import { guardBatches, moduleOfFunction, VERDICT } from '../support/modules.ts';
 import { internetChecksum, toHex } from '../support/packets.ts';
 import { back, TCP, tcpPacket } from '../support/policy-core.ts';
 import { Random } from '../support/random.ts';
@@ -28,6 +30,8 @@ export interface LockData {
   stepMs: number;
   /** A Service that leads to the second pod: where there is one, packets go by it, and past it. */
   front: string | null;
+  /** The module at place 0 passes all flows, but fails at one call in this many; 0: no module. */
+  failsAt: number;
   /** One word: workers that have yet to come before all begin. */
   gate: Int32Array;
 }
@@ -63,6 +67,7 @@ function run(data: LockData): LockReport {
   const random = new Random(worker + 1);
   const packets = makePackets(data, random);
   const first = worker * slots;
+  if (data.failsAt > 0) failAt(core, random, data.failsAt);
   for (let slot = first; slot < first + slots; slot += 1) {
     placePacket(core, slot, new Uint8Array(1), data.device);
   }
@@ -82,6 +87,14 @@ function run(data: LockData): LockReport {
   }
   return Object.fromEntries([...reasons].map((count, reason): [string, number] =>
     [REASON_NAMES[reason] ?? '', count]).filter(([, count]) => count > 0));
+}
+
+function failAt(core: Core, random: Random, often: number): void {
+  guardBatches(core, () => undefined);
+  attachEvaluate(core, 0, moduleOfFunction(() => {
+    if (random.oneIn(often)) throw new Error('fails');
+    return VERDICT.pass;
+  }));
 }
 
 /** What leaves has a right header, and is for nobody who does not exist. */

@@ -13,10 +13,12 @@ import {
 import type { Core } from '../../engine/core.ts';
 import { readFlowFill } from '../../engine/counters.ts';
 import type { Forwarding } from '../../engine/forwarding.ts';
+import { ModuleTable } from '../../engine/modules.ts';
 import { endTurn } from '../../engine/tables/grace.ts';
 import { ServiceTables } from '../../engine/tables/services.ts';
 import { coreModule, TEST_LIMITS } from '../support/core.ts';
 import { ALLOW_ALL, PolicyBed, ruleSet } from '../support/policy-core.ts';
+import { moduleEntry } from '../support/modules.ts';
 import { service } from '../support/service-core.ts';
 import type { LockData, LockReport } from './lock-worker.ts';
 
@@ -46,7 +48,8 @@ function makeNode(flows: number): Node {
   return { core: bed.core, forwarding: bed.forwarding, device: bed.device('a') };
 }
 
-type Load = Pick<LockData, 'ports' | 'turns' | 'stepMs'> & Partial<Pick<LockData, 'front'>>;
+type Load = Pick<LockData, 'ports' | 'turns' | 'stepMs'>
+  & Partial<Pick<LockData, 'front' | 'failsAt'>>;
 
 /** Runs these workers; says what became of the packets of each. */
 function run({ core, device }: Node, workers: number[], load: Load): Promise<LockReport[]> {
@@ -55,7 +58,7 @@ function run({ core, device }: Node, workers: number[], load: Load): Promise<Loc
   return Promise.all(workers.map((worker) => {
     const data: LockData = {
       module: coreModule(), memory: core.memory, worker, slots: SLOTS, device, gate,
-      front: null, ...load,
+      front: null, failsAt: 0, ...load,
     };
     const thread = new Worker(new URL('./lock-worker.js', import.meta.url), { workerData: data });
     return new Promise<LockReport>((done, fail) => {
@@ -127,6 +130,20 @@ for (const [name, flows, load] of [
     assert.ok(checkTable(node) > 0);
   });
 }
+
+test('two workers on one table: by a module that fails again and again', async () => {
+  const node = makeNode(1024);
+  const modules = new ModuleTable(node.core);
+  modules.set([moduleEntry(0, { failure: 'pass' })]);
+  const load = { ports: 2000, turns: TURNS / 4, stepMs: 500, failsAt: 3 };
+  for (const { none = 0, flowTableFull = 0 } of await run(node, [0, 1], load)) {
+    assert.is(none + flowTableFull, load.turns * SLOTS);
+    assert.ok(none > flowTableFull);
+  }
+  assert.ok(checkTable(node) > 0);
+  const { pass, trap } = modules.counters(0);
+  assert.ok(trap > 1000 && pass > trap, `${pass} passed, ${trap} trapped`);
+});
 
 test('two workers on one table: by a Service that changes all the time', async () => {
   const node = makeNode(4096);

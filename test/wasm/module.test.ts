@@ -8,15 +8,20 @@ import {
   type ModuleEntry, type ModuleFault,
 } from '../../engine/modules.ts';
 import { VerdictReader } from '../../engine/verdicts.ts';
+import { DEVICE_UNDERLAY_IPV4, DIRECTORY_NODE_IPV4, DIRECTORY_START } from
+  '../../wasm/abi/layout.ts';
 import { ANSWER_FINAL } from '../../wasm/abi/policy.ts';
 import { placePacket, readVerdict } from '../support/core.ts';
 import {
-  misshapenModule, moduleEntry, moduleOfFunction, recursiveModule, trappingModule, VERDICT,
+  guardBatches, misshapenModule, moduleEntry, moduleOfFunction, recursiveModule, trappingModule,
+  VERDICT,
 } from '../support/modules.ts';
 import {
   ALLOW_ALL, back, DENY_ALL, echoPacket, fateOf, PolicyBed, ruleSet, TCP, tcpPacket, udpPacket,
   type Fate,
 } from '../support/policy-core.ts';
+import { read32 } from '../support/packets.ts';
+import { assertSums, innerOf, read } from '../support/service-core.ts';
 
 const test = suite('policy modules');
 
@@ -96,6 +101,42 @@ test('modules are asked in order; deny and reject end it, allow where it may', (
     bed.isolate('a', { egress: 1 }, { ruleSets: [ruleSet(1, policy ? ALLOW_ALL : DENY_ALL)] });
     assert.is(bed.fate(), fate, `${modules.join()} ${mayAllow} ${policy}`);
   }
+});
+
+test('who is rejected hears of it: TCP by a reset, others by ICMP', () => {
+  const bed = new ModuleBed();
+  const node = bed.core.view;
+  node.setUint32(DIRECTORY_START + DIRECTORY_NODE_IPV4, 0x0a00a8c0, true);
+  bed.use([says('reject')]);
+  for (const [source, destination] of [[A, B], ['fd00:1::2', 'fd00:1::3']] as const) {
+    const flow = { source, destination, sourcePort: 40000, destinationPort: 443 };
+    const reset = bed.send('a', tcpPacket(flow, TCP.syn));
+    assert.is(fateOf(reset), 'moduleRejected');
+    assert.is(reset.output, bed.device('a'));
+    const packet = innerOf(reset);
+    assertSums(packet);
+    const { offset, ...seen } = read(packet);
+    assert.is(`${seen.source} ${seen.sourcePort} > ${seen.destination} ${seen.destinationPort}`,
+      `${destination} 443 > ${source} 40000`);
+    assert.is(packet[offset + 13], TCP.rst | TCP.ack);
+    assert.is(read32(packet, offset + 8), 2, 'it acknowledges the SYN');
+  }
+  const unreachable = innerOf(bed.send('a', udpPacket(FLOW)));
+  assertSums(unreachable);
+  assert.equal([...unreachable.subarray(20, 22)], [3, 13], 'communication is prohibited');
+  assert.not.ok(bed.send('a', tcpPacket(FLOW, TCP.rst)).sent, 'a reset is answered by nothing');
+});
+
+test('a rejected packet of a peer is answered there', () => {
+  const bed = new ModuleBed();
+  bed.use([says('reject')]);
+  guardBatches(bed.core, () => undefined);
+  const flow = { source: '10.1.1.7', destination: A, sourcePort: 40000, destinationPort: 443 };
+  const verdict = bed.receive(1, tcpPacket(flow, TCP.syn));
+  assert.is(verdict.output, DEVICE_UNDERLAY_IPV4);
+  const { source, destination, offset, packet } = read(innerOf(verdict));
+  assert.is(`${source} > ${destination}`, `${A} > 10.1.1.7`);
+  assert.is(packet[offset + 13], TCP.rst | TCP.ack);
 });
 
 test('what the admin tier has decided is shown to no module', () => {

@@ -24,7 +24,7 @@ import { routeIpv4, routeIpv6 } from "../table/route";
 import { watchFind, watchedEpoch } from "../table/watch";
 import { identityOfIpv4, identityOfIpv6, policyAnswer } from "./match";
 import {
-  askModules, closeJudgement, moduleList, modulesWatch, pendingModules, setPending,
+  askModules, closeJudgement, moduleList, modulesLookOn, modulesWatch, pendingModules, setPending,
 } from "./module";
 import { recordVerdict } from "./ring";
 
@@ -62,7 +62,7 @@ export function judgeFlow(flow: usize, worker: i32, nowMs: i32): i32 {
     if (from != 0) egress = askModules(modules, worker, flow, 0, egress, near, far);
     if (to != 0) ingress = askModules(modules, worker, flow, 1, ingress, near, far);
     closeJudgement(worker, flow);
-    if (isWatched(modules, worker, flow)) epoch = watchedEpoch(epoch);
+    if (modulesLookOn(modules) && isWatched(modules, worker, flow)) epoch = watchedEpoch(epoch);
   }
   if (from != 0) recordVerdict(worker, nowMs, flow, from, 0, egress, near, far, key);
   if (to != 0) recordVerdict(worker, nowMs, flow, to, 1, ingress, near, far, key);

@@ -24,7 +24,7 @@ import {
   FLOW_SIGNAL,
 } from "../abi/policy";
 import {
-  flowDestination, flowIsIpv4, flowPolicyKey, flowSource, flowSourcePort,
+  flowDestination, flowIsIpv4, flowOpenerPorts, flowPolicyKey, flowSource, flowSourcePort,
 } from "../flow-key";
 import { directory } from "../packet";
 import { flowCandidate, workerField } from "../table/flow";
@@ -46,6 +46,13 @@ export function modulesWatch(list: usize): bool {
   return (load<u32>(list, MODULE_LIST_FLAGS) & MODULE_PER_PACKET) != 0;
 }
 
+/** True where some module may look at more than the first packet of a flow. */
+// @ts-ignore: decorator
+@inline
+export function modulesLookOn(list: usize): bool {
+  return (load<u32>(list, MODULE_LIST_FLAGS) & (MODULE_PER_PACKET | MODULE_HAS_PAYLOAD)) != 0;
+}
+
 /** What comes of a program's answer for one end of a flow, once the modules are asked. */
 export function askModules(
   list: usize,
@@ -65,7 +72,7 @@ export function askModules(
     const known = <i32>(load<u64>(said) >>> shift) & SAID_MASK;
     const verdict = known != 0
       ? known - 1
-      : evaluate(
+      : call(
         entry, worker, flow, flow, ingress, said, shift, sourceIdentity, destinationIdentity);
     if (verdict == MODULE_VERDICT_ALLOW && (entry & MODULE_MAY_ALLOW) != 0) {
       return decided(entry, ANSWER_ALLOW);
@@ -102,6 +109,8 @@ export function refused(entry: u32, verdict: i32): u32 {
 }
 
 /** Forgets what modules have said, when both ends of a flow are judged. */
+// @ts-ignore: decorator
+@inline
 export function closeJudgement(worker: i32, flow: usize): void {
   store<u64>(saidOf(worker, flow, 0), 0);
   store<u64>(saidOf(worker, flow, 1), 0);
@@ -114,6 +123,8 @@ function decided(entry: u32, bits: u32): u32 {
 
 /** Where what modules say of a flow stands until it is judged. An ICMP error may have two judged:
  * the flow that it is about, by its entry, and itself, by its key. */
+// @ts-ignore: decorator
+@inline
 export function saidOf(worker: i32, flow: usize, ingress: i32): usize {
   const isKey = flow == flowCandidate(worker);
   return workerField(worker, WORKER_SAID) + <usize>((<i32>isKey * 2 + ingress) * SAID_SIZE);
@@ -130,22 +141,45 @@ export function evaluate(
   entry: u32, worker: i32, flow: usize, seen: usize, ingress: i32, said: usize, shift: i32,
   sourceIdentity: i32, destinationIdentity: i32,
 ): i32 {
+  return call(
+    entry, worker, flow, seen, ingress, said, shift, sourceIdentity, destinationIdentity);
+}
+
+/** The same in place. IPv4 has one word of address, the first. */
+// @ts-ignore: decorator
+@inline
+function call(
+  entry: u32, worker: i32, flow: usize, seen: usize, ingress: i32, said: usize, shift: i32,
+  sourceIdentity: i32, destinationIdentity: i32,
+): i32 {
   if ((entry & MODULE_DISABLED) != 0) return failureOf(entry);
-  const place = <i32>(entry & MODULE_PLACE_MASK);
+  const index = MODULE_TABLE_BASE + <i32>(entry & MODULE_PLACE_MASK);
   enterModule(worker, entry, said, shift);
   const protocol = <i32>load<u8>(flow, FLOW_PROTOCOL);
+  const flags = tcpFlags(seen, protocol);
+  const ports = hasPorts(protocol) ? flowOpenerPorts(flow) : 0;
+  const from = bswap<u16>(<u16>ports);
+  const to = bswap<u16>(<u16>(ports >>> 16));
   const source = flowSource(flow);
   const destination = flowDestination(flow);
-  const ipv4 = flowIsIpv4(flow);
-  const verdict = call_indirect<i32>(
-    MODULE_TABLE_BASE + place, ipv4 ? 0 : 1, 1 - ingress, protocol, tcpFlags(seen, protocol),
-    hasPorts(protocol) ? flowSourcePort(flow) : 0, <i32>(flowPolicyKey(flow) & PORT_MASK),
-    sourceIdentity, destinationIdentity,
-    addressWord(source, 0, ipv4), addressWord(source, 4, ipv4),
-    addressWord(source, 8, ipv4), addressWord(source, 12, ipv4),
-    addressWord(destination, 0, ipv4), addressWord(destination, 4, ipv4),
-    addressWord(destination, 8, ipv4), addressWord(destination, 12, ipv4));
+  const verdict = flowIsIpv4(flow)
+    ? call_indirect<i32>(
+      index, 0, 1 - ingress, protocol, flags, <i32>from, <i32>to,
+      sourceIdentity, destinationIdentity,
+      word(source, 12), 0, 0, 0, word(destination, 12), 0, 0, 0)
+    : call_indirect<i32>(
+      index, 1, 1 - ingress, protocol, flags, <i32>from, <i32>to,
+      sourceIdentity, destinationIdentity,
+      word(source, 0), word(source, 4), word(source, 8), word(source, 12),
+      word(destination, 0), word(destination, 4), word(destination, 8), word(destination, 12));
   return leaveModule(worker, entry, said, shift, verdict);
+}
+
+/** A word of an address, in host order. */
+// @ts-ignore: decorator
+@inline
+function word(address: usize, offset: usize): i32 {
+  return <i32>bswap<u32>(load<u32>(address + offset));
 }
 
 /** Says which module the worker is in from now on, and where its verdict is to go. */
@@ -195,20 +229,17 @@ export function writeModuleFlow(words: usize, flow: usize, seen: usize, ingress:
   store<u32>(words, flowPolicyKey(flow) & PORT_MASK, 20);
   store<i32>(words, identityOf(source, ipv4), 24);
   store<i32>(words, identityOf(destination, ipv4), 28);
-  for (let word: usize = 0; word < 16; word += 4) {
-    store<i32>(words + 32 + word, addressWord(source, word, ipv4));
-    store<i32>(words + 48 + word, addressWord(destination, word, ipv4));
+  for (let at: usize = 0; at < 16; at += 4) {
+    store<i32>(words + 32 + at, ipv4 ? 0 : word(source, at));
+    store<i32>(words + 48 + at, ipv4 ? 0 : word(destination, at));
   }
+  if (!ipv4) return;
+  store<i32>(words, word(source, 12), 32);
+  store<i32>(words, word(destination, 12), 48);
 }
 
-/** A word of an address, in host order. IPv4 has one, the first. */
 // @ts-ignore: decorator
 @inline
-function addressWord(address: usize, offset: usize, ipv4: bool): i32 {
-  if (!ipv4) return <i32>bswap<u32>(load<u32>(address + offset));
-  return offset == 0 ? <i32>bswap<u32>(load<u32>(address, 12)) : 0;
-}
-
 function count(worker: i32, place: i32, kind: i32): void {
   const record = (worker * MODULE_PLACES) + place;
   const counter = <usize>(directory(DIRECTORY_MODULE_COUNTS) + (record * MODULE_COUNTS_STRIDE)
