@@ -239,6 +239,49 @@ test('a peer that changes its kind may use the old one until that ends', () => {
   assert.is(home.forwarding.peerTable.used, used, 'no record is lost');
 });
 
+test('what the other end may choose is taken for as long as it may', () => {
+  const home = makeHome();
+  const remote = '192.0.2.11';
+  const [vxlan] = WAYS;
+  if (vxlan === undefined) throw new Error('there is no VXLAN');
+  const packet = udpPacket('10.244.1.7', A4, pattern(9), 1);
+  const byVxlan = received(home, vxlan, packet);
+  const arrive = (bytes: Uint8Array, device: string): string | undefined => {
+    const source = { address: remote, port: 4000 };
+    const { sent, reason } = processOne(home.core, bytes, deviceIndex(home, device), source);
+    return sent ? 'sent' : REASON_NAMES[reason];
+  };
+  const taken = (): (string | undefined)[] => [
+    arrive(byVxlan, 'underlay-ipv4'), arrive(packet, 'node'), arrive(packet, 'udp-ipv4'),
+  ];
+  const { used } = home.forwarding.peerTable;
+  const settled = (): number => {
+    home.core.exports.processBatch(0, 0, 1);
+    return home.forwarding.peerTable.used - used;
+  };
+  const base = { family: 'IPv4', remote } as const;
+  const encapsulated = { kind: 'vxlan', vni: 1, mac: '02:00:00:00:00:99', port: 8472 } as const;
+  const direct = { kind: 'direct' } as const;
+  change(home, 1, { ...base, ...encapsulated, alternative: direct });
+  assert.not.ok(home.forwarding.isSwitching);
+  assert.equal(taken(), ['sent', 'sent', 'wrongTunnel']);
+  assert.is(settled(), 1);
+  change(home, 2, { ...base, ...direct, alternative: encapsulated });
+  assert.equal(taken(), ['sent', 'sent', 'wrongTunnel']);
+  home.forwarding.endSwitches();
+  assert.not.ok(home.forwarding.isSwitching);
+  assert.equal(taken(), ['sent', 'sent', 'wrongTunnel']);
+  assert.is(settled(), 1);
+  // The old kind comes first, for as long as a change takes; then the other one again.
+  change(home, 3, { ...base, kind: 'udp', alternative: direct });
+  assert.equal(taken(), ['wrongTunnel', 'sent', 'sent']);
+  home.forwarding.endSwitches();
+  assert.equal(taken(), ['wrongTunnel', 'sent', 'sent']);
+  change(home, 4, { ...base, kind: 'udp' });
+  assert.equal(taken(), ['wrongTunnel', 'wrongTunnel', 'sent']);
+  assert.is(settled(), 0, 'no record is lost');
+});
+
 test('a peer that goes while it changes leaves nothing', () => {
   const home = makeHome();
   const { used } = home.forwarding.peerTable;
