@@ -75,7 +75,7 @@ for (const { name, vni, port, way } of KINDS) {
   }
 }
 
-testNeeding('bridge', test, 'geneve: options are passed over, unless they must not be', async () => {
+testNeeding('bridge', test, 'geneve: options are passed over, but not critical ones', async () => {
   const { lab, other } = await bed();
   const [geneve] = KINDS;
   if (geneve === undefined) return;
