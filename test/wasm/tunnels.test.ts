@@ -192,6 +192,39 @@ test('tiny datagrams of a train: errors are not written over what is before them
   assert.is(toHex(sends[1]?.bytes.subarray(28) ?? empty), toHex(lost));
 });
 
+test('flannel\'s udp: what is too large leaves in fragments of its own', () => {
+  const home = makeBed();
+  // Record route, which only the first fragment has; a router alert, which each has.
+  const options = Uint8Array.of(7, 7, 4, 0, 0, 0, 0, 1, 148, 4, 0, 0);
+  const fields = {
+    source: A4, destination: '10.244.6.7', protocol: 99, identification: 77, options, ttl: 9,
+  };
+  const payload = pattern(4001);
+  const packet = ipv4(fields, payload);
+  const sends = runOne(home.core, vnet({}), packet, deviceIndex(home, 'pod-a'));
+  const fragments = sends.flatMap((send) => send.datagrams);
+  const later = { ...fields, options: Uint8Array.of(1, 1, 1, 1, 1, 1, 1, 1, 148, 4, 0, 0) };
+  assert.equal(fragments.map(toHex), [0, 1440, 2880].map((at) => toHex(ipv4({
+    ...(at === 0 ? fields : later), ttl: 8, moreFragments: at < 2880, offset: at / 8,
+  }, payload.subarray(at, at + 1440)))));
+  for (const send of sends) assert.is(send.device, layout.DEVICE_UDP_IPV4);
+});
+
+test('flannel\'s udp: a fragment that is too large is cut once more', () => {
+  const home = makeBed();
+  const fields = { source: A4, destination: '10.244.6.7', protocol: 17, identification: 77, ttl: 9 };
+  const payload = pattern(1480);
+  for (const moreFragments of [true, false]) {
+    const packet = ipv4({ ...fields, moreFragments, offset: 185 }, payload);
+    const sends = runOne(home.core, vnet({}), packet, deviceIndex(home, 'pod-a'));
+    const fragments = sends.flatMap((send) => send.datagrams);
+    assert.equal(fragments.map(toHex), [
+      ipv4({ ...fields, ttl: 8, moreFragments: true, offset: 185 }, payload.subarray(0, 1448)),
+      ipv4({ ...fields, ttl: 8, moreFragments, offset: 185 + 181 }, payload.subarray(1448)),
+    ].map(toHex));
+  }
+});
+
 /** Node edge, reached by another tunnel for IPv4. */
 function edgeBy(tunnel: Tunnel): ClusterNode {
   const edge = HOME.remotes.find(({ name }) => name === 'edge');
