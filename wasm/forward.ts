@@ -167,8 +167,8 @@ function spendHop(descriptor: usize): void {
 }
 
 /** Holds the inner packet, or each that it stands for, to the path's MTU. What may be fragmented
- * goes in outer fragments, or in its own (tunnel/fragment.ts); every IPv6 path takes 1,280 bytes, by outer fragments if need be
- * (RFC 8200 section 5). */
+ * goes in outer fragments, or in its own (tunnel/fragment.ts); every IPv6 path takes 1,280 bytes,
+ * by outer fragments if need be (RFC 8200 section 5). */
 function checkSize(descriptor: usize, worker: i32, mtu: i32): i32 {
   const packet = packetStart(descriptor);
   const length = largestPacket(descriptor);

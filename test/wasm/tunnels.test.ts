@@ -212,7 +212,9 @@ test('flannel\'s udp: what is too large leaves in fragments of its own', () => {
 
 test('flannel\'s udp: a fragment that is too large is cut once more', () => {
   const home = makeBed();
-  const fields = { source: A4, destination: '10.244.6.7', protocol: 17, identification: 77, ttl: 9 };
+  const fields = {
+    source: A4, destination: '10.244.6.7', protocol: 17, identification: 77, ttl: 9,
+  };
   const payload = pattern(1480);
   for (const moreFragments of [true, false]) {
     const packet = ipv4({ ...fields, moreFragments, offset: 185 }, payload);
