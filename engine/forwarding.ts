@@ -33,7 +33,7 @@ import { TableFullError } from './tables/limits.ts';
 import { NextHopTable } from './tables/next-hop.ts';
 import { PeerTable } from './tables/peer.ts';
 import { PrefixTable } from './tables/prefix.ts';
-import { groupTunnels, isOtherKind, tunnelOverhead, type PeerTunnel } from './tunnel.ts';
+import { groupTunnels, isOtherKind, tunnelOverhead, withPort, type PeerTunnel } from './tunnel.ts';
 
 /** What the tables need to know beside the cluster. `podNetworks` get an unreachable route under
  * the nodes' own; `underlayMtu` is the MTU of the link that carries the tunnels. */
@@ -48,8 +48,9 @@ export interface ForwardingOptions {
   defaultMac: Record<Family, string>;
 }
 
-/** A tunnel to a remote node, as published, and the pod packets that take it. `previous` is what it
- * was as another kind of tunnel, whose packets are still taken; `record` counts in the table. */
+/** A tunnel to a remote node, as published, and the pod packets that take it. `previous` is another
+ * kind of tunnel, whose packets are taken, too: what it was until lately or, lasting, what the
+ * other end may choose in its place; `record` counts in the table. */
 export interface Peer {
   node: string;
   families: Family[];
@@ -57,7 +58,7 @@ export interface Peer {
   nextHop: number;
   record: number;
   mtu: number;
-  previous: { tunnel: PeerTunnel; record: number } | null;
+  previous: { tunnel: PeerTunnel; record: number; isLasting: boolean } | null;
 }
 
 /** An endpoint, as entered. */
@@ -329,17 +330,42 @@ export class Forwarding {
 
   /** Writes the peer a new record and points its id there. */
   #publishPeer(peer: Peer, tunnel = peer.tunnel): void {
-    const mtu = this.#options.underlayMtu - tunnelOverhead(tunnel);
-    const ownMac = this.#ownMac(tunnel);
-    const isSwitch = peer.record >= 0 && isOtherKind(peer.tunnel, tunnel);
-    const { nextHop, record: left } = peer;
-    const previous = isSwitch ? { tunnel: peer.tunnel, record: left } : peer.previous;
-    const record = this.peerTable.add(
-      { tunnel, nextHop, ownMac, mtu, previous: previous?.record ?? -1 });
+    const { nextHop, record: left, previous: before } = peer;
+    const isSwitch = left >= 0 && isOtherKind(peer.tunnel, tunnel);
+    let previous = before?.isLasting === true ? null : before;
+    if (isSwitch) previous = { tunnel: peer.tunnel, record: left, isLasting: false };
+    previous ??= this.#addAlternative(peer, tunnel);
+    const record = this.#addRecord(peer, tunnel, previous);
     this.nextHops.publish(nextHop, NEXT_HOP_KIND_PEER, record);
-    const gone = isSwitch ? peer.previous?.record ?? -1 : left;
-    Object.assign(peer, { tunnel, record, mtu, previous });
-    if (gone >= 0) this.peerTable.remove(gone);
+    Object.assign(peer, { tunnel, record, mtu: this.#mtu(tunnel), previous });
+    for (const gone of [left, before?.record ?? -1]) {
+      if (gone >= 0 && gone !== previous?.record) this.peerTable.remove(gone);
+    }
+  }
+
+  /** Writes a record of what the other end may choose; null where there is no such thing. */
+  #addAlternative(peer: Peer, { family, remote, alternative }: PeerTunnel): Peer['previous'] {
+    if (alternative === undefined) return null;
+    const { tunnelPort = FLANNEL_VXLAN_PORT } = this.#options;
+    const tunnel = withPort({ family, remote, ...alternative }, tunnelPort);
+    return { tunnel, record: this.#addRecord(peer, tunnel, null), isLasting: true };
+  }
+
+  /** Throws TableFullError; then the alternative that was to be its previous has no record. */
+  #addRecord({ nextHop }: Peer, tunnel: PeerTunnel, previous: Peer['previous']): number {
+    const [ownMac, mtu] = [this.#ownMac(tunnel), this.#mtu(tunnel)];
+    try {
+      return this.peerTable.add({
+        tunnel, nextHop, ownMac, mtu, previous: previous?.record ?? -1,
+      });
+    } catch (error) {
+      if (previous?.isLasting === true) this.peerTable.remove(previous.record);
+      throw error;
+    }
+  }
+
+  #mtu(tunnel: PeerTunnel): number {
+    return this.#options.underlayMtu - tunnelOverhead(tunnel);
   }
 
   /** The MAC of our own end: what the cluster says of our tunnel, or our default. */
@@ -350,12 +376,17 @@ export class Forwarding {
 
   /** True while packets of the kind of tunnel that some peer had before are taken. */
   get isSwitching(): boolean {
-    return [...this.peers.values()].some(({ previous }) => previous !== null);
+    return [...this.peers.values()].some(({ previous }) => previous?.isLasting === false);
   }
 
-  /** From now on packets of each peer's own kind of tunnel are the only ones that are taken. */
+  /** From now on packets of each peer's own kind of tunnel are the only ones that are taken, beside
+   * those of its alternative. */
   endSwitches(): void {
-    for (const peer of this.peers.values()) this.#forgetPrevious(peer);
+    for (const peer of this.peers.values()) {
+      if (peer.previous?.isLasting !== false) continue;
+      this.#forgetPrevious(peer);
+      if (peer.tunnel.alternative !== undefined) this.#publishPeer(peer);
+    }
   }
 
   #forgetPrevious(peer: Peer): void {

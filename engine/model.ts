@@ -12,29 +12,43 @@ export * from './service.ts';
 const Vni = v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(0xffffff));
 /** Longest reason that is told of a tunnel. */
 export const WHY_LIMIT = 160;
-/** What all tunnels have. `why` tells the operator why it is this one. */
+/** What each kind of tunnel needs. Where no port is said, it is the cluster's, which the host's
+ * configuration has. Geneve without a MAC carries IP packets, with one Ethernet frames. What is
+ * `direct` goes to its remote, on our link, as it is. */
+const KINDS = {
+  vxlan: { kind: v.literal('vxlan'), port: v.exactOptional(Port), vni: Vni, mac: Mac },
+  geneve: {
+    kind: v.literal('geneve'), port: v.exactOptional(Port), vni: Vni, mac: v.nullable(Mac),
+  },
+  ipip: { kind: v.literal('ipip') },
+  udp: { kind: v.literal('udp'), port: v.exactOptional(Port) },
+  direct: { kind: v.literal('direct') },
+};
+
+/** A kind with what it needs. */
+export const AlternativeSchema = v.variant('kind', [
+  v.strictObject(KINDS.vxlan), v.strictObject(KINDS.geneve), v.strictObject(KINDS.ipip),
+  v.strictObject(KINDS.udp), v.strictObject(KINDS.direct),
+]);
+export type Alternative = v.InferOutput<typeof AlternativeSchema>;
+
+/** What all tunnels have. `why` tells the operator why it is this one; `alternative` is what the
+ * other end may choose in its place, for the same packets, and is taken from it too. */
 const TunnelBase = {
   family: v.picklist(['IPv4', 'IPv6']),
   remote: Address,
   why: v.exactOptional(v.pipe(v.string(), v.maxLength(WHY_LIMIT))),
+  alternative: v.exactOptional(AlternativeSchema),
 };
 
 /** One way to reach a cluster node: an encapsulation, or none, and where its packets go (a
- * dual-stack flannel node has two, one per address family). Pod packets of `family` take it. Where
- * no port is said, it is the cluster's, which the host's configuration has. Geneve without a MAC
- * carries IP packets, with one Ethernet frames. What is `direct` goes to `remote`, on our link, as
- * it is. */
+ * dual-stack flannel node has two, one per address family). Pod packets of `family` take it. */
 export const TunnelSchema = v.variant('kind', [
-  v.strictObject({
-    ...TunnelBase, kind: v.literal('vxlan'), port: v.exactOptional(Port), vni: Vni, mac: Mac,
-  }),
-  v.strictObject({
-    ...TunnelBase, kind: v.literal('geneve'), port: v.exactOptional(Port), vni: Vni,
-    mac: v.nullable(Mac),
-  }),
-  v.strictObject({ ...TunnelBase, kind: v.literal('ipip') }),
-  v.strictObject({ ...TunnelBase, kind: v.literal('udp'), port: v.exactOptional(Port) }),
-  v.strictObject({ ...TunnelBase, kind: v.literal('direct') }),
+  v.strictObject({ ...TunnelBase, ...KINDS.vxlan }),
+  v.strictObject({ ...TunnelBase, ...KINDS.geneve }),
+  v.strictObject({ ...TunnelBase, ...KINDS.ipip }),
+  v.strictObject({ ...TunnelBase, ...KINDS.udp }),
+  v.strictObject({ ...TunnelBase, ...KINDS.direct }),
 ]);
 export type Tunnel = v.InferOutput<typeof TunnelSchema>;
 export type VxlanTunnel = Extract<Tunnel, { kind: 'vxlan' }>;

@@ -5,7 +5,7 @@ import { DEVICE_VXLAN_IPV4, DEVICE_VXLAN_IPV6 } from '../wasm/abi/layout.ts';
 import { addressFamily, type Family } from './address.ts';
 import type { Peer } from './forwarding.ts';
 import type { ClusterNode } from './model.ts';
-import { groupTunnels, tunnelDevice, type PeerTunnel } from './tunnel.ts';
+import { groupTunnels, tunnelDevice, withPort, type PeerTunnel } from './tunnel.ts';
 
 /** A socket that some peer's packets come to: of UDP with a port, or of IP with the protocol number
  * of what it carries, which the device tells. */
@@ -30,12 +30,20 @@ export function tunnelNeeds(nodes: Iterable<ClusterNode>, vxlanPort: number): Tu
   const needs = new Map<number, TunnelNeed>();
   for (const { tunnels } of nodes) {
     for (const [tunnel, families] of groupTunnels(tunnels, vxlanPort)) {
-      for (const need of needsOf(tunnel, families, vxlanPort)) {
+      for (const need of allNeedsOf(tunnel, families, vxlanPort)) {
         if (!needs.has(need.device)) needs.set(need.device, need);
       }
     }
   }
   return [...needs.values()];
+}
+
+/** What a tunnel needs, and what the other end may choose in its place. */
+function allNeedsOf(tunnel: PeerTunnel, families: Family[], vxlanPort: number): TunnelNeed[] {
+  const { family, remote, alternative } = tunnel;
+  const others = alternative === undefined ? [] : [{ family, remote, ...alternative }];
+  return [tunnel, ...others.map((other) => withPort(other, vxlanPort))]
+    .flatMap((one) => needsOf(one, families, vxlanPort));
 }
 
 function needsOf(tunnel: PeerTunnel, families: Family[], vxlanPort: number): TunnelNeed[] {
@@ -64,7 +72,8 @@ export function directRoutes(
 ): DirectRoute[] {
   const routes: DirectRoute[] = [];
   for (const { node, tunnel, previous, families } of peers) {
-    const direct = [tunnel, previous?.tunnel].find((one) => one?.kind === 'direct');
+    const former = previous?.isLasting === false ? previous.tunnel : null;
+    const direct = [tunnel, former].find((one) => one?.kind === 'direct');
     if (direct === undefined) continue;
     for (const prefix of nodes.get(node)?.podCidrs ?? []) {
       if (families.includes(addressFamily(prefix))) routes.push({ prefix, via: direct.remote });

@@ -5,14 +5,15 @@ import { readlinkSync } from 'node:fs';
 import { basename } from 'node:path';
 import { isMainThread, receiveMessageOnPort, workerData } from 'node:worker_threads';
 import type { MessagePort } from 'node:worker_threads';
-import { VXLAN_HEADER_SIZE } from '../wasm/abi/headers.ts';
 import { Core } from '../engine/core.ts';
 import { currentModule } from '../engine/modules.ts';
 import { EventSet } from '../ffi/epoll.ts';
 import { drainEventFd } from '../ffi/file.ts';
 import type { Device } from './device/device.ts';
 import { FaultDevice, type FaultOptions } from './device/fault.ts';
-import { LINK_TYPE_ETHERNET, LINK_TYPE_RAW, PcapDevice } from './device/pcap.ts';
+import {
+  LINK_TYPE_ETHERNET, LINK_TYPE_RAW, PcapDevice, recordsFrames, tunnelSkip,
+} from './device/pcap.ts';
 import { TunDevice } from './device/tun.ts';
 import { TunnelTapDevice } from './device/tunnel-tap.ts';
 import { UdpDevice } from './device/udp.ts';
@@ -98,11 +99,14 @@ function makeDevice(slots: Slots, spec: DeviceSpec, report: Report): Device {
     : new TunDevice(slots, spec.index, spec.name, receiverOf(slots, spec), spec.vnetSize);
   if (spec.fault !== null) device = new FaultDevice(device, slots, spec.fault);
   if (spec.pcap === null) return device;
-  const linkType = spec.kind === 'tun' ? LINK_TYPE_RAW : LINK_TYPE_ETHERNET;
-  const skip = spec.kind === 'udp' ? VXLAN_HEADER_SIZE : 0;
-  const { pcap, vnetSize } = spec;
+  const { kind, index, pcap, vnetSize } = spec;
+  const hasFrames = kind === 'udp' ? recordsFrames(index) : kind === 'tap';
+  const linkType = hasFrames ? LINK_TYPE_ETHERNET : LINK_TYPE_RAW;
+  const skip = kind === 'udp' ? tunnelSkip(index) : undefined;
   const path = slots.worker === 0 ? pcap : pcap.replace(/(\.pcap)?$/, `.${slots.worker}$1`);
-  return new PcapDevice(device, slots, { path, linkType, skip, vnetSize });
+  return new PcapDevice(device, slots, {
+    path, linkType, vnetSize, ...(skip === undefined ? {} : { skip }),
+  });
 }
 
 /** One thread: what it has, and how it is told. */

@@ -62,7 +62,7 @@ export const TOOLS: readonly Tool[] = [
     program: 'usr/lib/openvswitch-switch/ovs-vswitchd',
     also: {
       'ovsdb-server': 'usr/sbin/ovsdb-server', 'ovsdb-tool': 'usr/bin/ovsdb-tool',
-      'ovs-vsctl': 'usr/bin/ovs-vsctl',
+      'ovs-vsctl': 'usr/bin/ovs-vsctl', 'ovs-ofctl': 'usr/bin/ovs-ofctl',
     },
   },
 ];
@@ -127,6 +127,11 @@ function findOnPath(name: string): string | null {
 export function findTool(name: string): string | null {
   const ours = join(ownFolder(name), name);
   return findOnPath(name) ?? (isProgram(ours) ? ours : null);
+}
+
+/** All programs of a tool are there. */
+function isThere({ name, also }: Tool): boolean {
+  return [name, ...Object.keys(also ?? {})].every((program) => findTool(program) !== null);
 }
 
 /** The folder that a tool's package was unpacked to; null where the machine has its own or none. */
@@ -284,7 +289,7 @@ async function bringTool(tool: Tool, work: string, untilMs: number): Promise<voi
   writeStarters(tool, unpacked);
   await run(join(unpacked, tool.name), [tool.probe ?? '--version'], untilMs);
   const place = join(FOLDER, tool.name);
-  if (findTool(tool.name) === null) rmSync(place, { recursive: true, force: true });
+  if (!isThere(tool)) rmSync(place, { recursive: true, force: true });
   if (!existsSync(place)) renameSync(unpacked, place);
 }
 
@@ -306,7 +311,7 @@ export async function bringTools(
   const recently = ({ name }: { name: string }): boolean =>
     Date.now() - (failures[name]?.atMs ?? 0) < RETRY_AFTER_MS;
   const missing = [
-    ...tools.filter((tool) => findTool(tool.name) === null),
+    ...tools.filter((tool) => !isThere(tool)),
     ...packages.filter((wanted) => findFiles(wanted) === null),
   ].filter((wanted) => !recently(wanted));
   if (missing.length === 0) return;

@@ -32,6 +32,7 @@ import {
   peerTunnel,
 } from "./table/record";
 import { routeDestination } from "./table/route";
+import { needsFragments, sendFragments } from "./tunnel/fragment";
 import { frameTunnel } from "./tunnel/frame";
 import { costsHopOut, costsHopToNode, isFromStack } from "./tunnel/hops";
 import { encapsulate, segment } from "./tunnel/tunnel";
@@ -164,8 +165,8 @@ function spendHop(descriptor: usize): void {
 }
 
 /** Holds the inner packet, or each that it stands for, to the path's MTU. What may be fragmented
- * goes in outer fragments; every IPv6 path takes 1,280 bytes, by outer fragments if need be
- * (RFC 8200 section 5). */
+ * goes in outer fragments, or in its own (tunnel/fragment.ts); every IPv6 path takes 1,280 bytes,
+ * by outer fragments if need be (RFC 8200 section 5). */
 function checkSize(descriptor: usize, worker: i32, mtu: i32): i32 {
   const packet = packetStart(descriptor);
   const length = largestPacket(descriptor);
@@ -187,7 +188,8 @@ function sendToPeer(descriptor: usize, worker: i32, nextHop: i32, peer: usize): 
   countSent(worker, nextHop, descriptor);
   if (!isSuperPacket(descriptor)) {
     if (needsChecksum(descriptor)) finishChecksum(descriptor);
-    encapsulate(descriptor, worker, peer);
+    if (needsFragments(descriptor, peer)) sendFragments(descriptor, worker, peer);
+    else encapsulate(descriptor, worker, peer);
   } else if (!frameTunnel(descriptor, worker, peer)) {
     segment(descriptor, worker, peer);
   }

@@ -8,7 +8,7 @@ import { openOutbox } from "./outbox";
 import { clearOffload, descriptorAt, packetLength, packetStart, setPacket, workerOfSlot } from
   "./packet";
 import { flowCandidate } from "./table/flow";
-import { encapsulateVxlan } from "./tunnel/vxlan";
+import { encapsulate } from "./tunnel/tunnel";
 import { checkIp, ipTotalLength, ipTransport } from "./wire/ip";
 
 const FACTOR: u32 = 16777619;
@@ -39,7 +39,7 @@ export function encapsulateMany(first: i32, count: i32, peer: usize): void {
     const packet = packetStart(descriptor);
     const length = packetLength(descriptor);
     clearOffload(descriptor);
-    encapsulateVxlan(descriptor, worker, peer);
+    encapsulate(descriptor, worker, peer);
     setPacket(descriptor, packet, length);
   }
 }

@@ -1,13 +1,33 @@
 // Writes what passes through another device to a pcap file, which tcpdump and Wireshark read
-// (draft-ietf-opsawg-pcap). A TUN's packets are raw IP; a TAP's, and the inner frames of an
-// underlay device behind its tunnel header, are Ethernet. Datagrams that travel together are
+// (draft-ietf-opsawg-pcap). A TUN's packets are raw IP; a TAP's, and the inner frames of VXLAN, are
+// Ethernet; of other tunnels it is the packets inside, raw. Datagrams that travel together are
 // recorded one by one; a super-packet is recorded as it is. A file that is there is continued, so
 // that a worker that starts after a crash loses nothing.
 
 import { closeSync, fstatSync, openSync, writeSync } from 'node:fs';
-import { FAMILY_IPV4, SEND_FLAG_FRAME } from '../../wasm/abi/layout.ts';
+import {
+  DEVICE_GENEVE_IPV4,
+  DEVICE_GENEVE_IPV6,
+  DEVICE_IP6IP_IPV4,
+  DEVICE_IP6IP_IPV6,
+  DEVICE_IPIP_IPV4,
+  DEVICE_IPIP_IPV6,
+  DEVICE_UDP_IPV4,
+  DEVICE_UDP_IPV6,
+  DEVICE_UNDERLAY_IPV4,
+  DEVICE_UNDERLAY_IPV6,
+  DEVICE_VXLAN_IPV4,
+  DEVICE_VXLAN_IPV6,
+  FAMILY_IPV4,
+  SEND_FLAG_FRAME,
+} from '../../wasm/abi/layout.ts';
 import {
   ETHERNET_HEADER_SIZE,
+  ETHER_TYPE_ETHERNET,
+  GENEVE_HEADER_SIZE,
+  GENEVE_LENGTH_MASK,
+  GENEVE_PROTOCOL,
+  GENEVE_VERSION_LENGTH,
   IPV4_HEADER_SIZE,
   IPV6_HEADER_SIZE,
   UDP_HEADER_SIZE,
@@ -28,22 +48,53 @@ export const LINK_TYPE_RAW = 101;
 export interface PcapOptions {
   path: string;
   linkType: number;
-  /** Bytes in front of each packet that are not recorded. */
-  skip: number;
+  /** Tells how many bytes in front of each packet are not recorded. */
+  skip?: Skip;
   /** Likewise, of those in front of a packet that is written: its vnet header. */
   vnetSize?: number;
 }
 
-/** What is in front of the inner frame where a frame is made whole, without the IP header. */
-const FRAME_SKIP =
-  VNET_TUNNEL_HEADER_SIZE + ETHERNET_HEADER_SIZE + UDP_HEADER_SIZE + VXLAN_HEADER_SIZE;
+/** Of a packet, or datagram, that was read from a device or is written to it. */
+export type Skip = (packet: Uint8Array, isRead: boolean) => number;
+
+/** What is in front of a datagram where a frame is made whole, without the IP header. */
+const FRAME_SKIP = VNET_TUNNEL_HEADER_SIZE + ETHERNET_HEADER_SIZE + UDP_HEADER_SIZE;
+
+/** What lies in front of the frame inside VXLAN, or of the packet inside another tunnel, by the
+ * device that it comes or goes by. */
+export function tunnelSkip(device: number): Skip {
+  switch (device) {
+    case DEVICE_GENEVE_IPV4: case DEVICE_GENEVE_IPV6:
+      return geneveSkip;
+    // A raw socket of IPv4 gives the outer header, too, and takes none: raw(7).
+    case DEVICE_IPIP_IPV4: case DEVICE_IP6IP_IPV4:
+      return ([first = 0], isRead) => isRead ? (first & 0x0f) * 4 : 0;
+    case DEVICE_IPIP_IPV6: case DEVICE_IP6IP_IPV6: case DEVICE_UDP_IPV4: case DEVICE_UDP_IPV6:
+      return () => 0;
+    default:
+      return () => VXLAN_HEADER_SIZE;
+  }
+}
+
+/** True where what is recorded of a device's datagrams begins with an Ethernet header. */
+export function recordsFrames(device: number): boolean {
+  return [DEVICE_UNDERLAY_IPV4, DEVICE_UNDERLAY_IPV6, DEVICE_VXLAN_IPV4, DEVICE_VXLAN_IPV6]
+    .includes(device);
+}
+
+function geneveSkip(datagram: Uint8Array): number {
+  const options = ((datagram[GENEVE_VERSION_LENGTH] ?? 0) & GENEVE_LENGTH_MASK) * 4;
+  const protocol = ((datagram[GENEVE_PROTOCOL] ?? 0) << 8) | (datagram[GENEVE_PROTOCOL + 1] ?? 0);
+  const frame = protocol === ETHER_TYPE_ETHERNET ? ETHERNET_HEADER_SIZE : 0;
+  return GENEVE_HEADER_SIZE + options + frame;
+}
 
 export class PcapDevice implements Device {
   readonly name: string;
   readonly descriptors: readonly number[];
   readonly #inner: Device;
   readonly #slots: Slots;
-  readonly #skip: number;
+  readonly #skip: Skip;
   readonly #vnetSize: number;
   readonly #file: number;
   readonly #record = new DataView(new ArrayBuffer(RECORD_HEADER_SIZE));
@@ -51,7 +102,7 @@ export class PcapDevice implements Device {
   constructor(inner: Device, slots: Slots, options: PcapOptions) {
     this.#inner = inner;
     this.#slots = slots;
-    this.#skip = options.skip;
+    this.#skip = options.skip ?? (() => 0);
     this.#vnetSize = options.vnetSize ?? 0;
     this.name = inner.name;
     this.descriptors = inner.descriptors;
@@ -78,7 +129,7 @@ export class PcapDevice implements Device {
     for (let slot = first; slot < first + done; slot += 1) {
       const start = this.#slots.start(slot);
       const packet = this.#slots.core.bytes.subarray(start, start + this.#slots.length(slot));
-      this.#saveTrain(packet, this.#slots.segmentSize(slot));
+      this.#saveTrain(packet, this.#slots.segmentSize(slot), true);
     }
     return done;
   }
@@ -88,9 +139,10 @@ export class PcapDevice implements Device {
     const packet = sends.copy(send);
     if ((sends.flags(send) & SEND_FLAG_FRAME) !== 0) {
       const isIpv4 = sends.remoteFamily(send) === FAMILY_IPV4;
-      this.#save(packet, FRAME_SKIP + (isIpv4 ? IPV4_HEADER_SIZE : IPV6_HEADER_SIZE));
+      const outer = FRAME_SKIP + (isIpv4 ? IPV4_HEADER_SIZE : IPV6_HEADER_SIZE);
+      this.#save(packet, outer + this.#skip(packet.subarray(outer), false));
     } else {
-      this.#saveTrain(packet.subarray(this.#vnetSize), sends.segmentSize(send));
+      this.#saveTrain(packet.subarray(this.#vnetSize), sends.segmentSize(send), false);
     }
     this.#inner.write(send);
   }
@@ -105,10 +157,11 @@ export class PcapDevice implements Device {
   }
 
   /** Saves datagrams of one size that lie one behind the other, the last shorter or not. */
-  #saveTrain(train: Uint8Array, segmentSize: number): void {
+  #saveTrain(train: Uint8Array, segmentSize: number, isRead: boolean): void {
     const size = segmentSize === 0 ? train.length : segmentSize;
     for (let at = 0; at < train.length; at += size) {
-      this.#save(train.subarray(at, at + size), this.#skip);
+      const datagram = train.subarray(at, at + size);
+      this.#save(datagram, this.#skip(datagram, isRead));
     }
   }
 

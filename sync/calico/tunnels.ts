@@ -7,7 +7,7 @@
 
 import { addressFamily, prefixHolds } from '../../engine/address.ts';
 import type { Family } from '../../engine/address.ts';
-import type { Tunnel } from '../../engine/model.ts';
+import type { Alternative, Tunnel } from '../../engine/model.ts';
 import { CALICO_PORT, CALICO_VNI, FAMILIES, NAMES } from './annotations.ts';
 import type { CalicoEnd, CalicoReach } from './annotations.ts';
 import { modeOf } from './pools.ts';
@@ -48,20 +48,36 @@ function tunnelOf(
 ): Tunnel | null {
   const base = { family, remote: end.address };
   const link = links?.find((prefix) => prefixHolds(prefix, end.address));
-  const isCross = mode.endsWith('-cross-subnet');
-  if (isCross ? link !== undefined : mode === 'none' && (links === null || link !== undefined)) {
-    const name = isCross ? 'CrossSubnet' : 'no encapsulation';
-    const on = link === undefined ? '' : `, on our link ${link}`;
-    return { ...base, kind: 'direct', why: `${name}, of ${by}${on}` };
-  }
-  const isFar = isCross && links !== null;
-  const why = isFar ? `${mode}, of ${by}, not on our link` : `${mode}, of ${by}`;
+  const on = link === undefined ? '' : `, on our link ${link}`;
   if (mode === 'none') {
+    if (links === null || link !== undefined) {
+      return { ...base, ...DIRECT, why: `no encapsulation, of ${by}${on}` };
+    }
     warn(`no encapsulation, of ${by}, and ${end.address} is not on our link`);
     return null;
   }
+  const isCross = mode.endsWith('-cross-subnet') && links !== null;
+  const isNear = isCross && link !== undefined;
+  const tunnel = encapsulation({ family, end, mode, by }, isNear ? () => {} : warn);
+  if (isNear) {
+    const why = `CrossSubnet, of ${by}${on}`;
+    return { ...base, ...DIRECT, why, ...(tunnel === null ? {} : { alternative: tunnel }) };
+  }
+  if (tunnel === null) return null;
+  const why = `${mode}, of ${by}`;
+  // Who is on whose link the other end may see otherwise: it goes by its own prefix.
+  return isCross ? { ...base, ...tunnel, why: `${why}, not on our link`, alternative: DIRECT }
+    : { ...base, ...tunnel, why };
+}
+
+const DIRECT = { kind: 'direct' } as const;
+
+/** What is in front of packets that need it; null where the node does not have it. */
+function encapsulation(
+  { family, end, mode, by }: Wanted, warn: (text: string) => void,
+): Alternative | null {
   if (mode.startsWith('ipip')) {
-    if (family === 'IPv4') return { ...base, kind: 'ipip', why };
+    if (family === 'IPv4') return { kind: 'ipip' };
     warn(`${mode}, of ${by}, which carries IPv4 alone`);
     return null;
   }
@@ -69,7 +85,7 @@ function tunnelOf(
     warn(`${mode}, of ${by}, without ${NAMES[family].vxlan}`);
     return null;
   }
-  return { ...base, kind: 'vxlan', port: CALICO_PORT, vni: CALICO_VNI, mac: end.mac, why };
+  return { kind: 'vxlan', port: CALICO_PORT, vni: CALICO_VNI, mac: end.mac };
 }
 
 /** Addresses that a node's own packets come from beside those of its pod networks: its tunnel

@@ -12,7 +12,7 @@ import {
 import type { Family } from '../../engine/address.ts';
 import { FLANNEL_TYPES } from '../../engine/net-conf.ts';
 import type { FlannelType } from '../../engine/net-conf.ts';
-import type { Tunnel } from '../../engine/model.ts';
+import type { Alternative, Tunnel } from '../../engine/model.ts';
 import { fieldPath, issuePath, issueReason } from '../../engine/shape.ts';
 import type { Refuse } from '../fields.ts';
 import { BACKEND_TYPE, FAMILIES, MANAGED, NAMES } from './annotations.ts';
@@ -146,14 +146,23 @@ function tunnelOf(
     warn(`${name} without ${data}`);
     return null;
   }
-  if (view.isDirectRouting && link !== undefined) {
-    return { ...base, kind: 'direct', why: `DirectRouting of net-conf.json, on our link ${link}` };
+  const tunnel = encapsulation(type, vtep, view);
+  if (!view.isDirectRouting || links === null) return { ...base, ...tunnel, why: `type ${type}` };
+  // Who is on whose link the other end may see otherwise.
+  if (link === undefined) {
+    return { ...base, ...tunnel, why: `type ${type}, not on our link`, alternative: DIRECT };
   }
-  const isFar = view.isDirectRouting && links !== null;
-  const why = isFar ? `type ${type}, not on our link` : `type ${type}`;
-  if (type === 'ipip') return { ...base, kind: 'ipip', why };
-  if (vtep !== null) {
-    return { ...base, kind: 'vxlan', vni: vtep.VNI, mac: vtep.VtepMAC, why };
-  }
-  return { ...base, kind: 'udp', ...(view.port === null ? {} : { port: view.port }), why };
+  const why = `DirectRouting of net-conf.json, on our link ${link}`;
+  return { ...base, ...DIRECT, why, alternative: tunnel };
+}
+
+const DIRECT = { kind: 'direct' } as const;
+
+/** What is in front of packets that need it. */
+function encapsulation(
+  type: Exclude<FlannelType, 'host-gw'>, vtep: Vtep | null, { port }: FlannelView,
+): Alternative {
+  if (type === 'ipip') return { kind: 'ipip' };
+  if (vtep !== null) return { kind: 'vxlan', vni: vtep.VNI, mac: vtep.VtepMAC };
+  return { kind: 'udp', ...(port === null ? {} : { port }) };
 }

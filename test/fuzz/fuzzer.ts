@@ -16,6 +16,8 @@ import { Mutator, PACKET_REACH } from './mutate.ts';
 
 const BATCH = 64;
 const FILL = 0xa5;
+/** What flannel's udp takes of the scene's underlay. */
+const UDP_MTU = 1472;
 /** Devices that send to peers. */
 const UNDERLAY = Array.from({ length: layout.DEVICE_FIRST_ENDPOINT }, (_, index) => index)
   .filter(isUnderlay);
@@ -126,6 +128,8 @@ export class Fuzzer {
     }
     const output = view.getUint16(descriptor + layout.DESCRIPTOR_OUTPUT, true);
     if (!this.#outputs.has(output)) return `output device ${output}`;
+    const isUdp = output === layout.DEVICE_UDP_IPV4 && reason === verdict.REASON_NONE;
+    if (isUdp && length > UDP_MTU) return this.#judgeFragments(start, length);
     const send = sendAt(this.#core, this.#send);
     this.#send += 1;
     const piece = view.getUint32(send + layout.SEND_PIECES, true);
@@ -136,6 +140,24 @@ export class Fuzzer {
       || view.getUint16(send + layout.SEND_DEVICE, true) !== output) return 'not what is sent';
     if (!isUnderlay(output)) return '';
     return this.#isPeer(send + layout.SEND_REMOTE) ? '' : 'remote of no peer';
+  }
+
+  /** What is wrong with the fragments of a packet; empty where nothing is. */
+  #judgeFragments(start: number, length: number): string {
+    const { view, bytes } = this.#core;
+    const header = ((bytes[start] ?? 0) & 0x0f) * 4;
+    for (let at = header; at < length;) {
+      const send = sendAt(this.#core, this.#send);
+      this.#send += 1;
+      const first = view.getUint32(send + layout.SEND_PIECES, true);
+      const second = first + layout.PIECE_SIZE;
+      if (view.getUint32(send + layout.SEND_PIECE_COUNT, true) !== 2
+        || view.getBigUint64(first + 8, true) !== BigInt(header)
+        || view.getBigUint64(second, true) !== BigInt(start + at)) return 'no fragment';
+      at += view.getUint32(second + 8, true);
+      if (at > length) return 'fragments of more than there is';
+    }
+    return '';
   }
 
   /** True where the remote at an address is a peer's, byte for byte. */

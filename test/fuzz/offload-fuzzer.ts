@@ -8,7 +8,7 @@ import { EVENT_ICMP_SENT, REASON_COUNT } from '../../wasm/abi/verdict.ts';
 import { readDrops, readEvents, REASON_NAMES } from '../../engine/counters.ts';
 import type { Core } from '../../engine/core.ts';
 import { writeRemote } from '../../engine/tables/peer.ts';
-import { sendAt, slotStart, TEST_LIMITS } from '../support/core.ts';
+import { isUnderlay, sendAt, slotStart, TEST_LIMITS } from '../support/core.ts';
 import { makeHome } from '../support/home.ts';
 import { toHex } from '../support/packets.ts';
 import { Random } from '../support/random.ts';
@@ -17,6 +17,9 @@ import { MemoryWatch } from './memory-watch.ts';
 import { makePool, type LocalEntry, type Pool, type TrainEntry } from './offload-pool.ts';
 
 const BATCH = 16;
+/** Devices that send to peers. */
+const UNDERLAY = Array.from({ length: layout.DEVICE_FIRST_ENDPOINT }, (_, index) => index)
+  .filter(isUnderlay);
 const FILL = 0xa5;
 /** The core puts at most 108 bytes in front of a packet: a whole frame's headers. */
 const HEADROOM_GUARD = layout.PACKET_HEADROOM - 112;
@@ -74,7 +77,8 @@ export class OffloadFuzzer {
     }
     this.#random = new Random(options.seed);
     this.#pool = makePool(this.#scene, this.#random);
-    this.#outputs = new Set([0, 1, 2, ...[...endpoints.values()].map(({ device }) => device)]);
+    const pods = [...endpoints.values()].map(({ device }) => device);
+    this.#outputs = new Set([layout.DEVICE_NODE, ...UNDERLAY, ...pods]);
     core.bytes.fill(FILL, slotStart(core, 0), slotStart(core, BATCH));
   }
 
@@ -180,11 +184,11 @@ export class OffloadFuzzer {
     if (total !== length || count === 0) return `${length} bytes, but pieces of ${total}`;
     const packets = view.getUint16(send + layout.SEND_PACKETS, true);
     if (packets < 1 || packets > layout.SEGMENTS_MAX) return `${packets} packets`;
-    const isUnderlay = device === 1 || device === 2;
-    if (isUnderlay !== (view.getUint32(send + layout.SEND_PEER, true) !== 0)) return 'no peer';
+    const isToPeer = isUnderlay(device);
+    if (isToPeer !== (view.getUint32(send + layout.SEND_PEER, true) !== 0)) return 'no peer';
     const isFrame = (view.getUint8(send + layout.SEND_FLAGS) & layout.SEND_FLAG_FRAME) !== 0;
     const size = view.getUint16(send + layout.SEND_SEGMENT_SIZE, true);
-    if (!isUnderlay || isFrame || packets === 1) {
+    if (!isToPeer || isFrame || packets === 1) {
       return size === 0 ? '' : `one datagram of ${packets} packets in sizes of ${size}`;
     }
     const isCuttable = size > 0 && Math.ceil(length / size) === packets

@@ -1,32 +1,31 @@
 // The offload fuzzer's starting points, made once: sound packets and super-packets of pods behind
 // their vnet headers, and trains of sound datagrams from peers.
 
-import * as layout from '../../wasm/abi/layout.ts';
-import { addressFamily } from '../../engine/address.ts';
+import { addressBytes, addressFamily } from '../../engine/address.ts';
 import { GATEWAY_MAC } from '../../engine/tables/device.ts';
 import { takeApart, unfinished } from '../reference/offload.ts';
+import { enclosed } from '../reference/tunnels.ts';
 import type { Remote } from '../support/core.ts';
-import { ETHER_TYPE, PROTOCOL, concat, ethernet, vxlan } from '../support/packets.ts';
+import { ETHER_TYPE, PROTOCOL, concat, ethernet } from '../support/packets.ts';
 import type { Random } from '../support/random.ts';
 import type { Scene } from '../support/scene.ts';
 import { Trains, type Ends } from '../support/trains.ts';
 import { vnet } from '../support/vnet.ts';
 
 const ENTRIES = 80;
-const TUNNEL_SIZE = 22;
 const SLOT_BYTES = 65_000;
 const DESTINATIONS = {
   IPv4: ['10.244.1.7', '10.244.2.9', '10.244.0.5', '10.244.0.6', '192.0.2.10', '198.51.100.7',
-    '10.244.200.1', '10.244.0.77'],
+    '10.244.200.1', '10.244.0.77', '10.244.3.7', '10.244.4.7', '10.244.5.7', '10.244.7.7'],
   IPv6: ['fd00:10:244:1::7', 'fd00:10:244:2::9', 'fd00:10:244::5', 'fd00:10:244::6',
-    '2001:db8::10', '2001:db8:9::7', 'fd00:10:244:c8::1', 'fd00:10:244::77'],
+    '2001:db8::10', '2001:db8:9::7', 'fd00:10:244:c8::1', 'fd00:10:244::77',
+    'fd00:10:244:3::7', 'fd00:10:244:4::7', 'fd00:10:244:5::7', 'fd00:10:244:7::7'],
 };
-/** Pods of peers, with the outer address, and the last bytes of the MACs, that they come with. */
+/** Pods of peers whose datagrams the kernel joins: by VXLAN, Geneve with frames and without, and
+ * flannel's udp. */
 const SENDERS = [
-  { pod: '10.244.1.7', peer: '192.0.2.11', macs: '04:11' },
-  { pod: 'fd00:10:244:1::7', peer: '2001:db8::11', macs: '06:11' },
-  { pod: '10.244.2.9', peer: '2001:db8::12', macs: '04:12' },
-  { pod: 'fd00:10:244:2::9', peer: '192.0.2.12', macs: '06:12' },
+  '10.244.1.7', 'fd00:10:244:1::7', '10.244.2.9', 'fd00:10:244:2::9', '10.244.3.7',
+  'fd00:10:244:3::7', '10.244.6.7',
 ];
 
 export interface LocalEntry {
@@ -57,7 +56,7 @@ export function makePool(scene: Scene, random: Random): Pool {
   const trains = new Trains(random);
   return {
     local: Array.from({ length: ENTRIES }, () => makeLocal(scene, random, trains)),
-    trains: Array.from({ length: ENTRIES }, () => makeTrain(random, trains)),
+    trains: Array.from({ length: ENTRIES }, () => makeTrain(scene, random, trains)),
   };
 }
 
@@ -98,8 +97,11 @@ function vnetOf(
   });
 }
 
-function makeTrain(random: Random, trains: Trains): TrainEntry {
-  const { pod, peer, macs } = random.pick(SENDERS);
+function makeTrain(scene: Scene, random: Random, trains: Trains): TrainEntry {
+  const pod = random.pick(SENDERS);
+  const target = scene.twin.tables.routes.find(addressBytes(pod));
+  if (target?.kind !== 'peer') throw new Error(`no peer has ${pod}`);
+  const { peer } = target;
   const family = addressFamily(pod);
   const local = family === 'IPv4'
     ? ['10.244.0.5', '10.244.0.6', '192.0.2.10', '10.244.0.77', '10.244.201.3']
@@ -109,11 +111,8 @@ function makeTrain(random: Random, trains: Trains): TrainEntry {
   const size = random.pick([1, 60, 536, 1200, 1360]);
   const count = Math.min(random.between(1, 48), Math.floor(SLOT_BYTES / (size + 150)));
   const packets = trains.train(trains.stream(ends), count, size, random.between(1, size));
-  const type = family === 'IPv4' ? ETHER_TYPE.ipv4 : ETHER_TYPE.ipv6;
-  const [kind, node] = macs.split(':');
-  const datagrams = packets.map((packet) => vxlan({ vni: 1 }, ethernet({
-    destination: `0e:00:00:00:${kind}:10`, source: `0e:00:00:00:${kind}:${node}`, type,
-  }, packet)));
+  const theirs = peer.mac === null ? peer : { ...peer, mac: peer.ownMac, ownMac: peer.mac };
+  const datagrams = packets.map((packet) => enclosed(packet, theirs));
   const starts: number[] = [];
   let at = 0;
   for (const { length } of datagrams) {
@@ -121,10 +120,8 @@ function makeTrain(random: Random, trains: Trains): TrainEntry {
     at += length;
   }
   return {
-    input: addressFamily(peer) === 'IPv4'
-      ? layout.DEVICE_UNDERLAY_IPV4
-      : layout.DEVICE_UNDERLAY_IPV6,
-    source: { address: peer, port: 40_000 + random.below(2) },
-    bytes: concat(...datagrams), starts, size: datagrams[0]?.length ?? TUNNEL_SIZE,
+    input: peer.devices[family],
+    source: { address: peer.remote.address, port: 40_000 + random.below(2) },
+    bytes: concat(...datagrams), starts, size: datagrams[0]?.length ?? 1,
   };
 }

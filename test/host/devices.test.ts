@@ -9,7 +9,10 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
-import { DEVICE_UNDERLAY_IPV4, DEVICE_UNDERLAY_IPV6 } from '../../wasm/abi/layout.ts';
+import {
+  DEVICE_GENEVE_IPV4, DEVICE_GENEVE_IPV6, DEVICE_IPIP_IPV4, DEVICE_IPIP_IPV6, DEVICE_UDP_IPV4,
+  DEVICE_UNDERLAY_IPV4, DEVICE_UNDERLAY_IPV6,
+} from '../../wasm/abi/layout.ts';
 import { readDrops } from '../../engine/counters.ts';
 import { ERRNO } from '../../ffi/errno.ts';
 import { closeFd } from '../../ffi/file.ts';
@@ -22,14 +25,17 @@ import { openTun } from '../../ffi/tun.ts';
 import type { Device } from '../../host/device/device.ts';
 import { FaultDevice, type FaultOptions } from '../../host/device/fault.ts';
 import { LoopbackDevice } from '../../host/device/loopback.ts';
-import { LINK_TYPE_ETHERNET, LINK_TYPE_RAW, PcapDevice } from '../../host/device/pcap.ts';
+import {
+  LINK_TYPE_ETHERNET, LINK_TYPE_RAW, PcapDevice, recordsFrames, tunnelSkip, type Skip,
+} from '../../host/device/pcap.ts';
 import { TunDevice } from '../../host/device/tun.ts';
 import { UdpDevice } from '../../host/device/udp.ts';
 import { Slots } from '../../host/slots.ts';
 import { deviceIndex, HOME, makeHome } from '../support/home.ts';
 import { testNeeding, printSkip } from '../support/needs.ts';
-import { ETHER_TYPE, PROTOCOL, concat, ethernet, ipv4, ipv6, read16, toHex, udp, vxlan } from
-  '../support/packets.ts';
+import {
+  ETHER_TYPE, PROTOCOL, concat, ethernet, geneve, ipv4, ipv6, read16, toHex, udp, vxlan,
+} from '../support/packets.ts';
 import type { Scene } from '../support/scene.ts';
 import { stage } from '../support/stage.ts';
 import { findTool, toolReason } from '../support/tools.ts';
@@ -93,8 +99,11 @@ function readPcap(path: string): PcapFile {
   return file;
 }
 
+const NOTHING: Skip = () => 0;
+const VXLAN = tunnelSkip(DEVICE_UNDERLAY_IPV4);
+
 /** Records a packet each way. Returns the file's path. */
-function record(name: string, linkType: number, skip: number, bytes: Uint8Array): string {
+function record(name: string, linkType: number, skip: Skip, bytes: Uint8Array): string {
   const slots = new Slots(makeHome().core, 0);
   const inner = new LoopbackDevice(slots, 5, name);
   const path = join(folder, name);
@@ -112,7 +121,7 @@ function record(name: string, linkType: number, skip: number, bytes: Uint8Array)
 
 test('pcap records what is read and what is written', () => {
   const bytes = packet(POD, REMOTE_POD, 4000);
-  const file = readPcap(record('raw.pcap', LINK_TYPE_RAW, 0, bytes));
+  const file = readPcap(record('raw.pcap', LINK_TYPE_RAW, NOTHING, bytes));
   assert.is(file.linkType, LINK_TYPE_RAW);
   assert.equal(file.packets.map(toHex), [toHex(bytes), toHex(bytes)]);
   assert.ok(file.microseconds.every((value) => value < 1_000_000));
@@ -122,11 +131,35 @@ test('pcap leaves the tunnel header of an underlay device out', () => {
   const frame = ethernet({
     destination: '02:00:00:00:00:01', source: '02:00:00:00:00:02', type: ETHER_TYPE.ipv4,
   }, packet(POD, REMOTE_POD, 4000));
-  const file = readPcap(record('frame.pcap', LINK_TYPE_ETHERNET, 8, vxlan({ vni: 1 }, frame)));
+  const file = readPcap(record('frame.pcap', LINK_TYPE_ETHERNET, VXLAN, vxlan({ vni: 1 }, frame)));
   assert.is(file.linkType, LINK_TYPE_ETHERNET);
   assert.equal(file.packets.map(toHex), [toHex(frame), toHex(frame)]);
-  const runt = readPcap(record('runt.pcap', LINK_TYPE_ETHERNET, 8, new Uint8Array(7)));
+  const runt = readPcap(record('runt.pcap', LINK_TYPE_ETHERNET, VXLAN, new Uint8Array(7)));
   assert.equal(runt.packets, []);
+});
+
+test('pcap records the packets inside other tunnels', () => {
+  const inner = packet(POD, REMOTE_POD, 4000);
+  const frame = ethernet({
+    destination: '02:00:00:00:00:01', source: '02:00:00:00:00:02', type: ETHER_TYPE.ipv4,
+  }, inner);
+  const options = new Uint8Array(12);
+  const outer = ipv4({ source: '192.0.2.1', destination: '192.0.2.2', protocol: 4 }, inner);
+  const cases: [string, number, Uint8Array, Uint8Array][] = [
+    ['frames', DEVICE_GENEVE_IPV4,
+      geneve({ vni: 1, protocol: ETHER_TYPE.ethernet, options }, frame), inner],
+    ['packets', DEVICE_GENEVE_IPV6, geneve({ vni: 1, protocol: ETHER_TYPE.ipv4 }, inner), inner],
+    ['udp', DEVICE_UDP_IPV4, inner, inner],
+    ['ipip', DEVICE_IPIP_IPV6, inner, inner],
+  ];
+  for (const [name, device, datagram, wanted] of cases) {
+    assert.not.ok(recordsFrames(device));
+    const path = record(`${name}.pcap`, LINK_TYPE_RAW, tunnelSkip(device), datagram);
+    assert.equal(readPcap(path).packets.map(toHex), [toHex(wanted), toHex(wanted)], name);
+  }
+  // What is read of a raw socket of IPv4 has the outer header, what is written has none.
+  const path = record('outer.pcap', LINK_TYPE_RAW, tunnelSkip(DEVICE_IPIP_IPV4), outer);
+  assert.equal(readPcap(path).packets.map(toHex), [toHex(inner), toHex(outer)]);
 });
 
 const TCPDUMP_TEST = 'tcpdump reads what pcap wrote';
@@ -145,9 +178,9 @@ if (tcpdump === null) {
       assert.is(status, 0, stderr);
       return stdout;
     };
-    const raw = show(record('a.pcap', LINK_TYPE_RAW, 0, packet(POD, REMOTE_POD, 4001)));
+    const raw = show(record('a.pcap', LINK_TYPE_RAW, NOTHING, packet(POD, REMOTE_POD, 4001)));
     assert.match(raw, /10\.244\.0\.5\.4001 > 10\.244\.1\.9\.53/);
-    const ether = show(record('b.pcap', LINK_TYPE_ETHERNET, 8, vxlan({ vni: 1 }, frame)));
+    const ether = show(record('b.pcap', LINK_TYPE_ETHERNET, VXLAN, vxlan({ vni: 1 }, frame)));
     assert.match(ether, /02:00:00:00:00:02 > 02:00:00:00:00:01/);
     assert.match(ether, /fd00:10:244::5\.4002 > fd00:10:244:1::9\.53/);
   });

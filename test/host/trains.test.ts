@@ -15,7 +15,9 @@ import {
 } from '../../ffi/socket.ts';
 import { FaultDevice, type FaultOptions } from '../../host/device/fault.ts';
 import { LoopbackDevice } from '../../host/device/loopback.ts';
-import { LINK_TYPE_ETHERNET, LINK_TYPE_RAW, PcapDevice } from '../../host/device/pcap.ts';
+import {
+  LINK_TYPE_ETHERNET, LINK_TYPE_RAW, PcapDevice, tunnelSkip,
+} from '../../host/device/pcap.ts';
 import { UdpDevice } from '../../host/device/udp.ts';
 import { Slots } from '../../host/slots.ts';
 import { makeHome } from '../support/home.ts';
@@ -231,7 +233,7 @@ test('pcap records each datagram of a train, sent or joined on arrival', () => {
   const slots = new Slots(makeHome().core, 0);
   const inner = new LoopbackDevice(slots, 5, 'inner');
   const path = join(folder, 'train.pcap');
-  const device = new PcapDevice(inner, slots, { path, linkType: LINK_TYPE_ETHERNET, skip: 8 });
+  const device = new PcapDevice(inner, slots, { path, linkType: LINK_TYPE_ETHERNET, skip: () => 8 });
   device.write(stageMarked(slots, SIZES));
   inner.offer(Uint8Array.from({ length: 250 }, (_, at) => Math.floor(at / 100)),
     new Uint8Array(0), 100);
@@ -245,8 +247,10 @@ test('pcap leaves out vnet headers, and all that is in front of a whole frame\'s
   const slots = new Slots(makeHome().core, 0);
   const inner = new LoopbackDevice(slots, 5, 'inner');
   const path = join(folder, 'super.pcap');
-  const device = new PcapDevice(inner, slots, {
-    path, linkType: LINK_TYPE_RAW, skip: 0, vnetSize: 10,
+  const device = new PcapDevice(inner, slots, { path, linkType: LINK_TYPE_RAW, vnetSize: 10 });
+  const frames = join(folder, 'frames.pcap');
+  const underlay = new PcapDevice(inner, slots, {
+    path: frames, linkType: LINK_TYPE_ETHERNET, skip: tunnelSkip(DEVICE_UNDERLAY_IPV4),
   });
   const big = [fill(slots, slots.first, 10, 1), fill(slots, slots.first + 1, 65_000, 2)];
   clearStage(slots);
@@ -254,10 +258,12 @@ test('pcap leaves out vnet headers, and all that is in front of a whole frame\'s
   for (const [remote, size] of [['192.0.2.1', 24 + 14 + 20 + 16], ['fd00::1', 24 + 14 + 40 + 16]]
     .map(([address, length]) => [{ address: `${address}`, port: 9 }, Number(length)] as const)) {
     const frame = [fill(slots, slots.first, size, 1), fill(slots, slots.first + 1, 60_000, 3)];
-    device.write(stageTrain(slots, [frame], { remote, flags: SEND_FLAG_FRAME }));
+    underlay.write(stageTrain(slots, [frame], { remote, flags: SEND_FLAG_FRAME }));
   }
   device.close();
-  assert.equal(records(path), [[65_000, 2], [60_000, 3], [60_000, 3]]);
+  underlay.close();
+  assert.equal(records(path), [[65_000, 2]]);
+  assert.equal(records(frames), [[60_000, 3], [60_000, 3]]);
 });
 
 test.run();

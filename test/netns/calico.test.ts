@@ -191,6 +191,17 @@ for (const mode of ['Always', 'CrossSubnet'] as const) {
   });
 
   if (mode === 'Always') addForgeries(test, lab);
-  else addPlainForgeries(test, lab);
+  else {
+    addPlainForgeries(test, lab);
+    testNeeding('vxlan', test, 'who takes us for a node of another link is heard', async () => {
+      const bed = await lab();
+      await bed.encapsulate();
+      const before = await refused(bed);
+      for (const family of FAMILIES) {
+        await expectPings([bed.lab.place(CULVERT), bed.lab.place(FELIX)], family);
+      }
+      assert.equal(await refused(bed), before);
+    });
+  }
   test.run();
 }

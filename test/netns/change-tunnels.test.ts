@@ -1,7 +1,7 @@
 // time limit: 200 s
 //
-// The kind of a peer's tunnel changes, again and again, while streams run: none of them breaks, and
-// every byte arrives. The two ends hear of a change one after the other.
+// The kind of a peer's tunnel changes, again and again, while streams run and connections are kept:
+// none of them breaks, and every byte arrives. The two ends hear of a change one after the other.
 //
 //     pod 1                                                          pod 2
 //   [ TUN ]--culvert [ eth0 ]----[ switch ]----[ eth0 ] culvert--[ TUN ]
@@ -15,12 +15,15 @@ import * as assert from 'uvu/assert';
 import type { Family } from '../../engine/address.ts';
 import { testNeeding } from '../support/needs.ts';
 import { dropsOf } from './support/lab.ts';
+import { Lines } from './support/lines.ts';
 import { Traffic, type StreamAnswer } from './support/traffic.ts';
 import { FAMILIES, straight, TunnelLab, type Way, type Ways } from './support/tunnel-lab.ts';
 
 const POD_MTU = 1400;
-const BYTES = 250 * 1024 * 1024;
+const BYTES = 150 * 1024 * 1024;
 const TIMEOUT_MS = 80_000;
+const LINES_PORT = 9200;
+const CONNECTIONS = 20;
 const STALL_MS = 3000;
 /** The second end hears of a change so much later. What goes to it meanwhile comes by a kind that
  * it does not know of yet, and is lost. */
@@ -36,69 +39,98 @@ const COMMON: Way[] = [
 const WAYS: Record<Family, Way[]> = { IPv4: [...COMMON, { kind: 'udp' }], IPv6: COMMON };
 
 const test = suite('netns/change-tunnels');
-let made: { lab: TunnelLab; traffic: Traffic[] } | null = null;
 
-async function bed(): Promise<{ lab: TunnelLab; traffic: Traffic[] }> {
+interface Bed {
+  lab: TunnelLab;
+  traffic: Traffic[];
+  lines: Lines[];
+}
+
+let made: Bed | null = null;
+
+async function bed(): Promise<Bed> {
   if (made !== null) return made;
   const lab = await TunnelLab.create(async (created) => {
     for (const number of [1, 2]) await created.addCulvert(number, [], POD_MTU);
   });
-  const traffic = [];
-  for (const number of [1, 2]) traffic.push(await Traffic.start(lab.place(number).pod));
-  made = { lab, traffic };
+  const [traffic, lines] = [[], []] as [Traffic[], Lines[]];
+  for (const number of [1, 2]) {
+    const { pod } = lab.place(number);
+    traffic.push(await Traffic.start(pod));
+    const line = new Lines(pod);
+    await line.serve(pod.name, LINES_PORT);
+    lines.push(line);
+  }
+  made = { lab, traffic, lines };
   return made;
 }
 
 test.after(async () => {
-  for (const thread of made?.traffic ?? []) await thread.close();
+  for (const thread of [...made?.traffic ?? [], ...made?.lines ?? []]) await thread.close();
   await made?.lab.close();
 });
 
 const pause = (milliseconds: number): Promise<void> =>
   new Promise((resolve) => { setTimeout(resolve, milliseconds); });
 
-/** Both ends take to one way after the other, and in the end to the first again, until the streams
- * are there. */
-async function changeUntil(done: Promise<unknown>, family: Family): Promise<number> {
+/** Both ends take to one way after the other, and in the end to the first again. */
+async function changeAll(family: Family): Promise<void> {
   const { lab } = await bed();
-  const ways = WAYS[family];
-  let isDone = false;
-  let changes = 0;
-  void done.catch(() => {}).finally(() => { isDone = true; });
-  while (!isDone || changes <= ways.length) {
-    changes += 1;
-    const way = ways[changes % ways.length];
-    if (way === undefined) break;
+  for (const [index, way] of [...WAYS[family], ...WAYS[family].slice(0, 1)].entries()) {
     const told: Ways = family === 'IPv4' ? { IPv4: { way } } : { IPv6: { way } };
     // Each end is the first in turn.
-    for (const number of changes % 2 === 0 ? [1, 2] : [2, 1]) {
+    for (const number of index % 2 === 0 ? [1, 2] : [2, 1]) {
       await lab.tell(number, told, { [3 - number]: told });
       await pause(LAG_MS);
     }
     await pause(REST_MS);
   }
-  return changes;
+}
+
+/** A stream each way, and others after them until `done`. */
+async function streamUntil(done: Promise<void>, family: Family): Promise<StreamAnswer[]> {
+  const { lab, traffic: [one, two] } = await bed();
+  if (one === undefined || two === undefined) throw new Error('no traffic');
+  const [here, there] = [lab.place(1).address[family], lab.place(2).address[family]];
+  const answers: StreamAnswer[] = [];
+  let isDone = false;
+  void done.catch(() => {}).finally(() => { isDone = true; });
+  while (!isDone) {
+    answers.push(...await Promise.all([
+      one.send(there, BYTES, TIMEOUT_MS), two.send(here, BYTES, TIMEOUT_MS),
+    ]));
+  }
+  return answers;
 }
 
 for (const family of FAMILIES) {
-  testNeeding('bridge', test, `${family}: streams outlive every change of the kind`, async () => {
-    const { lab, traffic: [one, two] } = await bed();
+  testNeeding('bridge', test, `${family}: connections outlive every change of kind`, async () => {
+    const { lab, lines: [line] } = await bed();
+    if (line === undefined) throw new Error('no lines');
     const first = straight({ kind: 'vxlan' });
     await lab.tell(1, first, { 2: first });
     await lab.tell(2, first, { 1: first });
-    if (one === undefined || two === undefined) throw new Error('no traffic');
-    const [here, there] = [lab.place(1).address[family], lab.place(2).address[family]];
-    const streams: Promise<StreamAnswer>[] = [
-      one.send(there, BYTES, TIMEOUT_MS), two.send(here, BYTES, TIMEOUT_MS),
-    ];
-    const all = Promise.all(streams);
-    const changes = await changeUntil(all, family);
-    for (const { same, bytes, longestPauseMs, elapsedMs } of await all) {
-      console.log(`${family}: ${changes} changes in ${Math.round(elapsedMs)} ms, longest pause `
-        + `${Math.round(longestPauseMs)} ms`);
-      assert.ok(same, `${bytes} bytes, not the same`);
-      assert.ok(longestPauseMs < STALL_MS, `nothing for ${Math.round(longestPauseMs)} ms`);
+    const address = lab.place(2).address[family];
+    const before = await line.hold(address, LINES_PORT, CONNECTIONS, TIMEOUT_MS);
+    assert.is(before.length, CONNECTIONS);
+
+    const changed = changeAll(family);
+    const streams = await streamUntil(changed, family);
+    await changed;
+    for (const { same, bytes } of streams) assert.ok(same, `${bytes} bytes, not the same`);
+    const pauseMs = Math.round(Math.max(...streams.map((stream) => stream.longestPauseMs)));
+    console.log(`${family}: ${WAYS[family].length} kinds, ${streams.length} streams, `
+      + `longest pause ${pauseMs} ms`);
+    assert.ok(pauseMs < STALL_MS, `nothing for ${pauseMs} ms`);
+
+    const early = await line.held();
+    await pause(REST_MS);
+    const late = await line.held();
+    for (const [index, { end, echoes }] of late.entries()) {
+      assert.is(end, '', `connection ${index} ended: ${end}`);
+      assert.ok(echoes > (early[index]?.echoes ?? 0), `connection ${index} is silent`);
     }
+    await line.letGo();
     for (const number of [1, 2]) {
       const status = await lab.status(number);
       console.log(`${family}: node ${number}: ${dropsOf(status).join(' ') || 'no drops'}`);

@@ -87,12 +87,10 @@ testNeeding('bridge', test, 'the pod hears of the MTU', async () => {
   const [ours, theirs] = await pair();
   await expectPathMtu([ours, theirs], 'IPv4', FLANNEL_UDP_MTU);
   await expectPathMtu([theirs, ours], 'IPv4', FLANNEL_UDP_MTU);
-  // From here on as flannel's CNI plugin has it: its proxy cuts off what is longer.
-  for (const { pod, device } of [ours, theirs]) {
-    await pod.links.setLink(device, { mtu: FLANNEL_UDP_MTU });
-  }
 }, reason);
 
+// The pods' links take more than the proxy, which cuts off the rest: large packets have to come to it
+// in fragments of their own.
 testNeeding('bridge', test, 'pings, also in fragments', async () => {
   await expectPings(await pair(), 'IPv4');
 }, reason);

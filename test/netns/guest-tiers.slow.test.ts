@@ -17,7 +17,6 @@ import { expectDatagrams, expectNoDrops, expectPings, expectStreams }
   from './support/tunnel-checks.ts';
 import { printSkip } from '../support/needs.ts';
 
-const BYTES = 20 * 1024 * 1024;
 const reason = guestReason();
 
 for (const tier of TIERS) {
@@ -35,7 +34,7 @@ for (const tier of TIERS) {
         for (const family of kind.families) {
           await expectPings([culvert, guest], family);
           await expectDatagrams([culvert, guest], family);
-          await expectStreams([culvert, guest], family, `${tier}, ${kind.name}`, BYTES);
+          await expectStreams([culvert, guest], family, `${tier}, ${kind.name}`, kind.bytes);
         }
       });
     }

@@ -120,14 +120,19 @@ export function sendAt(core: Core, index: number): number {
   return core.directory(layout.DIRECTORY_SENDS) + (index * layout.SEND_STRIDE);
 }
 
-/** Index of a slot's send, where every packet is a send of its own: without offloads. */
+/** Index of the first send of what is in a slot; 0 where there is none. Without offloads the last
+ * of a packet's first two pieces lies in its slot. */
 function sendOf(core: Core, slot: number): number {
-  let index = 0;
-  for (let before = 0; before < slot; before += 1) {
-    const descriptor = core.descriptorAddress(before);
-    if (core.bytes[descriptor + layout.DESCRIPTOR_VERDICT] === VERDICT_SEND) index += 1;
+  const { view } = core;
+  const count = view.getUint32(layout.WORKERS_START + layout.WORKER_SENDS, true);
+  for (let index = 0; index < count; index += 1) {
+    const send = sendAt(core, index);
+    const last = Math.min(view.getUint32(send + layout.SEND_PIECE_COUNT, true), 2) - 1;
+    const piece = view.getUint32(send + layout.SEND_PIECES, true) + (last * layout.PIECE_SIZE);
+    const start = Number(view.getBigUint64(piece, true));
+    if (start >= slotStart(core, slot) && start < slotEnd(core, slot)) return index;
   }
-  return index;
+  return 0;
 }
 
 export function readRemote(core: Core, at: number): Remote {

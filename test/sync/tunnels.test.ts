@@ -95,6 +95,25 @@ test('flannel: the port of udp is said, our own node is never one of our link', 
   assert.is(own.tunnels[0]?.kind, 'vxlan');
 });
 
+test('the other end may see otherwise who is on its link', () => {
+  const view = {
+    flannel: { type: 'vxlan', port: null, isDirectRouting: true } satisfies FlannelView,
+  };
+  const vxlan = { kind: 'vxlan', vni: 1, mac: '12:c6:65:89:b4:e3' };
+  const alternatives = (address: string, given: Partial<ClusterView>): unknown[] =>
+    choose(flannel('vxlan', address), given).tunnels.map(({ alternative }) => alternative);
+  assert.equal(alternatives(NEAR[0], view), [vxlan]);
+  assert.equal(alternatives(FAR[0], view), [{ kind: 'direct' }]);
+  assert.equal(alternatives(FAR[0], { ...view, links: null }), [undefined]);
+  const plain = { flannel: { ...view.flannel, isDirectRouting: false } };
+  assert.equal(alternatives(NEAR[0], plain), [undefined]);
+  const ofCalico = (address: string, mode: Pool['mode']): unknown[] =>
+    choose(calico(address, VTEP), pool(mode)).tunnels.map(({ alternative }) => alternative);
+  assert.equal(ofCalico(NEAR[0], 'ipip-cross-subnet'), [{ kind: 'ipip' }]);
+  assert.equal(ofCalico(FAR[0], 'vxlan-cross-subnet'), [{ kind: 'direct' }]);
+  assert.equal(ofCalico(NEAR[0], 'vxlan'), [undefined]);
+});
+
 test('before the links are known, what nodes say is believed', () => {
   const view: FlannelView = { type: 'host-gw', port: null, isDirectRouting: true };
   assert.equal(told(choose(flannel('host-gw', FAR[0]), { flannel: view, links: null })),

@@ -192,6 +192,41 @@ test('tiny datagrams of a train: errors are not written over what is before them
   assert.is(toHex(sends[1]?.bytes.subarray(28) ?? empty), toHex(lost));
 });
 
+test('flannel\'s udp: what is too large leaves in fragments of its own', () => {
+  const home = makeBed();
+  // Record route, which only the first fragment has; a router alert, which each has.
+  const options = Uint8Array.of(7, 7, 4, 0, 0, 0, 0, 1, 148, 4, 0, 0);
+  const fields = {
+    source: A4, destination: '10.244.6.7', protocol: 99, identification: 77, options, ttl: 9,
+  };
+  const payload = pattern(4001);
+  const packet = ipv4(fields, payload);
+  const sends = runOne(home.core, vnet({}), packet, deviceIndex(home, 'pod-a'));
+  const fragments = sends.flatMap((send) => send.datagrams);
+  const later = { ...fields, options: Uint8Array.of(1, 1, 1, 1, 1, 1, 1, 1, 148, 4, 0, 0) };
+  assert.equal(fragments.map(toHex), [0, 1440, 2880].map((at) => toHex(ipv4({
+    ...(at === 0 ? fields : later), ttl: 8, moreFragments: at < 2880, offset: at / 8,
+  }, payload.subarray(at, at + 1440)))));
+  for (const send of sends) assert.is(send.device, layout.DEVICE_UDP_IPV4);
+});
+
+test('flannel\'s udp: a fragment that is too large is cut once more', () => {
+  const home = makeBed();
+  const fields = {
+    source: A4, destination: '10.244.6.7', protocol: 17, identification: 77, ttl: 9,
+  };
+  const payload = pattern(1480);
+  for (const moreFragments of [true, false]) {
+    const packet = ipv4({ ...fields, moreFragments, offset: 185 }, payload);
+    const sends = runOne(home.core, vnet({}), packet, deviceIndex(home, 'pod-a'));
+    const fragments = sends.flatMap((send) => send.datagrams);
+    assert.equal(fragments.map(toHex), [
+      ipv4({ ...fields, ttl: 8, moreFragments: true, offset: 185 }, payload.subarray(0, 1448)),
+      ipv4({ ...fields, ttl: 8, moreFragments, offset: 185 + 181 }, payload.subarray(1448)),
+    ].map(toHex));
+  }
+});
+
 /** Node edge, reached by another tunnel for IPv4. */
 function edgeBy(tunnel: Tunnel): ClusterNode {
   const edge = HOME.remotes.find(({ name }) => name === 'edge');
@@ -237,6 +272,49 @@ test('a peer that changes its kind may use the old one until that ends', () => {
   assert.is(readDrops(home.core, 'inbound')['wrongTunnel'], 4);
   home.core.exports.processBatch(0, 0, 1);
   assert.is(home.forwarding.peerTable.used, used, 'no record is lost');
+});
+
+test('what the other end may choose is taken for as long as it may', () => {
+  const home = makeHome();
+  const remote = '192.0.2.11';
+  const [vxlan] = WAYS;
+  if (vxlan === undefined) throw new Error('there is no VXLAN');
+  const packet = udpPacket('10.244.1.7', A4, pattern(9), 1);
+  const byVxlan = received(home, vxlan, packet);
+  const arrive = (bytes: Uint8Array, device: string): string | undefined => {
+    const source = { address: remote, port: 4000 };
+    const { sent, reason } = processOne(home.core, bytes, deviceIndex(home, device), source);
+    return sent ? 'sent' : REASON_NAMES[reason];
+  };
+  const taken = (): (string | undefined)[] => [
+    arrive(byVxlan, 'underlay-ipv4'), arrive(packet, 'node'), arrive(packet, 'udp-ipv4'),
+  ];
+  const { used } = home.forwarding.peerTable;
+  const settled = (): number => {
+    home.core.exports.processBatch(0, 0, 1);
+    return home.forwarding.peerTable.used - used;
+  };
+  const base = { family: 'IPv4', remote } as const;
+  const encapsulated = { kind: 'vxlan', vni: 1, mac: '02:00:00:00:00:99', port: 8472 } as const;
+  const direct = { kind: 'direct' } as const;
+  change(home, 1, { ...base, ...encapsulated, alternative: direct });
+  assert.not.ok(home.forwarding.isSwitching);
+  assert.equal(taken(), ['sent', 'sent', 'wrongTunnel']);
+  assert.is(settled(), 1);
+  change(home, 2, { ...base, ...direct, alternative: encapsulated });
+  assert.equal(taken(), ['sent', 'sent', 'wrongTunnel']);
+  home.forwarding.endSwitches();
+  assert.not.ok(home.forwarding.isSwitching);
+  assert.equal(taken(), ['sent', 'sent', 'wrongTunnel']);
+  assert.is(settled(), 1);
+  // The old kind comes first, for as long as a change takes; then the other one again.
+  change(home, 3, { ...base, kind: 'udp', alternative: direct });
+  assert.equal(taken(), ['wrongTunnel', 'sent', 'sent']);
+  home.forwarding.endSwitches();
+  assert.equal(taken(), ['wrongTunnel', 'sent', 'sent']);
+  change(home, 4, { ...base, kind: 'udp' });
+  assert.equal(taken(), ['wrongTunnel', 'wrongTunnel', 'sent']);
+  assert.is(settled(), 0, 'no record is lost');
 });
 
 test('a peer that goes while it changes leaves nothing', () => {

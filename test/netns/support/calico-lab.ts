@@ -89,15 +89,29 @@ export class CalicoLab {
     return this.lab.close();
   }
 
+  /** Has Felix, which reached our node without a tunnel, do so by VXLAN. */
+  async encapsulate(): Promise<void> {
+    const { host } = this.#felixNode;
+    for (const scope of ['all', 'eth0']) host.sysctl({ [`net.ipv4.conf.${scope}.rp_filter`]: 0 });
+    for (const prefix of Object.values(podCidrsOf(CULVERT))) {
+      await host.links.removeRoute({ prefix, device: 'eth0' });
+    }
+    await addFelixPeer(this.#felixNode, this.node(CULVERT), CULVERT);
+  }
+
+  get #felixNode(): LabNode {
+    const { node } = this.felix;
+    if (node === null) throw new Error('the node is a namespace');
+    return node;
+  }
+
   /** Has the other node learn of ours, as Felix does of a node that the API server tells of. */
   async #meet(mode: PoolMode): Promise<void> {
     await this.until('what our Node says', () =>
       this.node(CULVERT).metadata.annotations?.['projectcalico.org/IPv6VXLANTunnelAddr']
         !== undefined);
-    const { node } = this.felix;
-    if (node === null) throw new Error('the node is a namespace');
-    if (mode === 'Always') await addFelixPeer(node, this.node(CULVERT), CULVERT);
-    else await addLinkPeer(node);
+    if (mode === 'Always') await addFelixPeer(this.#felixNode, this.node(CULVERT), CULVERT);
+    else await addLinkPeer(this.#felixNode);
     await this.until('both tunnels', async () => (await this.peers()).length === 2);
   }
 }

@@ -2,12 +2,15 @@
 
 import type { Family } from '../../../engine/address.ts';
 import { addGuest, useTunnel, type GuestPlace, type GuestTunnel } from './guest-node.ts';
+import { TRANSFER_BYTES } from './tunnel-checks.ts';
 import { FAMILIES, macOf, remotesOf, TunnelLab, VNI, type Place, type Way, type Ways }
   from './tunnel-lab.ts';
 
 export const CULVERT = 1;
 const GUEST = 2;
 export const LINK_MTU = 1500;
+/** Of streams by kinds that differ little from one whose streams are long. */
+const SHORT_BYTES = 10 * 1024 * 1024;
 
 /** A kind of tunnel, as Culvert is told of it and as the guest has it; `carrier` is the family of
  * the outer packets, `overhead` what is in front of the inner ones. */
@@ -18,6 +21,8 @@ export interface Kind {
   way: Way;
   overhead: number;
   tunnel: GuestTunnel;
+  /** Of each stream. */
+  bytes: number;
 }
 
 const local = remotesOf(GUEST);
@@ -29,12 +34,13 @@ const macs = (carrier: Family): { own: string; peer: string } =>
 /** An Ethernet header is 14 bytes, a UDP header, one of VXLAN and one of Geneve 8 each. */
 function kind(
   name: string, families: readonly Family[], carrier: Family, way: Way, headers: number,
-  tunnel: Omit<GuestTunnel, 'mtu'>,
+  tunnel: Omit<GuestTunnel, 'mtu'>, bytes = SHORT_BYTES,
 ): Kind {
   const overhead = headers + (carrier === 'IPv4' ? 20 : 40);
-  return { name, families, carrier, way, overhead, tunnel: {
-    ...tunnel, mtu: LINK_MTU - overhead,
-  } };
+  return {
+    name, families, carrier, way, overhead, bytes,
+    tunnel: { ...tunnel, mtu: LINK_MTU - overhead },
+  };
 }
 
 const geneve = (carrier: Family, vni: number): string =>
@@ -44,7 +50,7 @@ export const KINDS: readonly Kind[] = [
   kind('ipip', ['IPv4'], 'IPv4', { kind: 'ipip' }, 0, {
     // As flannel and Calico have it: one device for all peers, which routes tell apart.
     name: 'tunl', link: `type ipip local ${local.IPv4}`, nextHop: remote.IPv4,
-  }),
+  }, TRANSFER_BYTES),
   kind('6in4', ['IPv6'], 'IPv4', { kind: 'ipip' }, 0, {
     name: 'sit1', link: `type sit mode ip6ip ${ends('IPv4')}`,
   }),
@@ -54,7 +60,7 @@ export const KINDS: readonly Kind[] = [
   kind('geneve with Ethernet', FAMILIES, 'IPv4',
     { kind: 'geneve', vni: VNI, hasEthernet: true }, 30, {
       name: 'gnv4', link: geneve('IPv4', VNI), macs: macs('IPv4'),
-    }),
+    }, TRANSFER_BYTES),
   kind('geneve with Ethernet over IPv6', FAMILIES, 'IPv6',
     { kind: 'geneve', vni: VNI, hasEthernet: true }, 30, {
       name: 'gnv6', link: geneve('IPv6', VNI), macs: macs('IPv6'),

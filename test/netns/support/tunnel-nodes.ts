@@ -108,7 +108,8 @@ export async function addFlannelUdp(
   return lab.addKernelPod(number, node);
 }
 
-const SWITCH_MTU = 1450;
+/** Leaves room for an option beside the headers; the switch fragments nothing. */
+export const SWITCH_MTU = 1440;
 const SWITCH_TIMEOUT_MS = 10_000;
 /** The bridge that has the underlay's interface, and the one that has the pod and the tunnels. */
 const OUTER_BRIDGE = 'br-out';
@@ -118,6 +119,8 @@ const INNER_BRIDGE = 'br-in';
 export interface SwitchPlace extends Place {
   /** Runs ovs-vsctl(8). */
   control: (...words: string[]) => Promise<void>;
+  /** Runs ovs-ofctl(8). */
+  program: (...words: string[]) => Promise<void>;
 }
 
 /** Adds a node whose tunnels are those of Open vSwitch's userspace datapath: no kernel's is used.
@@ -136,8 +139,9 @@ export async function addOpenVswitch(
     'env', ...['RUN', 'LOG', 'DB', 'SYSCONF'].map((name) => `OVS_${name}DIR=${folder}`),
     ...endsWithUs(), findTool(tool) ?? tool, ...words,
   ];
-  const run = async (tool: string, ...words: string[]): Promise<void> => {
-    await promisify(execFile)(findTool(tool) ?? tool, words, { timeout: SWITCH_TIMEOUT_MS });
+  const run = async (...command: string[]): Promise<void> => {
+    const [program = '', ...words] = inFolder(command[0] ?? '', ...command.slice(1));
+    await promisify(execFile)(program, words, { timeout: SWITCH_TIMEOUT_MS });
   };
   mkdirSync(folder);
   await run('ovsdb-tool', 'create', database, schema);
@@ -180,6 +184,7 @@ export async function addOpenVswitch(
   }
   const place = {
     number, node, pod: host, address, device: INNER_BRIDGE, linkHeader: ETHERNET_SIZE, control,
+    program: (...words: string[]) => run('ovs-ofctl', ...words),
   };
   lab.places.set(number, place);
   return place;
@@ -193,4 +198,24 @@ export function switchTunnel(
     '--', 'set', 'interface', 'tunnel0', `type=${kind}`,
     `options:remote_ip=${remotesOf(peer).IPv4}`, `options:key=${vni}`,
     `options:dst_port=${port}`);
+}
+
+/** Has a switch put a Geneve option of four bytes into each packet of its pod's (RFC 8926 section
+ * 3.5.1); a type with its highest bit set must be understood. */
+export async function addGeneveOption(
+  { program }: SwitchPlace, optionClass: number, type: number,
+): Promise<void> {
+  await program('del-flows', INNER_BRIDGE);
+  await program('del-tlv-map', INNER_BRIDGE);
+  await program('add-tlv-map', INNER_BRIDGE,
+    `{class=${optionClass},type=${type},len=4}->tun_metadata0`);
+  await program('add-flow', INNER_BRIDGE,
+    'priority=2,in_port=LOCAL,actions=set_field:0x01020304->tun_metadata0,NORMAL');
+  await program('add-flow', INNER_BRIDGE, 'priority=1,actions=NORMAL');
+}
+
+/** Has it put no options into its packets any more. */
+export async function removeGeneveOption({ program }: SwitchPlace): Promise<void> {
+  await program('del-flows', INNER_BRIDGE);
+  await program('add-flow', INNER_BRIDGE, 'actions=NORMAL');
 }
