@@ -42,6 +42,8 @@ export interface WireExports {
   isHeaderless: Numeric; isSourceRouted: Numeric; transportPorts: Numeric;
   mayAnswerWithError: Numeric; emitIcmp: Numeric; emitIcmpv6: Numeric; icmpv6Checksum: Numeric;
   checkVxlan: Numeric; vxlanVni: Numeric;
+  checkGeneve: Numeric; geneveIsCritical: Numeric; geneveLength: Numeric; geneveProtocol: Numeric;
+  geneveVni: Numeric;
 }
 
 /** The compiled functions over a memory of one page. */
