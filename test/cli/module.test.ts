@@ -12,6 +12,7 @@ import { join } from 'node:path';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { culvert, type Outcome } from '../support/command.ts';
+import { buildExample } from '../support/examples.ts';
 import { makeGuest } from '../support/guest.ts';
 import { buildObedientModule } from '../support/obedient-module.ts';
 
@@ -224,6 +225,18 @@ test('a module that asks for payload passes, and explain says so', async () => {
   assert.equal(modules, [
     { name: 'curious', version: '1.0.0', answers: { more: 2 }, faults: 0, fault: null },
     { name: 'strict', version: '1.2.3', answers: { pass: 1, deny: 1 }, faults: 0, fault: null },
+  ]);
+});
+
+test('all flows come at one moment, in their order', async () => {
+  const file = join(folder, 'rate-gate.wasm');
+  writeFileSync(file, await buildExample('rate-gate'));
+  const config = join(folder, 'rate.txt');
+  writeFileSync(config, 'rate 1\nburst 3\nper address\nat ingress\n');
+  const flows = [79, 80, 81, 82, 83].map((port) => `shop/web shop/db ${port}`);
+  const passed = 'allow allow allow NetworkPolicy shop/db';
+  assert.equal(await verdictsOf([`${file},config=${config},allow=clock`], flows), [
+    passed, passed, passed, 'deny allow deny module rate-gate', 'deny allow deny module rate-gate',
   ]);
 });
 
