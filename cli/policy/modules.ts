@@ -85,9 +85,7 @@ export class OfflineModules {
     const table = new ModuleTable(bed.core);
     const entries = this.#modules.map((loaded, place): ModuleEntry => {
       start(loaded, place, bed.core, endpoints);
-      const { image: { stateful, hasPayload }, settings } = loaded;
-      const { failure, mayAllow } = settings;
-      const perPacket = settings.perPacket && stateful;
+      const { image: { hasPayload }, settings: { failure, mayAllow, perPacket } } = loaded;
       return { place, failure, mayAllow, perPacket, hasPayload, disabled: false };
     });
     table.set(entries);
@@ -164,6 +162,9 @@ async function load(text: string, compiled: Compiled): Promise<Loaded> {
   const bytes = await readComponent('--module', file, EXIT_USAGE);
   try {
     const image = await imageOf(bytes, settings, compiled);
+    if (settings.perPacket && !image.stateful) {
+      return refuse(text, 'it is not stateful, so it is asked once for each flow');
+    }
     const name = settings.name ?? image.name;
     return { name, image, config: config ?? new Uint8Array(), settings };
   } catch (error) {

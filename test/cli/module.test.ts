@@ -258,6 +258,7 @@ test('what --module cannot take is refused', async () => {
     [[`${module},colour=blue`], /--module .*: "colour=blue" is no option of a module/],
     [[`${module},order=16`], /--order 16: not a number from 0 to 15/],
     [[`${module},memory=lots`], /--memory lots: not bytes/],
+    [[`${module},per-packet`], /,per-packet: it is not stateful, so it is asked once/],
     [[module, module], /another module is called obedient; give it a name/],
     [[join(folder, 'gone.wasm')], /--module: .*gone\.wasm: ENOENT/],
     [[objects], /--module .*cluster\.yaml: /],
