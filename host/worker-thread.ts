@@ -134,8 +134,8 @@ export class WorkerThread {
    * where the thread that runs is the keeper's already. */
   async settle(): Promise<boolean> {
     const { core, worker } = this.#options;
-    const [before, next] = [this.#running, this.#standby];
-    if (this.#keeper === null || next === null || before?.isOf(this.#keeper) !== false) return false;
+    const [before, next, keeper] = [this.#running, this.#standby, this.#keeper];
+    if (keeper === null || next === null || before?.isOf(keeper) !== false) return false;
     this.#standby = null;
     // The old thread ends by itself; #exited() must not take that for a crash.
     this.#running = next;
