@@ -320,8 +320,8 @@ function memoryOption(): Option {
 }
 
 function allowOption(): Option {
-  return new Option('--allow <imports>', 'what it may import besides culvert:policy, as wasi-cli; '
-    + 'separated by commas, or given again')
+  return new Option('--allow <imports>', 'what it may import besides culvert:policy/host, as clock '
+    + 'or wasi-cli; separated by commas, or given again')
     .argParser((text: string, before: string[] | undefined) =>
       [...before ?? [], ...text.split(',')]);
 }
@@ -344,8 +344,8 @@ function addModule(program: Command): void {
     .addOption(allowOption()).addOption(memoryOption())
     .addOption(outputOption()).addOption(runtimeOption())
     .addHelpText('after', '\nExamples:\n  culvert module add policy.wasm\n'
-      + '  culvert module add sni-allow.wasm --order 10 --config hosts.yaml\n'
-      + '  culvert module add geo.wasm --failure pass --memory 4Mi\n')
+      + '  culvert module add sni-allow.wasm --order 0 --config hosts.txt\n'
+      + '  culvert module add rate-gate.wasm --allow clock --failure pass --memory 4Mi\n')
     .action(async (file: string, options: AddOptions) =>
       (await import('./module.ts')).addModule(file, options));
   module.command('remove').description('take a module out of the running daemon')

@@ -16,7 +16,8 @@ const EPOLL_CTL_DEL = 2;
 
 /** Descriptors, each with a number by which the one who waits knows it. */
 export class EventSet {
-  readonly #fd: number;
+  /** Its own descriptor: for who has to close it where its thread was ended. */
+  readonly descriptor: number;
   readonly #capacity: number;
   readonly #events: NativeBlock;
   readonly #change = new NativeBlock(EVENT_SIZE);
@@ -25,7 +26,7 @@ export class EventSet {
   constructor(capacity: number) {
     this.#capacity = capacity;
     this.#events = new NativeBlock(capacity * EVENT_SIZE);
-    this.#fd = check(libc.result(libc.epollCreate(EPOLL_CLOEXEC)), 'epoll_create1', 'process');
+    this.descriptor = check(libc.result(libc.epollCreate(EPOLL_CLOEXEC)), 'epoll_create1', 'process');
   }
 
   /** Watches a descriptor: for something to read, and for errors. */
@@ -43,7 +44,7 @@ export class EventSet {
   /** Waits until something happens. Returns the number of events, 0 after the timeout or a signal.
    * -1 waits for ever, which a worker thread must not do. */
   wait(timeoutMs: number): number {
-    const count = libc.epollWait(this.#fd, this.#events.address, this.#capacity, timeoutMs);
+    const count = libc.epollWait(this.descriptor, this.#events.address, this.#capacity, timeoutMs);
     return Math.max(count, 0);
   }
 
@@ -53,11 +54,11 @@ export class EventSet {
   }
 
   close(): void {
-    libc.close(this.#fd);
+    libc.close(this.descriptor);
   }
 
   #control(operation: number, fd: number, name: string): void {
-    const result = libc.epollControl(this.#fd, operation, fd, this.#change.address);
+    const result = libc.epollControl(this.descriptor, operation, fd, this.#change.address);
     check(libc.result(result), name, `descriptor ${fd}`);
   }
 }

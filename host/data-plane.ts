@@ -125,9 +125,12 @@ export class DataPlane {
         worker.rehearse(command, REHEARSAL_LIMIT_MS)));
       const isNew = changes.some(({ load }) => load !== null);
       if (isNew && !rehearsed.every(Boolean)) {
-        throw new Error('its configure() or endpoints() does not return');
+        throw new Error('its configure() or endpoints() does not return, or no standby is there '
+          + 'to try them');
       }
-      await Promise.all(this.workers.map((worker) => worker.perform(command)));
+      await Promise.all(this.workers.map(async (worker) => {
+        if (!await worker.settle()) await worker.perform(command);
+      }));
     } catch (error) {
       this.#note(before);
       for (const worker of this.workers) worker.renewStandby();

@@ -4,7 +4,9 @@
 import { MessageChannel, Worker, receiveMessageOnPort } from 'node:worker_threads';
 import type { MessagePort } from 'node:worker_threads';
 import { closeFd, openEventFd, signalEventFd } from '../ffi/file.ts';
-import { THREAD_GO, THREAD_STATE_SIZE } from './thread-state.ts';
+import {
+  THREAD_EVENTS, THREAD_GO, THREAD_STANDBY_EVENTS, THREAD_STATE_SIZE,
+} from './thread-state.ts';
 import type { Command, WorkerData, WorkerReport } from './worker.ts';
 
 // Omit over each kind of command, not over their union.
@@ -137,6 +139,10 @@ export class DataThread {
     this.#isOver = true;
     this.#commands.close();
     closeFd(this.#wakeFd);
+    for (const word of [THREAD_EVENTS, THREAD_STANDBY_EVENTS]) {
+      const descriptor = Atomics.load(this.#state, word) - 1;
+      if (descriptor >= 0) closeFd(descriptor);
+    }
     for (const waiting of this.#waiting.values()) waiting.resolve(false);
     this.#waiting.clear();
     this.#options.onExit(this, next);

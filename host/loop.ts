@@ -53,6 +53,11 @@ export class Loop {
     this.#events.add(wakeFd, WAKE);
   }
 
+  /** What a thread that is ended leaves open. */
+  get descriptor(): number {
+    return this.#events.descriptor;
+  }
+
   /** Adds a device under the index that the core knows it by. */
   attach(index: number, device: Device): void {
     this.detach(index);

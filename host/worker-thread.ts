@@ -58,7 +58,8 @@ export class WorkerThread {
   #restartMs = RESTART_FIRST_MS;
   #isStopping = false;
   #isStopped = false;
-  #restartTimer: NodeJS.Timeout | null = null;
+  /** Of what is to be started again. */
+  readonly #timers = new Set<NodeJS.Timeout>();
 
   constructor(options: WorkerThreadOptions) {
     this.#options = options;
@@ -119,24 +120,29 @@ export class WorkerThread {
     this.#startStandby();
   }
 
-  /** From now on threads are started by `keeper`, and one of them stands by. The thread that runs
-   * is replaced by one of the keeper's between two of its turns. */
+  /** From now on threads are started by `keeper`, and one of them stands by. Resolves when it has
+   * all that it needs. */
   async keep(keeper: Keeper): Promise<void> {
     this.#threads = keeper;
     this.#keeper = keeper;
     this.#wantsStandby = true;
     this.#startStandby();
     await this.#standbyReady;
-    const [before, next] = [this.#running, this.#standby];
-    if (before === null || next === null || this.#isStopping || before.isOf(keeper)) return;
+  }
+
+  /** Has a thread that is not the keeper's replaced by the standby, between two of its turns. False
+   * where the thread that runs is the keeper's already. */
+  async settle(): Promise<boolean> {
+    const { core, worker } = this.#options;
+    const [before, next, keeper] = [this.#running, this.#standby, this.#keeper];
+    if (keeper === null || next === null || before?.isOf(keeper) !== false) return false;
     this.#standby = null;
     // The old thread ends by itself; #exited() must not take that for a crash.
     this.#running = next;
-    const isHeard = await before.command({ verb: 'stop' });
-    if (!isHeard) endTurn(this.#options.core, this.#options.worker);
+    if (!await before.command({ verb: 'stop' })) endTurn(core, worker);
     next.go();
     this.#startStandby();
-    await this.#standbyReady;
+    return true;
   }
 
   /** From now on there is no standby. */
@@ -148,7 +154,8 @@ export class WorkerThread {
   /** Ends it after the turn it is in. */
   async stop(): Promise<void> {
     this.#isStopping = true;
-    if (this.#restartTimer !== null) clearTimeout(this.#restartTimer);
+    for (const timer of this.#timers) clearTimeout(timer);
+    this.#timers.clear();
     const threads = [this.#running, this.#standby].filter((thread) => thread !== null);
     await Promise.all(threads.map(async (thread) => {
       const exited = new Promise<void>((resolve) => void this.#exits.set(thread, resolve));
@@ -168,9 +175,11 @@ export class WorkerThread {
     });
   }
 
+  /** Where nothing runs there is nothing to stand by for: that comes first. */
   #startStandby(): void {
     const { log, devices, worker, modules } = this.#options;
-    if (!this.#wantsStandby || this.#isStopping || this.#standby !== null) return;
+    if (!this.#wantsStandby || this.#isStopping) return;
+    if (this.#running === null || this.#standby !== null) return;
     const standby = this.#start(true);
     this.#standby = standby;
     this.#note();
@@ -226,10 +235,11 @@ export class WorkerThread {
     if (performance.now() - thread.startedMs > RESTART_FORGET_MS) {
       this.#restartMs = RESTART_FIRST_MS;
     }
-    this.#restartTimer = setTimeout(() => {
-      this.#restartTimer = null;
+    const timer = setTimeout(() => {
+      this.#timers.delete(timer);
       work();
     }, this.#restartMs);
+    this.#timers.add(timer);
     this.#restartMs = Math.min(this.#restartMs * 2, RESTART_LIMIT_MS);
   }
 

@@ -23,7 +23,9 @@ import { ModuleInstances } from './modules/instances.ts';
 import type { ModuleEndpoint, ModulesOfWorker } from './modules/load.ts';
 import type { ModuleReports } from './modules/instances.ts';
 import { Slots } from './slots.ts';
-import { THREAD_GO, THREAD_ID } from './thread-state.ts';
+import {
+  THREAD_EVENTS, THREAD_GO, THREAD_ID, THREAD_STANDBY_EVENTS,
+} from './thread-state.ts';
 
 /** What a device is and what it is made of. Descriptors stay the main thread's to close. */
 export interface DeviceEnds {
@@ -132,6 +134,7 @@ class DataWorker {
     this.#loop = new Loop(this.#slots, data.wakeFd,
       (index, errno) => report({ type: 'lost', index, errno }),
       (fault) => this.#modules.fault(fault));
+    Atomics.store(data.state, THREAD_EVENTS, this.#loop.descriptor + 1);
   }
 
   /** Turns until it is told to stop. */
@@ -152,6 +155,7 @@ class DataWorker {
   }
 
   close(): void {
+    Atomics.store(this.#data.state, THREAD_EVENTS, 0);
     this.#loop.close();
   }
 
@@ -159,6 +163,7 @@ class DataWorker {
   #standBy(): boolean {
     const { wakeFd, state } = this.#data;
     const events = new EventSet(1);
+    Atomics.store(state, THREAD_STANDBY_EVENTS, events.descriptor + 1);
     events.add(wakeFd, 0);
     try {
       for (;;) {
@@ -167,6 +172,7 @@ class DataWorker {
         if (events.wait(WAIT_MS) > 0) drainEventFd(wakeFd);
       }
     } finally {
+      Atomics.store(state, THREAD_STANDBY_EVENTS, 0);
       events.close();
     }
   }

@@ -14,7 +14,8 @@ import { EVALUATE_TYPE, FLOW_WORDS, INSPECT_BYTES, INSPECT_OFFSET, INSPECT_SIZE,
 import { exportedType } from './core-module.ts';
 import { grantedInterfaces } from './grants.ts';
 import type { ModuleImage } from './image.ts';
-import { MODULE_LOG_BYTES, MODULE_PROBLEM_LENGTH, MODULE_TABLES } from './limits.ts';
+import { MODULE_CORES, MODULE_LOG_BYTES, MODULE_PROBLEM_LENGTH,
+  MODULE_TABLES } from './limits.ts';
 
 /** What a module may use of the host. */
 export interface ModuleHost {
@@ -87,6 +88,7 @@ class Linker {
   readonly #compiled = new Map<string, WebAssembly.Module>();
   readonly #names = new Map<WebAssembly.Module, string>();
   readonly #evaluate: string;
+  #instances = 0;
   #memories = 0;
   #tables = 0;
   #memory: WebAssembly.Memory | null = null;
@@ -119,8 +121,12 @@ class Linker {
    * have is counted here. */
   instantiate(module: WebAssembly.Module, imports: Imports = {}): WebAssembly.Instance {
     const core = this.#image.cores.find(({ name }) => name === this.#names.get(module));
+    this.#instances += 1;
     this.#memories += core?.memories ?? 0;
     this.#tables += core?.tables ?? 0;
+    if (this.#instances > MODULE_CORES) {
+      throw new ModuleError('memory', `The module has more than ${MODULE_CORES} instances.`);
+    }
     if (this.#memories > 1) throw new ModuleError('memory', 'The module has several memories.');
     if (this.#tables > MODULE_TABLES) {
       throw new ModuleError('memory', `The module has more than ${MODULE_TABLES} tables.`);

@@ -10,7 +10,7 @@ export const MODULE_MEMORY_CAP_BYTES_LIMIT = 256 * 1024 * 1024;
 export const MODULE_TABLE_ENTRIES = 65536;
 /** Tables of a module, all its parts together. */
 export const MODULE_TABLES = 8;
-/** Core modules that a component may be made of. */
+/** Core modules that a component may be made of, and instances of them. */
 export const MODULE_CORES = 64;
 /** Compiling a component, its start and its describe() included. */
 export const MODULE_COMPILE_MS = 30_000;

@@ -59,7 +59,8 @@ const VNI = 1;
 const TUNNEL_PORT = 8472;
 const OWN_MAC = '02:00:00:00:00:00';
 const UNDERLAY_MTU = 1500;
-const NOW_MS = 1000;
+/** The moment at which all packets come. */
+export const NOW_MS = 1000;
 
 export class NodeBed {
   readonly core: Core;

@@ -1,9 +1,9 @@
 // Policy modules offline: the same component, compiled and instantiated as a node does it, called
 // by the same core. Each node's core has instances of its own, as the nodes have.
 //
-// A module's state is that of the flows before, in the order of the file; its clock is this
-// machine's. What judges by payload is asked for the first packet only, which has none: its `more`
-// passes.
+// A module's state is that of the flows before, in the order of the file; all of them come at one
+// moment, so that the same file has the same verdicts always. What judges by payload is asked for
+// the first packet only, which has none: its `more` passes.
 
 import { createHash } from 'node:crypto';
 import { parentPort } from 'node:worker_threads';
@@ -22,7 +22,7 @@ import { MODULE_LIMIT } from '../../wasm/abi/module.ts';
 import { CommandError, EXIT_USAGE } from '../exit.ts';
 import { readComponent, readConfig } from '../module/file.ts';
 import { parseModule, type ModuleSettings } from '../module/settings.ts';
-import type { NodeBed } from './bed.ts';
+import { NOW_MS, type NodeBed } from './bed.ts';
 import type { ClusterPod } from './ends.ts';
 import type { Starting, Watched } from './watched.ts';
 
@@ -85,9 +85,7 @@ export class OfflineModules {
     const table = new ModuleTable(bed.core);
     const entries = this.#modules.map((loaded, place): ModuleEntry => {
       start(loaded, place, bed.core, endpoints);
-      const { image: { stateful, hasPayload }, settings } = loaded;
-      const { failure, mayAllow } = settings;
-      const perPacket = settings.perPacket && stateful;
+      const { image: { hasPayload }, settings: { failure, mayAllow, perPacket } } = loaded;
       return { place, failure, mayAllow, perPacket, hasPayload, disabled: false };
     });
     table.set(entries);
@@ -129,7 +127,7 @@ function start(
   const starting: Starting = { starting: name };
   parentPort?.postMessage(starting);
   try {
-    const instance = instantiateModule(image, { log });
+    const instance = instantiateModule(image, { log, nowMs: () => NOW_MS });
     instance.configure(config);
     instance.endpoints([...endpoints]);
     attachEvaluate(core, place, instance.evaluate);
@@ -164,6 +162,9 @@ async function load(text: string, compiled: Compiled): Promise<Loaded> {
   const bytes = await readComponent('--module', file, EXIT_USAGE);
   try {
     const image = await imageOf(bytes, settings, compiled);
+    if (settings.perPacket && !image.stateful) {
+      return refuse(text, 'it is not stateful, so it is asked once for each flow');
+    }
     const name = settings.name ?? image.name;
     return { name, image, config: config ?? new Uint8Array(), settings };
   } catch (error) {

@@ -45,7 +45,9 @@ export class UdpDevice implements Device {
   readonly isPending = false;
   readonly #slots: Slots;
   readonly #options: UdpOptions;
-  readonly #received: MessageVector;
+  /** Null until something is read: the place of its messages is the worker's, and until then
+   * another thread of the worker may be using it. */
+  #received: MessageVector | null = null;
   readonly #senders: Sender[];
   readonly #single = new MessageVector(1);
 
@@ -54,19 +56,13 @@ export class UdpDevice implements Device {
     this.#options = options;
     this.name = options.name;
     this.descriptors = options.receiver < 0 ? [] : [options.receiver];
-    this.#received = new MessageVector(slots.count, slots.arrivalPlace());
-    for (let slot = 0; slot < slots.count; slot += 1) {
-      const room = slots.room(slots.first + slot);
-      const source = slots.source(slots.first + slot);
-      this.#received.set(slot, room, PACKET_CAPACITY, source, REMOTE_IPV6_SIZE);
-    }
     this.#senders = options.senders.map((fd) => ({
       fd, messages: new MessageVector(slots.count), sends: new Uint32Array(slots.count), queued: 0,
     }));
   }
 
   read(first: number, count: number, bytes = TURN_BYTES): number {
-    const received = this.#received;
+    const received = this.#received ??= messagesOf(this.#slots);
     let total = 0;
     let done = 0;
     while (done < count && total < bytes) {
@@ -175,4 +171,15 @@ export class UdpDevice implements Device {
     const reason = isFull ? REASON_DEVICE_FULL : REASON_DEVICE_ERROR;
     this.#slots.countDrop(DIRECTION_OUTBOUND, reason, bytes, packets);
   }
+}
+
+/** Messages that receive into a worker's slots. */
+function messagesOf(slots: Slots): MessageVector {
+  const messages = new MessageVector(slots.count, slots.arrivalPlace());
+  for (let slot = 0; slot < slots.count; slot += 1) {
+    const room = slots.room(slots.first + slot);
+    const source = slots.source(slots.first + slot);
+    messages.set(slot, room, PACKET_CAPACITY, source, REMOTE_IPV6_SIZE);
+  }
+  return messages;
 }

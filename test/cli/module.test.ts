@@ -12,6 +12,7 @@ import { join } from 'node:path';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { culvert, type Outcome } from '../support/command.ts';
+import { buildExample } from '../support/examples.ts';
 import { makeGuest } from '../support/guest.ts';
 import { buildObedientModule } from '../support/obedient-module.ts';
 
@@ -227,6 +228,18 @@ test('a module that asks for payload passes, and explain says so', async () => {
   ]);
 });
 
+test('all flows come at one moment, in their order', async () => {
+  const file = join(folder, 'rate-gate.wasm');
+  writeFileSync(file, await buildExample('rate-gate'));
+  const config = join(folder, 'rate.txt');
+  writeFileSync(config, 'rate 1\nburst 3\nper address\nat ingress\n');
+  const flows = [79, 80, 81, 82, 83].map((port) => `shop/web shop/db ${port}`);
+  const passed = 'allow allow allow NetworkPolicy shop/db';
+  assert.equal(await verdictsOf([`${file},config=${config},allow=clock`], flows), [
+    passed, passed, passed, 'deny allow deny module rate-gate', 'deny allow deny module rate-gate',
+  ]);
+});
+
 test('a module that does not come back ends the command, with its name', async () => {
   for (const [config, expected] of [
     ['80 loop\n', /^culvert: module endless does not come back from a packet\n$/],
@@ -245,6 +258,7 @@ test('what --module cannot take is refused', async () => {
     [[`${module},colour=blue`], /--module .*: "colour=blue" is no option of a module/],
     [[`${module},order=16`], /--order 16: not a number from 0 to 15/],
     [[`${module},memory=lots`], /--memory lots: not bytes/],
+    [[`${module},per-packet`], /,per-packet: it is not stateful, so it is asked once/],
     [[module, module], /another module is called obedient; give it a name/],
     [[join(folder, 'gone.wasm')], /--module: .*gone\.wasm: ENOENT/],
     [[objects], /--module .*cluster\.yaml: /],

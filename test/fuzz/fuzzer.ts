@@ -188,13 +188,14 @@ export class Fuzzer {
         dropped += count;
       }
     }
-    const { icmpSent = 0, neighbourAnswered = 0 } = readEvents(this.#core);
-    if (icmpSent !== this.#answered) {
-      throw new Error(`${this.#answered} errors in slots, ${icmpSent} counted`);
+    const { icmpSent = 0, resetSent = 0, neighbourAnswered = 0 } = readEvents(this.#core);
+    const answers = icmpSent + resetSent;
+    if (answers !== this.#answered) {
+      throw new Error(`${this.#answered} answers in slots, ${answers} counted`);
     }
-    // An ICMP error takes the place of a packet that was counted as dropped.
-    if (this.#sent - icmpSent + dropped !== packets) {
-      throw new Error(`${packets} packets, but ${this.#sent} sent, ${icmpSent} of them errors, `
+    // An ICMP error or a reset takes the place of a packet that was counted as dropped.
+    if (this.#sent - answers + dropped !== packets) {
+      throw new Error(`${packets} packets, but ${this.#sent} sent, ${answers} of them answers, `
         + `and ${dropped} dropped`);
     }
     return {

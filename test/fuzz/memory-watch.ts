@@ -2,6 +2,7 @@
 // descriptors, its own counters, flows, fragments, verdicts, counts of Services, and outbox.
 
 import * as layout from '../../wasm/abi/layout.ts';
+import { WATCH_LIMIT, WATCH_SIZE } from '../../wasm/abi/module.ts';
 import { FLOW_SIZE, VERDICTS_RECORDS, VERDICT_SIZE } from '../../wasm/abi/policy.ts';
 import { FRONT_COUNTS_SIZE } from '../../wasm/abi/service.ts';
 import type { Core } from '../../engine/core.ts';
@@ -59,6 +60,10 @@ function openTables(core: Core, count: number): Open[] {
     { start: statistics, end: statistics + records },
     { start: core.directory(layout.DIRECTORY_FRAGMENTS), end: verdicts + ring },
     { start: counts, end: counts + (fronts * FRONT_COUNTS_SIZE) },
+    {
+      start: core.directory(layout.DIRECTORY_MODULE_COUNTS),
+      end: core.directory(layout.DIRECTORY_WATCHES) + (WATCH_LIMIT * WATCH_SIZE),
+    },
     {
       start: core.directory(layout.DIRECTORY_SENDS),
       end: headers + (layout.HEADER_LIMIT * layout.HEADER_STRIDE),

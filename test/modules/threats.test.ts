@@ -1,9 +1,11 @@
+// time limit: 300 s
+//
 // What a module can do to those who add it, and what it gets for it: a refusal with a reason, or an
 // instance that cannot reach further than its own memory. The caller goes on in any case.
 
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { parse } from '@bytecodealliance/jco-transpile/wasm-tools';
+import { parse, print } from '@bytecodealliance/jco-transpile/wasm-tools';
 import { limitCore } from '../../modules/core-module.ts';
 import { MODULE_COMPONENT_BYTES, MODULE_MEMORY_CAP_BYTES_LIMIT } from '../../modules/limits.ts';
 import { inspectComponent, instantiateModule, ModuleError, type ModuleFault, type ModuleImage,
@@ -231,6 +233,20 @@ test('what no limit reaches is refused', async () => {
   const table = limitCore(await parse('(module (table (export "t") 1 funcref))'), CAP);
   const { exports } = new WebAssembly.Instance(new WebAssembly.Module(table.bytes), {});
   assert.throws(() => (exports.t as WebAssembly.Table).grow(70_000));
+});
+
+test('instances of core modules are counted with what each has', async () => {
+  const text = await print(await makeGuest());
+  const withMore = (module: string, count: number): Promise<Uint8Array> => {
+    const instances = '(core instance (instantiate $more))'.repeat(count);
+    return parse(text.replace('(core instance $main',
+      `(core module $more ${module}) ${instances} (core instance $main`));
+  };
+  assert.is((await inspect(await withMore('(table 1 funcref)', 8))).name, 'guest');
+  await expectRefusal(async () => inspect(await withMore('(memory 1)', 1)), 'memory', /several/);
+  await expectRefusal(async () => inspect(await withMore('(table 1 funcref)', 9)), 'memory',
+    /more than 8 tables/);
+  await expectRefusal(async () => inspect(await withMore('', 64)), 'memory', /64 instances/);
 });
 
 test('a name that would become code in the bindings is refused before they run', async () => {

@@ -9,8 +9,8 @@
 
 import { PROTOCOL_TCP } from "../abi/headers";
 import {
-  DIRECTORY_MODULES, DIRECTORY_MODULE_COUNTS, DIRECTORY_START, WORKER_MODULE, WORKER_MODULE_SAID,
-  WORKER_MODULE_SHIFT, WORKER_PENDING, WORKER_SAID,
+  DIRECTORY_MODULES, DIRECTORY_MODULE_COUNTS, DIRECTORY_START, WORKER_MODULE, WORKER_MODULE_SHIFT,
+  WORKER_PENDING, WORKER_SAID,
 } from "../abi/layout";
 import {
   MODULE_COUNTS_STRIDE, MODULE_DISABLED, MODULE_FAILURE_MASK, MODULE_FAILURE_SHIFT,
@@ -21,10 +21,10 @@ import {
 } from "../abi/module";
 import {
   ANSWER_ALLOW, ANSWER_FINAL, ANSWER_MODULE_SHIFT, ANSWER_REJECT, FLOW_PROTOCOL,
-  FLOW_SIGNAL,
+  FLOW_SIGNAL, PROGRAM_KEY_PROTOCOL_SHIFT,
 } from "../abi/policy";
 import {
-  flowDestination, flowIsIpv4, flowOpenerPorts, flowPolicyKey, flowSource, flowSourcePort,
+  flowDestination, flowIsIpv4, flowPolicyKey, flowSource, flowSourcePort,
 } from "../flow-key";
 import { directory } from "../packet";
 import { flowCandidate, workerField } from "../table/flow";
@@ -53,11 +53,13 @@ export function modulesLookOn(list: usize): bool {
   return (load<u32>(list, MODULE_LIST_FLAGS) & (MODULE_PER_PACKET | MODULE_HAS_PAYLOAD)) != 0;
 }
 
-/** What comes of a program's answer for one end of a flow, once the modules are asked. */
+/** What comes of a program's answer for one end of a flow, once the modules are asked. `key` is the
+ * flow's, as programs are asked for it. */
 export function askModules(
   list: usize,
   worker: i32,
   flow: usize,
+  key: u32,
   ingress: i32,
   answer: u32,
   sourceIdentity: i32,
@@ -73,7 +75,8 @@ export function askModules(
     const verdict = known != 0
       ? known - 1
       : call(
-        entry, worker, flow, flow, ingress, said, shift, sourceIdentity, destinationIdentity);
+        entry, worker, flow, flow, key, flowIsIpv4(flow), ingress, said, shift, sourceIdentity,
+        destinationIdentity);
     if (verdict == MODULE_VERDICT_ALLOW && (entry & MODULE_MAY_ALLOW) != 0) {
       return decided(entry, ANSWER_ALLOW);
     }
@@ -99,6 +102,8 @@ export function pendingBit(index: i32, ingress: i32): u32 {
   return 1 << (index + (ingress * WATCH_INGRESS_SHIFT));
 }
 
+// @ts-ignore: decorator
+@inline
 export function refuses(verdict: i32): bool {
   return verdict == MODULE_VERDICT_DENY || verdict == MODULE_VERDICT_REJECT;
 }
@@ -112,8 +117,7 @@ export function refused(entry: u32, verdict: i32): u32 {
 // @ts-ignore: decorator
 @inline
 export function closeJudgement(worker: i32, flow: usize): void {
-  store<u64>(saidOf(worker, flow, 0), 0);
-  store<u64>(saidOf(worker, flow, 1), 0);
+  v128.store(saidOf(worker, flow, 0), i64x2.splat(0)); // and of the other end behind it
 }
 
 /** An answer that a module has given in place of a program. */
@@ -141,35 +145,34 @@ export function evaluate(
   entry: u32, worker: i32, flow: usize, seen: usize, ingress: i32, said: usize, shift: i32,
   sourceIdentity: i32, destinationIdentity: i32,
 ): i32 {
+  const key = flowPolicyKey(flow);
   return call(
-    entry, worker, flow, seen, ingress, said, shift, sourceIdentity, destinationIdentity);
+    entry, worker, flow, seen, key, flowIsIpv4(flow), ingress, said, shift, sourceIdentity,
+    destinationIdentity);
 }
 
 /** The same in place. IPv4 has one word of address, the first. */
 // @ts-ignore: decorator
 @inline
 function call(
-  entry: u32, worker: i32, flow: usize, seen: usize, ingress: i32, said: usize, shift: i32,
-  sourceIdentity: i32, destinationIdentity: i32,
+  entry: u32, worker: i32, flow: usize, seen: usize, key: u32, ipv4: bool, ingress: i32,
+  said: usize, shift: i32, sourceIdentity: i32, destinationIdentity: i32,
 ): i32 {
   if ((entry & MODULE_DISABLED) != 0) return failureOf(entry);
   const index = MODULE_TABLE_BASE + <i32>(entry & MODULE_PLACE_MASK);
   enterModule(worker, entry, said, shift);
-  const protocol = <i32>load<u8>(flow, FLOW_PROTOCOL);
+  const protocol = <i32>(key >>> PROGRAM_KEY_PROTOCOL_SHIFT);
   const flags = tcpFlags(seen, protocol);
-  const ports = hasPorts(protocol) ? flowOpenerPorts(flow) : 0;
-  const from = bswap<u16>(<u16>ports);
-  const to = bswap<u16>(<u16>(ports >>> 16));
+  const from = hasPorts(protocol) ? flowSourcePort(flow) : 0;
+  const to = <i32>(key & PORT_MASK);
   const source = flowSource(flow);
   const destination = flowDestination(flow);
-  const verdict = flowIsIpv4(flow)
+  const verdict = ipv4
     ? call_indirect<i32>(
-      index, 0, 1 - ingress, protocol, flags, <i32>from, <i32>to,
-      sourceIdentity, destinationIdentity,
+      index, 0, 1 - ingress, protocol, flags, from, to, sourceIdentity, destinationIdentity,
       word(source, 12), 0, 0, 0, word(destination, 12), 0, 0, 0)
     : call_indirect<i32>(
-      index, 1, 1 - ingress, protocol, flags, <i32>from, <i32>to,
-      sourceIdentity, destinationIdentity,
+      index, 1, 1 - ingress, protocol, flags, from, to, sourceIdentity, destinationIdentity,
       word(source, 0), word(source, 4), word(source, 8), word(source, 12),
       word(destination, 0), word(destination, 4), word(destination, 8), word(destination, 12));
   return leaveModule(worker, entry, said, shift, verdict);
@@ -187,9 +190,9 @@ function word(address: usize, offset: usize): i32 {
 @inline
 export function enterModule(worker: i32, entry: u32, said: usize, shift: i32): void {
   const block = workerField(worker, 0);
-  store<u32>(block, <u32>said, WORKER_MODULE_SAID);
   store<u32>(block, shift | (failureOf(entry) << 16), WORKER_MODULE_SHIFT); // and _FAILURE
-  store<u32>(block, (entry & MODULE_PLACE_MASK) + 1, WORKER_MODULE);
+  const place = (entry & MODULE_PLACE_MASK) + 1;
+  store<u64>(block, <u64>place | (<u64>said << 32), WORKER_MODULE); // and _SAID
 }
 
 /** Takes note of what the module has said, and returns it; where that is no verdict, what counts in
