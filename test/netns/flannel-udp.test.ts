@@ -89,8 +89,8 @@ testNeeding('bridge', test, 'the pod hears of the MTU', async () => {
   await expectPathMtu([theirs, ours], 'IPv4', FLANNEL_UDP_MTU);
 }, reason);
 
-// The pods' links take more than the proxy, which cuts off the rest: large packets have to come to it
-// in fragments of their own.
+// The pods' links take more than the proxy, which cuts off the rest: large packets have to come to
+// it in fragments of their own.
 testNeeding('bridge', test, 'pings, also in fragments', async () => {
   await expectPings(await pair(), 'IPv4');
 }, reason);
