@@ -21,7 +21,8 @@ class Bed {
   readonly links: Links = this.namespace.run(() => new Links());
 
   async open(): Promise<this> {
-    for (const [name, address] of [['link', '192.0.2.1/24'], ['device', '10.244.1.0/32']] as const) {
+    const all = [['link', '192.0.2.1/24'], ['device', '10.244.1.0/32']] as const;
+    for (const [name, address] of all) {
       await this.links.addVeth(name, `${name}-end`);
       await this.links.setLink(name, { up: true });
       await this.links.setLink(`${name}-end`, { up: true });
