@@ -62,6 +62,10 @@ export interface Limits {
 
 export type ProfileName = 'small' | 'standard' | 'full';
 
+/** Most endpoints of a node, and with them devices. */
+const ENDPOINT_LIMIT = 512;
+export const DEVICE_LIMIT = layout.DEVICE_FIRST_ENDPOINT + ENDPOINT_LIMIT;
+
 const STANDARD_ROUTES: PrefixLimits = { prefixes: 32768, nodes: 65536, leaves: 131072 };
 const STANDARD_POLICY: PolicyLimits = {
   identitiesIpv4: { prefixes: 131072, nodes: 262144, leaves: 1_048_576 },
@@ -100,7 +104,7 @@ function limitsFor(
     slots,
     nextHops: (nodes * 2) + 1024,
     peers: (nodes * 4) + 64,
-    devices: 528,
+    devices: DEVICE_LIMIT,
     routesIpv4: routes,
     routesIpv6: routes,
     remotesIpv4: remotes,

@@ -1,8 +1,5 @@
 // Limits of the host process, beside those of linear memory (engine/memory-map.ts).
 
-/** Devices of one worker: the node's own, two underlays, 512 endpoints. */
-export const DEVICE_LIMIT_PER_WORKER = 515;
-
 /** Packets a TUN may queue towards us. */
 export const TUN_QUEUE_LENGTH = 1000;
 

@@ -3,7 +3,8 @@
 // between two turns. A turn costs what its packets and their devices cost: nothing in it grows with
 // the devices that are quiet.
 
-import { DEVICE_LIMIT_PER_WORKER, TURN_BYTES } from './limits.ts';
+import { DEVICE_LIMIT } from '../engine/memory-map.ts';
+import { TURN_BYTES } from './limits.ts';
 import type { Device } from './device/device.ts';
 import { EventSet } from '../ffi/epoll.ts';
 import { continueBatch, recoverFault, runBatch, type OnFault } from '../engine/modules.ts';
@@ -14,7 +15,7 @@ import { DIRECTION_OUTBOUND, REASON_DEVICE_UNKNOWN } from '../wasm/abi/verdict.t
 export const WAIT_MS = 200;
 
 /** What the events of the wake descriptor are known by; those of devices by their index. */
-const WAKE = DEVICE_LIMIT_PER_WORKER;
+const WAKE = DEVICE_LIMIT;
 
 interface Attached {
   index: number;
@@ -27,7 +28,7 @@ export class Loop {
   readonly #slots: Slots;
   readonly #events: EventSet;
   /** By index. */
-  readonly #devices: (Attached | undefined)[] = new Array<undefined>(DEVICE_LIMIT_PER_WORKER);
+  readonly #devices: (Attached | undefined)[] = new Array<undefined>(DEVICE_LIMIT);
   /** Devices that no descriptor speaks for. */
   readonly #unwatched: Attached[] = [];
   readonly #onLost: (index: number, errno: number) => void;

@@ -156,8 +156,13 @@ export class Underlay {
   #openNext({ family, tunnels }: UnderlaySockets, address: string): UnderlaySockets {
     try {
       const sockets = openSockets(family, address, this.#options);
-      for (const { need } of tunnels) {
-        sockets.tunnels.push(openTunnelSockets(need, address, sockets.senders, this.#options));
+      try {
+        for (const { need } of tunnels) {
+          sockets.tunnels.push(openTunnelSockets(need, address, sockets.senders, this.#options));
+        }
+      } catch (error) {
+        closeSockets(sockets, this.#options.handover);
+        throw error;
       }
       return sockets;
     } catch (error) {

@@ -93,7 +93,7 @@ const FOLDER = join(ROOT, '.tools', 'debian');
 const FAILURES = join(FOLDER, 'failures.json');
 const DEBIAN_KEYS = '/usr/share/keyrings/debian-archive-keyring.gpg';
 /** All downloads together take no longer. */
-const FETCH_LIMIT_MS = 120_000;
+const FETCH_LIMIT_MS = 300_000;
 /** A tool that could not be had is not tried again for this long. */
 const RETRY_AFTER_MS = 10 * 60_000;
 /** Where administrators' programs are, on machines that leave these out of a user's PATH. */

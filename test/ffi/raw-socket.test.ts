@@ -7,8 +7,8 @@ import * as assert from 'uvu/assert';
 import { closeFd } from '../../ffi/file.ts';
 import { createNamespace, type Namespace } from '../../ffi/netns.ts';
 import {
-  IPPROTO_RAW, openIcmpSocket, openIpSocket, openPacketSocket, receiveFrame, receiveFrom, sendTo,
-  setTtl,
+  IPPROTO_RAW, openIcmpSocket, openIpSocket, openPacketSocket, openTunnelSocket, receiveFrame,
+  receiveFrom, sendTo, setTtl,
 } from '../../ffi/raw-socket.ts';
 import { localPort, openUdpSocket } from '../../ffi/socket.ts';
 import { testNeeding } from '../support/needs.ts';
@@ -84,5 +84,27 @@ for (const [family, local, forged] of [
 inNamespace('capturing an interface that is not there names it', () => {
   assert.throws(() => openPacketSocket('none0'), /^if_nametoindex on none0: ENODEV; /);
 });
+
+for (const [family, address, protocol, header] of [
+  ['IPv4', '127.0.0.1', 4, 20], ['IPv4', '127.0.0.1', 41, 20], ['IPv6', '::1', 4, 0],
+  ['IPv6', '::1', 41, 0],
+] as const) {
+  inNamespace(`IP in IP over ${family}, protocol ${protocol}: fragments arrive whole`, () => {
+    const options = { family, address, protocol, ...BUFFERS };
+    const fd = openTunnelSocket(options);
+    const other = openTunnelSocket({ ...options, protocol: 45 - protocol });
+    // The loopback interface takes 65,536 bytes; with what the kernel puts in front it is more.
+    const packet = Uint8Array.from({ length: 65_515 }, (_, at) => at & 0xff);
+    const large = new Uint8Array(70_000);
+    sendTo(fd, packet, address);
+    assert.equal(receiveFrom(fd, large, 1000),
+      { length: header + packet.length, address, port: 0 });
+    assert.equal(large.subarray(header, header + packet.length), packet);
+    if (family === 'IPv4') assert.is(large[6], 0, 'DF is clear');
+    assert.is(receiveFrom(other, large, 0), null, 'each protocol has its own socket');
+    closeFd(fd);
+    closeFd(other);
+  });
+}
 
 test.run();

@@ -233,7 +233,8 @@ test('pcap records each datagram of a train, sent or joined on arrival', () => {
   const slots = new Slots(makeHome().core, 0);
   const inner = new LoopbackDevice(slots, 5, 'inner');
   const path = join(folder, 'train.pcap');
-  const device = new PcapDevice(inner, slots, { path, linkType: LINK_TYPE_ETHERNET, skip: () => 8 });
+  const skip = tunnelSkip(DEVICE_UNDERLAY_IPV4);
+  const device = new PcapDevice(inner, slots, { path, linkType: LINK_TYPE_ETHERNET, skip });
   device.write(stageMarked(slots, SIZES));
   inner.offer(Uint8Array.from({ length: 250 }, (_, at) => Math.floor(at / 100)),
     new Uint8Array(0), 100);

@@ -15,10 +15,11 @@ import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { findCompiler } from '../../bench/native.ts';
 import { addressText } from '../../engine/address.ts';
-import { testNeeding } from '../support/needs.ts';
+import { printSkip, testNeeding } from '../support/needs.ts';
 import { icmp, internetChecksum, ipv4, parseEthernet, parseIpv4, PROTOCOL, read16, toHex, udp }
   from '../support/packets.ts';
 import { Capture, sendPackets } from './support/capture.ts';
+import { TIERS, tierTest } from './support/tier-lab.ts';
 import { expectDatagrams, expectNoDrops, expectPathMtu, expectPings, expectStreams }
   from './support/tunnel-checks.ts';
 import { addFlannelUdp, FLANNEL_UDP_MTU, FLANNEL_UDP_PORT } from './support/tunnel-nodes.ts';
@@ -30,6 +31,7 @@ const HEADER_SIZE = 20;
 const UDP_SIZE = 8;
 const TIME_TO_LIVE = 64;
 const FLANNEL_ICMP_TTL = 8;
+const TIER_BYTES = 20 * 1024 * 1024;
 /** Of a packet of node 2 whose address nobody has: it is flannel's, but no lease names it. */
 const NOBODY = '10.244.77.10';
 
@@ -37,13 +39,17 @@ const test = suite('netns/flannel-udp');
 const reason = findCompiler() === null ? 'no C compiler' : null;
 let made: TunnelLab | null = null;
 
-async function lab(): Promise<TunnelLab> {
-  made ??= await TunnelLab.create(async (created) => {
-    await created.addCulvert(CULVERT);
+function makeLab(flags: string[] = []): Promise<TunnelLab> {
+  return TunnelLab.create(async (created) => {
+    await created.addCulvert(CULVERT, flags);
     await addFlannelUdp(created, FLANNEL, [CULVERT]);
     const ways = { IPv4: { way: { kind: 'udp' } } } as const;
     await created.tell(CULVERT, ways, { [FLANNEL]: ways });
   });
+}
+
+async function lab(): Promise<TunnelLab> {
+  made ??= await makeLab();
   return made;
 }
 
@@ -89,8 +95,8 @@ testNeeding('bridge', test, 'the pod hears of the MTU', async () => {
   await expectPathMtu([theirs, ours], 'IPv4', FLANNEL_UDP_MTU);
 }, reason);
 
-// The pods' links take more than the proxy, which cuts off the rest: large packets have to come to it
-// in fragments of their own.
+// The pods' links take more than the proxy, which cuts off the rest: large packets have to come to
+// it in fragments of their own.
 testNeeding('bridge', test, 'pings, also in fragments', async () => {
   await expectPings(await pair(), 'IPv4');
 }, reason);
@@ -205,3 +211,22 @@ testNeeding('bridge', test, 'no packet was dropped but those that had to be', as
 }, reason);
 
 test.run();
+
+// Super-packets are cut for a proxy that takes one packet at a time, here or by the kernel.
+for (const tier of TIERS) {
+  const tierSuite = suite(`netns/flannel-udp, ${tier}`);
+  let own: TunnelLab | null = null;
+  tierSuite.after(() => own?.close());
+  if (reason !== null) printSkip(`${tier}: pings, datagrams, streams`, reason);
+  else {
+    tierTest(tier, tierSuite, `${tier}: pings, datagrams, streams`, async () => {
+      own ??= await makeLab(['--data-plane-tier', tier]);
+      const ends = [own.place(CULVERT), own.place(FLANNEL)] as const;
+      await expectPings(ends, 'IPv4');
+      await expectDatagrams(ends, 'IPv4');
+      await expectStreams(ends, 'IPv4', `flannel udp, ${tier}`, TIER_BYTES);
+      await expectNoDrops(own, CULVERT, /\.tooBig=/);
+    });
+  }
+  tierSuite.run();
+}

@@ -15,7 +15,7 @@ import { addGuest, useTunnel, type GuestPlace, type GuestTunnel }
   from '../netns/support/guest-node.ts';
 import { macOf, podAddressesOf, remotesOf, TunnelLab } from '../netns/support/tunnel-lab.ts';
 import { testNeeding } from '../support/needs.ts';
-import { concat, ETHER_TYPE, ethernet, icmp, ipv4, macOf as macBytes, parseEthernet, parseIpv4,
+import { ETHER_TYPE, ethernet, geneve, icmp, ipv4, macOf as macBytes, parseEthernet, parseIpv4,
   PROTOCOL, read16, read32, toHex, udp } from '../support/packets.ts';
 import { guestReason } from '../support/qemu-image.ts';
 
@@ -23,8 +23,9 @@ const OURS = 1;
 const GUEST = 2;
 const IPIP = 4;
 const GENEVE_PORT = 6081;
-/** What RFC 8926 section 3.4 has in front: no options, then what the payload is, then the VNI. */
+/** Without options, RFC 8926 section 3.4. */
 const GENEVE_SIZE = 8;
+const TRANSPARENT_ETHERNET = 0x6558;
 const UDP_SIZE = 8;
 const TIMEOUT_MS = 10_000;
 const [ours, theirs] = [remotesOf(OURS).IPv4, remotesOf(GUEST).IPv4];
@@ -101,12 +102,11 @@ testNeeding('bridge', test, 'ipip is the packet behind an IPv4 header', async ()
   assert.is(inner.ttl, 63);
 }, reason);
 
-/** A Geneve datagram from us, whose port is the tunnel's own. */
-function geneve(vni: number, type: number, payload: Uint8Array): Uint8Array {
-  const header = Uint8Array.of(0, 0, type >> 8, type & 0xff, 0, 0, vni, 0);
+/** A Geneve datagram from us, from a port of its own. */
+function datagram(vni: number, protocol: number, payload: Uint8Array): Uint8Array {
   return udp({
     source: ours, destination: theirs, sourcePort: 49_152, destinationPort: GENEVE_PORT,
-  }, concat(header, payload));
+  }, geneve({ vni, protocol }, payload));
 }
 
 testNeeding('bridge', test, 'geneve carries Ethernet frames', async () => {
@@ -114,28 +114,28 @@ testNeeding('bridge', test, 'geneve carries Ethernet frames', async () => {
   const outer = await pingBy({
     name: 'gnv4', link: `type geneve id 1 remote ${ours} dstport ${GENEVE_PORT}`, mtu: 1450,
     macs: { own, peer },
-  }, PROTOCOL.udp, (datagram) => {
-    const frame = parseEthernet(datagram.subarray(UDP_SIZE + GENEVE_SIZE));
+  }, PROTOCOL.udp, (request) => {
+    const frame = parseEthernet(request.subarray(UDP_SIZE + GENEVE_SIZE));
     assert.is(toHex(frame.destination), toHex(macBytes(peer)));
     assert.is(toHex(frame.source), toHex(macBytes(own)));
-    return geneve(1, 0x6558, ethernet({
+    return datagram(1, TRANSPARENT_ETHERNET, ethernet({
       destination: macBytes(own), source: macBytes(peer), type: ETHER_TYPE.ipv4,
     }, replyTo(frame.payload)));
   });
-  const datagram = outer.subarray(20);
-  assert.is(read16(datagram, 2), GENEVE_PORT);
-  assert.is(toHex(datagram.subarray(UDP_SIZE, UDP_SIZE + GENEVE_SIZE)), '00 00 65 58 00 00 01 00');
+  const segment = outer.subarray(20);
+  assert.is(read16(segment, 2), GENEVE_PORT);
+  assert.is(toHex(segment.subarray(UDP_SIZE, UDP_SIZE + GENEVE_SIZE)), '00 00 65 58 00 00 01 00');
 }, reason);
 
 testNeeding('bridge', test, 'geneve carries IP packets as they are', async () => {
   const outer = await pingBy({
     name: 'gni4', mtu: 1464,
     link: `type geneve id 2 remote ${ours} dstport ${GENEVE_PORT} innerprotoinherit`,
-  }, PROTOCOL.udp, (datagram) =>
-    geneve(2, ETHER_TYPE.ipv4, replyTo(datagram.subarray(UDP_SIZE + GENEVE_SIZE))));
-  const datagram = outer.subarray(20);
-  assert.is(toHex(datagram.subarray(UDP_SIZE, UDP_SIZE + GENEVE_SIZE)), '00 00 08 00 00 00 02 00');
-  assert.is(addressText(parseIpv4(datagram.subarray(UDP_SIZE + GENEVE_SIZE)).destination), target);
+  }, PROTOCOL.udp, (request) =>
+    datagram(2, ETHER_TYPE.ipv4, replyTo(request.subarray(UDP_SIZE + GENEVE_SIZE))));
+  const segment = outer.subarray(20);
+  assert.is(toHex(segment.subarray(UDP_SIZE, UDP_SIZE + GENEVE_SIZE)), '00 00 08 00 00 00 02 00');
+  assert.is(addressText(parseIpv4(segment.subarray(UDP_SIZE + GENEVE_SIZE)).destination), target);
 }, reason);
 
 test.run();
