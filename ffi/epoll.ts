@@ -26,7 +26,8 @@ export class EventSet {
   constructor(capacity: number) {
     this.#capacity = capacity;
     this.#events = new NativeBlock(capacity * EVENT_SIZE);
-    this.descriptor = check(libc.result(libc.epollCreate(EPOLL_CLOEXEC)), 'epoll_create1', 'process');
+    const created = libc.result(libc.epollCreate(EPOLL_CLOEXEC));
+    this.descriptor = check(created, 'epoll_create1', 'process');
   }
 
   /** Watches a descriptor: for something to read, and for errors. */

@@ -7,12 +7,13 @@ import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { exportedType, limitCore } from './core-module.ts';
+import { exportedType, exportsMemory, importedModules, limitCore } from './core-module.ts';
 import { ModuleError } from './error.ts';
 import { EVALUATE_TYPE } from './flow.ts';
 import type { ImageCore, ModuleImage, WasiName } from './image.ts';
 import { instantiateModule, type ModuleInfo } from './instance.ts';
 import { MODULE_CORES } from './limits.ts';
+import { PLAIN_MEMORY, PLAIN_TYPES, REALLOC_TYPE } from './plain.ts';
 import { checkGrants, checkTypes, exportedInterface, parseWorld,
   type TypeFiles } from './wit.ts';
 
@@ -47,12 +48,32 @@ export async function compileComponent(
   const cores = limitCores(files, memoryCapBytes);
   const image: ModuleImage = {
     sha256: createHash('sha256').update(bytes).digest('hex'), name: MODULE_NAME, version: '0.0.0',
-    stateful: false, wit, policy, imports: world.imports, path: pathOf(policy, cores),
+    stateful: false, wit, policy, imports: world.imports, path: pathOf(policy, cores), plain: null,
     hasPayload: payload !== null, allow: [...allow].sort(), memoryCapBytes,
     script: scriptOf(files), cores,
   };
   note();
-  return { ...image, ...describe(image) };
+  const info = describe(image);
+  const plain = image.path === 'direct' ? plainCore(image) : null;
+  // Both ways must say the same: the one knows what the component says of itself, the encoding of
+  // its texts for one, and the other takes the usual for granted.
+  const isSame = plain !== null
+    && JSON.stringify(describe({ ...image, plain })) === JSON.stringify(info);
+  return { ...image, ...info, plain: isSame ? plain : null };
+}
+
+/** The core module that is the whole module, but for what jco and wit-component put around each;
+ * null where there is more to it. */
+function plainCore({ policy, cores }: ModuleImage): string | null {
+  const main = cores.find(({ bytes }) => exportedType(bytes, `${policy}#evaluate`) !== null);
+  if (main === undefined || main.memories !== 1) return null;
+  const { bytes } = main;
+  const isPlain = importedModules(bytes).every((name) => name.startsWith('culvert:policy/'))
+    && exportsMemory(bytes, PLAIN_MEMORY)
+    && exportedType(bytes, 'cabi_realloc') === REALLOC_TYPE
+    && Object.entries(PLAIN_TYPES)
+      .every(([name, type]) => exportedType(bytes, `${policy}#${name}`) === type);
+  return isPlain ? main.name : null;
 }
 
 async function witOf(bytes: Uint8Array): Promise<string> {

@@ -225,6 +225,17 @@ export function exportedType(bytes: Uint8Array, name: string): string | null {
   return typesOf(bytes, sections)[indexes[found.index] ?? -1] ?? null;
 }
 
+/** True if a core module exports a memory of that name. */
+export function exportsMemory(bytes: Uint8Array, name: string): boolean {
+  return exportsOf(bytes, sectionsOf(bytes))
+    .some((entry) => entry.name === name && entry.kind === KIND_MEMORY);
+}
+
+/** Names of the modules that a core module imports from. */
+export function importedModules(bytes: Uint8Array): string[] {
+  return importsOf(bytes, sectionsOf(bytes)).map(({ module }) => module);
+}
+
 /** Names of the functions that a module exports. */
 export function exportedFunctions(bytes: Uint8Array): string[] {
   return exportsOf(bytes, sectionsOf(bytes))

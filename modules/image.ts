@@ -24,6 +24,7 @@ const HeaderSchema = v.strictObject({
   policy: v.string(),
   imports: v.array(v.string()),
   path: v.picklist(['direct', 'component']),
+  plain: v.nullable(v.string()),
   hasPayload: v.boolean(),
   allow: v.array(v.picklist(GRANTS)),
   memoryCapBytes: v.number(),
@@ -59,6 +60,8 @@ export interface ModuleImage {
   imports: string[];
   /** How `evaluate` is called: straight, or through the bindings, which takes microseconds. */
   path: 'direct' | 'component';
+  /** The core module that runs without bindings, on the path `direct`; null where none does. */
+  plain: string | null;
   hasPayload: boolean;
   allow: WasiName[];
   memoryCapBytes: number;
@@ -67,7 +70,8 @@ export interface ModuleImage {
   cores: ImageCore[];
 }
 
-const MAGIC = new TextEncoder().encode('CULVERTM\x01\0\0\0');
+/** The last four bytes are the version of this form. */
+const MAGIC = new TextEncoder().encode('CULVERTM\x02\0\0\0');
 const LENGTH_SIZE = 4;
 const SUM_SIZE = 32;
 

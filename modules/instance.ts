@@ -1,7 +1,8 @@
-// A module that runs. The bindings that jco made link its core modules and carry the control calls;
-// `evaluate` is the core module's own function, which the engine calls through a function table for
-// some nanoseconds where the bindings take microseconds. Everything here is synchronous: a data
-// worker does it between two turns.
+// A module that runs: its core module alone (plain.ts), or, where there is more to it, the core
+// modules that the bindings of jco put together, which then carry the control calls. `evaluate` is
+// the core module's own function, which the engine calls through a function table for some
+// nanoseconds where the bindings take microseconds. Everything here is synchronous: a data worker
+// does it between two turns.
 //
 // Imports of Culvert's own are not taken through the bindings either, which would need to know of
 // the call that they are made in.
@@ -16,6 +17,7 @@ import { grantedInterfaces } from './grants.ts';
 import type { ModuleImage } from './image.ts';
 import { MODULE_CORES, MODULE_LOG_BYTES, MODULE_PROBLEM_LENGTH,
   MODULE_TABLES } from './limits.ts';
+import { PlainCalls } from './plain.ts';
 
 /** What a module may use of the host. */
 export interface ModuleHost {
@@ -202,12 +204,10 @@ function reasonOf(error: unknown): string {
 /** Makes an instance of a module. Throws ModuleError where it traps while it starts. */
 export function instantiateModule(image: ModuleImage, host: ModuleHost): ModuleInstance {
   const linker = new Linker(image, host);
-  const script = new Script(image.script, { filename: `module ${image.name}` });
-  const instantiate = script.runInThisContext() as Instantiate;
   let bindings: Bindings;
   try {
-    bindings = instantiate((path) => linker.compile(path), importsFor(image, host),
-      (module, imports) => linker.instantiate(module, imports));
+    bindings = image.path === 'direct' && image.plain !== null
+      ? linkPlain(linker, image, image.plain) : linkBound(linker, image, host);
   } catch (error) {
     if (error instanceof ModuleError) throw error;
     throw new ModuleError('start', `The module does not start: ${reasonOf(error)}.`);
@@ -220,6 +220,22 @@ export function instantiateModule(image: ModuleImage, host: ModuleHost): ModuleI
     inspect: inspectOf(image, linker, bindings),
     memoryBytes: () => linker.memory?.buffer.byteLength ?? 0,
   };
+}
+
+/** The core module alone. */
+function linkPlain(linker: Linker, { policy }: ModuleImage, plain: string): Bindings {
+  const module = linker.compile(plain);
+  const imports = WebAssembly.Module.imports(module).map(({ module: name }) => [name, {}]);
+  linker.instantiate(module, Object.fromEntries(imports) as Imports);
+  return { policy: new PlainCalls(linker.main ?? {}, policy) };
+}
+
+/** The core modules as the bindings put them together. */
+function linkBound(linker: Linker, image: ModuleImage, host: ModuleHost): Bindings {
+  const script = new Script(image.script, { filename: `module ${image.name}` });
+  const instantiate = script.runInThisContext() as Instantiate;
+  return instantiate((path) => linker.compile(path), importsFor(image, host),
+    (module, imports) => linker.instantiate(module, imports));
 }
 
 function control<T>(name: string, call: () => T): T {
@@ -279,7 +295,7 @@ function inspectOf(image: ModuleImage, linker: Linker, bindings: Bindings)
       VERDICTS.indexOf(bindings.payload?.inspect(flowOf(flow), offset, bytes) ?? 'pass');
   }
   return (flow, offset, bytes) => {
-    const payload = realloc(0, 0, 1, bytes.length) >>> 0;
+    const payload = bytes.length === 0 ? 1 : realloc(0, 0, 1, bytes.length) >>> 0;
     const from = realloc(0, 0, 4, INSPECT_SIZE) >>> 0;
     new Uint8Array(memory.buffer, payload, bytes.length).set(bytes);
     const view = new DataView(memory.buffer);

@@ -13,6 +13,7 @@ import { denyPort, makeGuest } from '../support/guest.ts';
 
 const OPTIONS = { allow: [], memoryCapBytes: 1024 * 1024 } as const;
 const QUIET = { log: () => {} };
+const LOG = '(import "culvert:policy/host@0.1.0" "log" (func $log (param i32 i32 i32)))';
 
 function flow(dstPort: number): number[] {
   return [0, 1, 6, 2, 40000, dstPort, 7, 9, 0x0a000001, 0, 0, 0, 0x0a000002, 0, 0, 0];
@@ -49,6 +50,57 @@ test('compiling a component takes no more memory than a small board has', async 
   const mebibytes = Math.round(peakBytes / (1024 * 1024));
   console.log(`compiling a component: ${mebibytes} MiB, ${Math.round(milliseconds)} ms`);
   assert.ok(mebibytes > 20 && mebibytes < 160, `${mebibytes} MiB`);
+});
+
+test('no code that was made of a component runs where its core module is enough', async () => {
+  const script = 'throw new Error("the bindings run")';
+  const image = { ...await inspectComponent(await makeGuest(), OPTIONS), script };
+  assert.is(image.plain, 'module.core.wasm');
+  const module = instantiateModule(image, QUIET);
+  assert.equal(module.describe(), { name: 'guest', version: '1.0.0', stateful: false });
+  module.configure(new Uint8Array(70_000));
+  module.endpoints([{ id: 1, namespace: 'a', pod: 'b', labels: [] }]);
+  assert.throws(() => instantiateModule({ ...image, path: 'component' }, QUIET), /bindings run/);
+});
+
+test('control calls say the same with bindings and without', async () => {
+  // The problem is all that was passed: the configuration, or a list of pods as it lies in memory.
+  const configure = `(i32.store8 (i32.const 600) (i32.const 1))
+    (i32.store (i32.const 604) (local.get $config)) (i32.store (i32.const 608) (local.get $length))
+    (i32.const 600)`;
+  const imports = LOG;
+  const pod = '(i32.add (local.get $list) (i32.const 28))';
+  const label = `(i32.load offset=20 ${pod})`;
+  const part = (at: string, offset: number): string => `(call $log (i32.const 1)
+    (i32.load offset=${offset} ${at}) (i32.load offset=${offset + 4} ${at}))`;
+  const endpoints = [
+    part(pod, 4), part(pod, 12), part(label, 0), part(label, 8), part(label, 16), part(label, 24),
+    `(i32.store8 (i32.const 700) (i32.add (i32.const 48) (i32.load ${pod})))`,
+    '(call $log (local.get $count) (i32.const 700) (i32.const 1))',
+  ].join('\n');
+  const image = await inspectComponent(
+    await makeGuest({ imports, configure, endpoints }), OPTIONS);
+  const said = [image.plain, null].map((plain) => {
+    const lines: string[] = [];
+    const module = instantiateModule({ ...image, plain },
+      { log: (level, text) => lines.push(`${level} ${text}`) });
+    module.endpoints([
+      { id: 5, namespace: 'first', pod: 'p', labels: [] },
+      { id: 7, namespace: 'shöp', pod: 'wéb-0', labels: [
+        { key: 'app', value: '' }, { key: 'tier', value: 'x'.repeat(300) }] },
+    ]);
+    const again = instantiateModule({ ...image, plain }, QUIET);
+    try {
+      again.configure(new TextEncoder().encode('größe: 3'));
+    } catch (error) {
+      lines.push((error as Error).message);
+    }
+    return lines;
+  });
+  assert.equal(said[0], ['info shöp', 'info wéb-0', 'info app', 'info', 'info tier',
+    `info ${'x'.repeat(300)}`, 'warn 7', 'The module refuses its configuration: größe: 3.']
+    .map((line) => (line === 'info' ? 'info ' : line)));
+  assert.equal(said[1], said[0]);
 });
 
 test('the bindings say the same as the raw function, word for word', async () => {
@@ -125,8 +177,6 @@ test('a refused configuration is told with the module\'s words', async () => {
     assert.is((error as ModuleError).message, 'The module refuses its configuration: no.');
   }
 });
-
-const LOG = '(import "culvert:policy/host@0.1.0" "log" (func $log (param i32 i32 i32)))';
 
 test('a log line is cut, and is one line', async () => {
   const more = `(data (i32.const 1024) "two\\nlines\\1b[31m${'x'.repeat(2000)}")`;
