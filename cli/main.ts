@@ -9,6 +9,7 @@ import type { Settings } from '../host/config.ts';
 import type { InstallOptions } from '../cni/install.ts';
 import type { ClusterOptions } from '../sync/main.ts';
 import { CommandError, EXIT_FAILED, EXIT_OK, EXIT_USAGE } from './exit.ts';
+import type { MetricsOptions } from './metrics.ts';
 import type { ObserveOptions } from './observe.ts';
 import type { AddOptions } from './module.ts';
 import type { BuildOptions, NewOptions } from './module/create.ts';
@@ -94,7 +95,9 @@ function addRun(program: Command): void {
     setFlagsFromString(SMALL_YOUNG_SPACE);
     const file = typeof options['config'] === 'string' ? options['config'] : undefined;
     const { runDaemon } = await import('./run.ts');
-    await runDaemon(file, process.env, flags, stopOnSignals());
+    await runDaemon(file, process.env, flags, {
+      stop: stopOnSignals(), onReload: (work) => void process.on('SIGHUP', work),
+    });
   });
 }
 
@@ -215,6 +218,18 @@ function addObserve(program: Command): void {
       const { observe } = await import('./observe.ts');
       await observe({ ...options, follow: options.follow === true }, stopOnSignals());
     });
+}
+
+function addMetrics(program: Command): void {
+  program.command('metrics').description('what the running daemon has counted')
+    .argument('[pattern]', 'a regular expression; without it, all')
+    .addOption(new Option('-o, --output <format>', 'table, json or prometheus')
+      .choices(['table', 'json', 'prometheus']).default('table'))
+    .addOption(runtimeOption())
+    .addHelpText('after', '\nExamples:\n  culvert metrics drop\n'
+      + '  culvert metrics -o prometheus\n')
+    .action(async (pattern: string | undefined, options: MetricsOptions) =>
+      (await import('./metrics.ts')).showMetrics(pattern, options));
 }
 
 function addDoctor(program: Command): void {
@@ -441,6 +456,7 @@ async function main(): Promise<void> {
   addShow(program);
   addService(program);
   addObserve(program);
+  addMetrics(program);
   addDoctor(program);
   addDemo(program);
   addPolicy(program);

@@ -1,40 +1,80 @@
 // `culvert run`: the daemon from its first line to a clean end, and what long-running verbs share.
 
 import { existsSync } from 'node:fs';
+import type { Logger } from 'pino';
 import { SystemError } from '../ffi/errno.ts';
 import { ConfigError, loadConfig, type HostConfig, type Settings } from '../host/config.ts';
 import { SecondInstanceError } from '../host/derived.ts';
 import { Host } from '../host/main.ts';
+import { Manager, Reports } from '../host/notify.ts';
+import { applyLive, compareConfigs } from '../host/reload.ts';
 import { StartTimes } from '../host/start-times.ts';
 import { TierError } from '../host/tier.ts';
-import { notifyReady, SystemdStore } from '../host/systemd-store.ts';
+import { SystemdStore } from '../host/systemd-store.ts';
 import { CommandError, EXIT_CONFIG, EXIT_FAILED, EXIT_NO_PERMISSION } from './exit.ts';
 import { makeLog } from './log.ts';
 import { CORE_PATH, VERSION } from './version.ts';
 
 export const DEFAULT_CONFIG = '/etc/culvert/config.yaml';
 
+/** What a long-running verb is told from outside. */
+export interface Signals {
+  stop: AbortSignal;
+  /** Has `work` done whenever the configuration is to be read anew. */
+  onReload(work: () => void): void;
+}
+
 /** Runs the node daemon until it is told to stop. */
 export async function runDaemon(
   file: string | undefined,
   environment: Readonly<Record<string, string | undefined>>,
   flags: Settings,
-  stop: AbortSignal,
+  { stop, onReload }: Signals,
 ): Promise<void> {
   const times = new StartTimes();
   times.mark('program');
-  const config = readConfig(file, environment, flags);
+  const read = (): HostConfig => readConfig(file, environment, flags);
+  const config = read();
   const log = makeLog('host', config.logLevel);
   const store = SystemdStore.from(environment);
+  const manager = new Manager(environment);
   const host = await Host.start({
     config, log, version: VERSION, corePath: CORE_PATH, store, times,
   }).catch((error: unknown) => Promise.reject(explain(error)));
   log.debug({}, times.describe());
   log.info({ node: config.nodeName, version: VERSION }, 'ready');
-  notifyReady(environment);
+  const reports = new Reports(manager, host);
+  onReload(() => reload(read, { host, log, manager, reports }));
   await aborted(stop);
   log.info({}, 'stopping');
-  await host.stop();
+  reports.close();
+  // Whether another daemon follows only the manager knows: it lets go of everything where none does.
+  await host.stop(config.device.keep || store !== null);
+}
+
+interface Running {
+  host: Host;
+  log: Logger;
+  manager: Manager;
+  reports: Reports;
+}
+
+/** Reads the configuration anew. One with a fault changes nothing. */
+function reload(read: () => HostConfig, { host, log, manager, reports }: Running): void {
+  manager.tellReloading();
+  try {
+    const config = read();
+    const { live, waiting } = compareConfigs(host.options.config, config);
+    applyLive(host.core, config);
+    log.level = config.logLevel;
+    log.info({ live, waiting }, waiting.length === 0 ? 'configuration read'
+      : 'configuration read; some of it needs a restart');
+    reports.reloaded(waiting.length === 0 ? '' : `needs a restart: ${waiting.join(', ')}`);
+  } catch (error) {
+    const { message } = error as Error;
+    log.error({ error: message }, 'configuration is left as it was');
+    reports.reloaded(`configuration is left as it was: ${message}`);
+  }
 }
 
 function readConfig(

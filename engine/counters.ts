@@ -47,12 +47,21 @@ function namesOf(start: string, count: number): string[] {
 
 /** Packets dropped, by reason; every reason is listed. */
 export function readDrops(core: Core, direction: Direction): Record<string, number> {
+  return readDropField(core, direction, 0);
+}
+
+/** Bytes of those packets. */
+export function readDropBytes(core: Core, direction: Direction): Record<string, number> {
+  return readDropField(core, direction, 8);
+}
+
+function readDropField(core: Core, direction: Direction, field: number): Record<string, number> {
   const offset = direction === 'outbound' ? verdict.DIRECTION_OUTBOUND : verdict.DIRECTION_INBOUND;
   const drops: Record<string, number> = {};
   for (let reason = 1; reason < verdict.REASON_COUNT; reason += 1) {
     const index = (offset * WORKER_DROP_REASONS) + reason;
     drops[REASON_NAMES[reason] ?? ''] =
-      sumWorkers(core, WORKER_DROPS + (index * WORKER_DROP_STRIDE));
+      sumWorkers(core, WORKER_DROPS + (index * WORKER_DROP_STRIDE) + field);
   }
   return drops;
 }

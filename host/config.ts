@@ -61,6 +61,8 @@ export interface HostConfig {
     /** TAP towards the node's own stack, for tier T3. */
     tunnelDevice: string;
   };
+  /** Metrics and health checks, over HTTP; the port null for none. */
+  http: { address: string; port: number | null };
   handover: {
     /** Leaves devices, sockets and connections to the next daemon when this one is killed. */
     enabled: boolean;
@@ -74,6 +76,8 @@ export interface HostConfig {
   /** Group that may use sync.sock, and the sidecar's uid; -1 for the daemon's own. */
   syncGroup: number;
   syncUid: number;
+  /** The user of this machine that stands for both; empty for none. */
+  syncUser: string;
   memory: ProfileName;
   /** ICMP errors per second and origin. */
   icmp: { rate: number; burst: number };
@@ -115,11 +119,13 @@ export const DEFAULTS: HostConfig = {
   },
   device: { name: 'culvert0', keep: false },
   dataPlane: { tier: 'auto', workers: 0, tunnelDevice: 'culvert-t3' },
+  http: { address: '127.0.0.1', port: 9478 },
   handover: { enabled: true, awaySeconds: 0 },
   runtimeDirectory: RUNTIME_DIRECTORY,
   stateDirectory: 'auto',
   syncGroup: -1,
   syncUid: -1,
+  syncUser: '',
   memory: 'standard',
   icmp: { rate: 100, burst: 50 },
   policy: { unknownPods: 'closed', denyWithIcmp: false },
@@ -169,6 +175,11 @@ const SourceSchema = v.strictObject({
     workers: integer(0, WORKER_LIMIT),
     tunnelDevice: interfaceName,
   })),
+  http: v.optional(v.strictObject({
+    address: v.optional(v.pipe(v.string(), v.check(isAddress, 'not an IP address'))),
+    port: v.optional(v.nullable(v.pipe(v.number(), v.integer(), v.minValue(1),
+      v.maxValue(65535)))),
+  })),
   handover: v.optional(v.strictObject({
     enabled: v.optional(v.boolean()),
     awaySeconds: integer(0, 1_000_000),
@@ -177,6 +188,7 @@ const SourceSchema = v.strictObject({
   stateDirectory: text,
   syncGroup: integer(-1, 0x7fffffff),
   syncUid: integer(-1, 0x7fffffff),
+  syncUser: text,
   memory: v.optional(v.picklist(['small', 'standard', 'full'])),
   icmp: v.optional(v.strictObject({ rate: integer(0, 1_000_000), burst: integer(0, 100_000) })),
   policy: v.optional(v.strictObject({
@@ -366,6 +378,7 @@ function fromEnvironment(environment: Readonly<Record<string, string | undefined
 /** Text to the type of the example; what does not fit stays text, and fails the check by name. */
 export function fromText(given: string, example: unknown): unknown {
   if (Array.isArray(example)) return given.split(',').map((part) => part.trim()).filter(Boolean);
+  if (given === 'null' && typeof example === 'number') return null;
   if (typeof example === 'boolean' && /^(true|false)$/.test(given)) return given === 'true';
   if (typeof example === 'number' && given.trim() !== '' && !Number.isNaN(Number(given))) {
     return Number(given);

@@ -27,9 +27,12 @@ import { Endpoints } from './endpoints.ts';
 import { Freshness } from './freshness.ts';
 import { Handover } from './handover.ts';
 import { Heap } from './heap.ts';
+import type { HttpServer } from './http.ts';
+import { httpServer } from './http-health.ts';
 import { Intake } from './intake.ts';
 import { Ipam } from './ipam.ts';
 import { nodeFacts } from './methods.ts';
+import { HostMetrics } from './metrics.ts';
 import { Modules } from './modules.ts';
 import { keptDevice, NodeDevice } from './node-device.ts';
 import type { NodePorts } from './node-ports.ts';
@@ -103,6 +106,7 @@ export class Host {
   readonly control: ControlServer;
   readonly sync: ControlServer;
   readonly handover: Handover;
+  readonly metrics = new HostMetrics(this);
   readonly freshness = new Freshness(Date.now);
   readonly lastKnown: LastKnown;
   /** What an earlier daemon has left us. */
@@ -118,6 +122,7 @@ export class Host {
   /** The cluster's pods of this node, by namespace and name. */
   readonly #pods = new Map<string, Pod>();
   readonly #heap = new Heap();
+  readonly #http: HttpServer | null;
   #isStopping = false;
   #hasBegun = false;
   #warned = '';
@@ -187,6 +192,7 @@ export class Host {
     });
     this.control = controlServer(this);
     this.sync = syncServer(this);
+    this.#http = httpServer(this);
   }
 
   /** Starts a daemon. Rejects with what is missing; then nothing is left behind. */
@@ -270,6 +276,7 @@ export class Host {
     this.#isStopping = true;
     this.#underlayWatch.close();
     const isKept = isLeft && this.handover.keeper !== 'none';
+    await this.#http?.close();
     this.attachments.close();
     this.modules.close();
     this.#heap.close();
@@ -322,6 +329,7 @@ export class Host {
     this.attachments.takeNotes();
     await this.sync.listen();
     times.mark('sockets');
+    void this.#http?.listen();
   }
 
   #makeModules(policy: PolicyTables): Modules {

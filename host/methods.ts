@@ -29,6 +29,8 @@ const Nothing = v.nullable(v.strictObject({}));
 export function controlMethods(host: Host): Methods {
   return {
     status: method(Nothing, () => status(host)),
+    metrics: method(PageQuerySchema, async ({ from }) =>
+      page((await host.metrics.text()).trimEnd().split('\n'), from)),
     'peer.list': method(PageQuerySchema, ({ from }) => page(peers(host), from)),
     'route.list': method(PageQuerySchema, ({ from }) => page(host.forwarding.routes(), from)),
     'route.get': method(RouteQuerySchema, ({ address }) => host.forwarding.lookUp(address)),
@@ -104,7 +106,8 @@ export function nodeFacts({ options, underlay, tierName }: Host): NodeFacts {
   };
 }
 
-function status(host: Host): StatusReport {
+/** How the daemon is. */
+export function status(host: Host): StatusReport {
   const { config, version } = host.options;
   return {
     version,

@@ -3,7 +3,8 @@
 // sd_notify(3), sd_pid_notify_with_fds(3), sd_listen_fds_with_names(3).
 //
 // The unit needs FileDescriptorStoreMax=, of which systemd 254 and later tell the service, as
-// $FDSTORE. A holder of ours would end with the service: systemd ends every process of its group.
+// $FDSTORE; for earlier ones the unit says so itself. A holder of ours would end with the service:
+// systemd ends every process of its group.
 
 import { ERRNO, errnoName } from '../ffi/errno.ts';
 import { closeFd, setCloseOnExec } from '../ffi/file.ts';
@@ -74,15 +75,6 @@ export class SystemdStore implements Keeper {
     }
     if (sent < 0) throw new Error(`tell systemd: ${errnoName(sent)}`);
   }
-}
-
-/** Tells a service manager that waits for it that the daemon is ready. */
-export function notifyReady(environment: Environment): void {
-  const path = environment['NOTIFY_SOCKET'] ?? '';
-  if (path === '') return;
-  const socket = connectUnixDatagram(path);
-  sendWithFd(socket, Buffer.from('READY=1'), -1);
-  closeFd(socket);
 }
 
 /** Descriptors that the manager has handed to this very process. */

@@ -9,7 +9,7 @@ import * as assert from 'uvu/assert';
 import { closeFd, drainEventFd, openEventFd, signalEventFd } from '../../ffi/file.ts';
 import { receiveWithFd } from '../../ffi/rights.ts';
 import { bindUnixDatagram } from '../../ffi/unix-socket.ts';
-import { notifyReady, SystemdStore } from '../../host/systemd-store.ts';
+import { SystemdStore } from '../../host/systemd-store.ts';
 
 const test = suite('host/systemd-store');
 
@@ -60,13 +60,10 @@ withManager('what is put is sent with its name, and taken back by it', ({ path, 
   closeFd(event);
 });
 
-withManager('a service without a store has none; ready is told all the same', ({ path, next }) => {
+withManager('a service without a store has none', ({ path }) => {
   assert.is(SystemdStore.from({}), null);
   assert.is(SystemdStore.from({ NOTIFY_SOCKET: path }), null);
   assert.is(SystemdStore.from({ NOTIFY_SOCKET: path, FDSTORE: '0' }), null);
-  notifyReady({});
-  notifyReady({ NOTIFY_SOCKET: path });
-  assert.equal(next(), { text: 'READY=1', fd: -1 });
 });
 
 withManager('what the manager hands over is known by name, to its process only', ({ path }) => {
