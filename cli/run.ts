@@ -48,7 +48,7 @@ export async function runDaemon(
   await aborted(stop);
   log.info({}, 'stopping');
   reports.close();
-  // Whether another daemon follows only the manager knows: it lets go of everything where none does.
+  // Whether another daemon follows, only the manager knows: it lets go of everything otherwise.
   await host.stop(config.device.keep || store !== null);
 }
 

@@ -20,7 +20,8 @@ export interface Changes {
 /** Which settings differ. */
 export function compareConfigs(before: HostConfig, after: HostConfig): Changes {
   const changed = settingPaths(after)
-    .filter(({ path, example }) => JSON.stringify(valueAt(before, path)) !== JSON.stringify(example))
+    .filter(({ path, example: now }) =>
+      JSON.stringify(valueAt(before, path)) !== JSON.stringify(now))
     .map(({ path }) => path.join('.'));
   return {
     live: changed.filter((path) => LIVE.includes(path)),
