@@ -232,6 +232,15 @@ function addMetrics(program: Command): void {
       (await import('./metrics.ts')).showMetrics(pattern, options));
 }
 
+function addClear(program: Command): void {
+  program.command('clear').description('take away the guard routes that a stopped daemon leaves')
+    .addOption(runtimeOption())
+    .addHelpText('after', '\nWithout them, packets for pods leave by the node\'s default route.'
+      + '\n\nExample:\n  culvert clear\n')
+    .action(async (options: { runtimeDirectory: string }) =>
+      (await import('./clear.ts')).clear(options));
+}
+
 function addDoctor(program: Command): void {
   program.command('doctor').description('what this kernel offers, what is wrong, how to mend it')
     .addOption(outputOption()).addOption(runtimeOption())
@@ -458,6 +467,7 @@ async function main(): Promise<void> {
   addObserve(program);
   addMetrics(program);
   addDoctor(program);
+  addClear(program);
   addDemo(program);
   addPolicy(program);
   addModule(program);
