@@ -140,6 +140,7 @@ export interface MemoryMap {
   arena: number;
   fragments: number;
   verdicts: number;
+  dropped: number;
   frontBuckets: number;
   frontCounts: number;
   frontArena: number;
@@ -192,6 +193,7 @@ export function layMemory(
     arena: place(policy.arenaBytes),
     fragments: place(policy.fragments * FRAGMENT_SIZE),
     verdicts: perWorker(VERDICTS_RECORDS + (policy.verdicts * VERDICT_SIZE)),
+    dropped: perWorker(layout.DROPPED_RECORDS + (layout.DROPPED_LIMIT * layout.DROPPED_SIZE)),
     frontBuckets: place(bucketCount(limits.services) * 4),
     frontCounts: perWorker(limits.services.fronts * FRONT_COUNTS_SIZE),
     frontArena: place(frontArenaBytes(limits.services)),
@@ -267,6 +269,7 @@ export function writeDirectory(
     [layout.DIRECTORY_MODULE_LISTS, map.moduleLists],
     [layout.DIRECTORY_MODULE_COUNTS, map.moduleCounts],
     [layout.DIRECTORY_WATCHES, map.watches],
+    [layout.DIRECTORY_DROPPED, map.dropped],
     [layout.DIRECTORY_KEPT, map.kept],
     [layout.DIRECTORY_MAGIC_FIELD, layout.DIRECTORY_MAGIC],
   ];

@@ -7,6 +7,7 @@ import { DIRECTORY_WORKER_COUNT, WORKER_LIMIT } from '../wasm/abi/layout.ts';
 import type { Core } from '../engine/core.ts';
 import type { Log } from '../engine/log.ts';
 import { readModules } from '../engine/modules.ts';
+import type { TapBatch } from './capture-tap.ts';
 import { OwnThreads, type Report } from './data-thread.ts';
 import { REHEARSAL_LIMIT_MS } from './modules/limits.ts';
 import type { ModuleReports } from './modules/instances.ts';
@@ -51,6 +52,8 @@ export class DataPlane {
   #moduleEndpoints: ModuleEndpoint[] = [];
   #supervision: Supervision | null = null;
   #isTapLost = false;
+  /** Is given packets while somebody looks at them. */
+  onCaptured: ((batch: TapBatch) => void) | null = null;
 
   constructor(options: DataPlaneOptions) {
     this.#options = options;
@@ -63,6 +66,11 @@ export class DataPlane {
       modules: () => this.#modulesNow(),
       onReport: (report) => this.#hear(report),
     }));
+  }
+
+  /** The name of a device; its number where there is none any more. */
+  deviceName(index: number): string {
+    return this.#devices.get(index)?.name ?? `device-${index}`;
   }
 
   /** True while every worker turns packets over. */
@@ -201,6 +209,8 @@ export class DataPlane {
         if (!this.#isTapLost) this.#options.onTapLost();
         this.#isTapLost = true;
         return;
+      case 'captured':
+        return this.onCaptured?.(report.batch);
       case 'uncut':
         return this.#options.log.warn({ device: report.name },
           'the kernel no longer cuts trains of datagrams: the way out lacks checksum offload');

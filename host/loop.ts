@@ -5,6 +5,7 @@
 
 import { DEVICE_LIMIT } from '../engine/memory-map.ts';
 import { TURN_BYTES } from './limits.ts';
+import type { CaptureTap } from './capture-tap.ts';
 import type { Device } from './device/device.ts';
 import { EventSet } from '../ffi/epoll.ts';
 import { continueBatch, recoverFault, runBatch, type OnFault } from '../engine/modules.ts';
@@ -20,6 +21,7 @@ const WAKE = DEVICE_LIMIT;
 interface Attached {
   index: number;
   device: Device;
+  vnetSize: number;
   isReady: boolean;
   isWritten: boolean;
 }
@@ -33,6 +35,9 @@ export class Loop {
   readonly #unwatched: Attached[] = [];
   readonly #onLost: (index: number, errno: number) => void;
   readonly #onFault: OnFault;
+  readonly #tap: CaptureTap | null;
+  /** True in a turn of which somebody wants to see packets. */
+  #isTapped = false;
   /** Devices with something to read, in this turn. */
   readonly #ready: Attached[] = [];
   /** Devices that were written to, in this turn. */
@@ -40,13 +45,15 @@ export class Loop {
   #rotation = 0;
 
   /** `wakeFd` becomes readable when there is a command; `onLost` is told of devices that end,
-   * `onFault` of modules that fail. */
+   * `onFault` of modules that fail, `tap` shown packets while somebody looks at them. */
   constructor(
     slots: Slots,
     wakeFd: number,
     onLost: (index: number, errno: number) => void,
     onFault: OnFault = () => undefined,
+    tap: CaptureTap | null = null,
   ) {
+    this.#tap = tap;
     this.#slots = slots;
     this.#onLost = onLost;
     this.#onFault = onFault;
@@ -59,10 +66,11 @@ export class Loop {
     return this.#events.descriptor;
   }
 
-  /** Adds a device under the index that the core knows it by. */
-  attach(index: number, device: Device): void {
+  /** Adds a device under the index that the core knows it by. It wants `vnetSize` bytes before each
+   * packet. */
+  attach(index: number, device: Device, vnetSize = 0): void {
     this.detach(index);
-    const attached = { index, device, isReady: false, isWritten: false };
+    const attached = { index, device, vnetSize, isReady: false, isWritten: false };
     for (const fd of device.descriptors) this.#events.add(fd, index);
     if (device.descriptors.length === 0) this.#unwatched.push(attached);
     this.#devices[index] = attached;
@@ -99,8 +107,10 @@ export class Loop {
 
   /** One turn: a batch in, once through the core, the results out. Returns the packets read. */
   turn(nowMs: number): number {
+    this.#isTapped = this.#tap !== null && this.#tap.begin();
     const read = this.#readBatch();
     this.#finishTurn(0, read, nowMs, runBatch);
+    if (this.#isTapped) this.#tap?.end();
     return read;
   }
 
@@ -131,6 +141,7 @@ export class Loop {
     do {
       next += run(slots.core, slots.first + next, read - next, nowMs, this.#onFault);
       run = runBatch;
+      if (this.#isTapped) this.#tap?.dropped();
       this.#writeBatch();
       if (read > 0) slots.noteDone(next);
     } while (next < read);
@@ -161,8 +172,12 @@ export class Loop {
       const share = Math.ceil((this.#slots.count - read) / (ready.length - place));
       if (share === 0) continue;
       const count = attached.device.read(this.#slots.first + read, share, bytes);
-      if (count < 0) this.#lose(attached, count);
-      else read += count;
+      if (count < 0) {
+        this.#lose(attached, count);
+        continue;
+      }
+      if (this.#isTapped) this.#tap?.read(attached.index, this.#slots.first + read, count);
+      read += count;
     }
     return read;
   }
@@ -176,6 +191,7 @@ export class Loop {
         const [length, packets] = [sends.length(send), sends.packets(send)];
         this.#slots.countDrop(DIRECTION_OUTBOUND, REASON_DEVICE_UNKNOWN, length, packets);
       } else {
+        if (this.#isTapped) this.#tap?.written(attached.index, send, attached.vnetSize);
         attached.device.write(send);
         if (!attached.isWritten) this.#written.push(attached);
         attached.isWritten = true;

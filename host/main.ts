@@ -14,6 +14,7 @@ import { errnoName } from '../ffi/errno.ts';
 import { closeFd } from '../ffi/file.ts';
 import { Links } from '../ffi/netlink.ts';
 import { Attachments } from './attachments.ts';
+import { Capture } from './capture.ts';
 import type { HostConfig } from './config.ts';
 import type { ControlServer } from './control.ts';
 import { DataPlane } from './data-plane.ts';
@@ -107,6 +108,7 @@ export class Host {
   readonly sync: ControlServer;
   readonly handover: Handover;
   readonly metrics = new HostMetrics(this);
+  readonly capture = new Capture(this);
   readonly freshness = new Freshness(Date.now);
   readonly lastKnown: LastKnown;
   /** What an earlier daemon has left us. */

@@ -41,6 +41,7 @@ export function controlMethods(host: Host): Methods {
     'service.get': method(ServiceNameSchema, (name) => host.services.get(name)),
     'verdict.recent': method(PageQuerySchema, ({ from }) => page(host.observer.recent(), from)),
     'verdict.follow': method(Nothing, (_, connection) => host.observer.follow(connection)),
+    ...host.capture.methods(),
     ...host.attachments.methods(),
     ...moduleMethods(host.modules),
     'endpoint.add': method(EndpointSchema, (endpoint) =>

@@ -17,6 +17,7 @@ import {
 import { TunDevice } from './device/tun.ts';
 import { TunnelTapDevice } from './device/tunnel-tap.ts';
 import { UdpDevice } from './device/udp.ts';
+import { CaptureTap, type TapBatch } from './capture-tap.ts';
 import { monotonicClock } from './clock.ts';
 import { Loop, WAIT_MS } from './loop.ts';
 import { ModuleInstances } from './modules/instances.ts';
@@ -75,6 +76,7 @@ export type WorkerReport =
   | { type: 'done'; id: number; error: string | null }
   | { type: 'uncut'; name: string }
   | { type: 'tapLost' }
+  | { type: 'captured'; batch: TapBatch }
   | { type: 'lost'; index: number; errno: number }
   | ModuleReports;
 
@@ -133,7 +135,8 @@ class DataWorker {
     this.#slots = new Slots(core, data.worker);
     this.#loop = new Loop(this.#slots, data.wakeFd,
       (index, errno) => report({ type: 'lost', index, errno }),
-      (fault) => this.#modules.fault(fault));
+      (fault) => this.#modules.fault(fault),
+      new CaptureTap(this.#slots, (batch) => report({ type: 'captured', batch })));
     Atomics.store(data.state, THREAD_EVENTS, this.#loop.descriptor + 1);
   }
 
@@ -180,7 +183,7 @@ class DataWorker {
   #takeOver(nowMs: number): void {
     this.#isStandby = false;
     for (const device of this.#later.values()) {
-      this.#loop.attach(device.index, makeDevice(this.#slots, device, this.#report));
+      this.#attachNow(device);
     }
     this.#later.clear();
     if (currentModule(this.#core, this.#data.worker) >= 0) this.#loop.resume(nowMs);
@@ -240,8 +243,13 @@ class DataWorker {
       this.#loop.detach(device.index);
       this.#later.set(device.index, device);
     } else {
-      this.#loop.attach(device.index, makeDevice(this.#slots, device, this.#report));
+      this.#attachNow(device);
     }
+  }
+
+  #attachNow(device: DeviceSpec): void {
+    const made = makeDevice(this.#slots, device, this.#report);
+    this.#loop.attach(device.index, made, device.vnetSize);
   }
 }
 

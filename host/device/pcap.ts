@@ -58,7 +58,7 @@ export interface PcapOptions {
 export type Skip = (packet: Uint8Array, isRead: boolean) => number;
 
 /** What is in front of a datagram where a frame is made whole, without the IP header. */
-const FRAME_SKIP = VNET_TUNNEL_HEADER_SIZE + ETHERNET_HEADER_SIZE + UDP_HEADER_SIZE;
+export const FRAME_SKIP = VNET_TUNNEL_HEADER_SIZE + ETHERNET_HEADER_SIZE + UDP_HEADER_SIZE;
 
 /** What lies in front of the frame inside VXLAN, or of the packet inside another tunnel, by the
  * device that it comes or goes by. */

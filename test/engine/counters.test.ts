@@ -32,7 +32,10 @@ test('a new core has counted nothing, and says so for every reason', () => {
   }
   assert.equal(readEvents(core),
     { icmpSent: 0, icmpSuppressed: 0, neighbourAnswered: 0, outerFragmented: 0,
-      segmented: 0, coalesced: 0, unfinished: 0, served: 0, resetSent: 0 });
+      segmented: 0, coalesced: 0, unfinished: 0, served: 0, resetSent: 0,
+      egressAllowed: 0, egressDenied: 0, ingressAllowed: 0, ingressDenied: 0,
+      moduleEgressAllowed: 0, moduleEgressDenied: 0, moduleIngressAllowed: 0,
+      moduleIngressDenied: 0 });
 });
 
 test('packets are counted where they come from and go to, as IP packets', () => {
@@ -76,7 +79,10 @@ test('an ICMP error is beside the drop, and its rate is limited for each origin'
   assert.is(readDrops(core, 'outbound').noRoute, 7);
   assert.equal(readEvents(core),
     { icmpSent: 4, icmpSuppressed: 3, neighbourAnswered: 0, outerFragmented: 0,
-      segmented: 0, coalesced: 0, unfinished: 0, served: 0, resetSent: 0 });
+      segmented: 0, coalesced: 0, unfinished: 0, served: 0, resetSent: 0,
+      egressAllowed: 1, egressDenied: 0, ingressAllowed: 0, ingressDenied: 0,
+      moduleEgressAllowed: 0, moduleEgressDenied: 0, moduleIngressAllowed: 0,
+      moduleIngressDenied: 0 });
 });
 
 test('the rate limit outlives a wrap of the clock', () => {

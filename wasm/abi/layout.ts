@@ -17,6 +17,7 @@
 //          +--------------------------------+
 //          | policy: identities, arena;     |
 //          | fragments; per worker: verdicts|
+//          | and dropped packets            |
 //          +--------------------------------+
 //          | Services: buckets, arena of    |
 //          | fronts; per worker: counts     |
@@ -96,11 +97,32 @@ export const DIRECTORY_MODULES = 304;         // address of the module list in f
 export const DIRECTORY_MODULE_LISTS = 308;    // MODULE_LISTS of them, one beside the other
 export const DIRECTORY_MODULE_COUNTS = 312;   // per worker: MODULE_PLACES records
 export const DIRECTORY_WATCHES = 316;         // flows whose payload modules want to see
-export const DIRECTORY_SIZE = 320;
+export const DIRECTORY_DROPPED = 320;         // per worker: a ring of packets it has dropped
+export const DIRECTORY_CAPTURE = 324;         // bit set of CAPTURE_*: what somebody looks at
+export const DIRECTORY_CAPTURE_LENGTH = 328;  // bytes of each packet that they want, at most
+export const DIRECTORY_SIZE = 332;
 export const DIRECTORY_MAGIC = 0x54524c43;    // "CLRT"
 export const COALESCE_TCP = 1;                // join TCP segments that come from peers
 export const COALESCE_UDP = 2;                // join UDP datagrams, too
 export const SENDER_LIMIT = 64;
+export const CAPTURE_LOCAL = 1;               // packets of pods and of the node, at their devices
+export const CAPTURE_UNDERLAY = 2;            // packets in tunnels
+export const CAPTURE_DROPPED = 4;             // packets that are dropped, by the rings
+
+// Ring of dropped packets, one per worker. It is written to only while CAPTURE_DROPPED is set; the
+// worker's own thread reads it after each batch, so that it needs no atomics.
+export const DROPPED_HEAD = 0;                // u32, records written so far; wraps
+export const DROPPED_RECORDS = 64;
+export const DROPPED_LIMIT = 512;             // a power of two
+export const DROPPED_LENGTH = 0;              // u32 bytes of the packet
+export const DROPPED_CAPTURED = 4;            // u16, bytes of it that are here
+export const DROPPED_DEVICE = 6;              // u16, where it came from
+export const DROPPED_PACKETS = 8;             // u16, packets that it stands for
+export const DROPPED_REASON = 10;             // u8, REASON_*
+export const DROPPED_DIRECTION = 11;          // u8, DIRECTION_*
+export const DROPPED_BYTES = 16;              // its first bytes
+export const DROPPED_BYTES_MAX = 240;
+export const DROPPED_SIZE = 256;
 
 // Worker blocks. Each worker writes only its own, so counters need no atomics.
 export const WORKERS_START = 2048;

@@ -75,4 +75,14 @@ export const EVENT_COALESCED = 5;             // super-packets joined from packe
 export const EVENT_UNFINISHED = 6;            // packets of peers with an unfinished checksum, taken
 export const EVENT_SERVED = 7;                // flows given to a backend of a Service
 export const EVENT_RESET_SENT = 8;            // TCP resets made for backends that have left
-export const EVENT_COUNT = 9;
+// Judgements, as records of the verdict ring: by direction, outcome, and whether a module decided.
+// Denied is one more than allowed, ingress two more than egress, modules four more than policy.
+export const EVENT_EGRESS_ALLOWED = 9;
+export const EVENT_EGRESS_DENIED = 10;
+export const EVENT_INGRESS_ALLOWED = 11;
+export const EVENT_INGRESS_DENIED = 12;
+export const EVENT_MODULE_EGRESS_ALLOWED = 13;
+export const EVENT_MODULE_EGRESS_DENIED = 14;
+export const EVENT_MODULE_INGRESS_ALLOWED = 15;
+export const EVENT_MODULE_INGRESS_DENIED = 16;
+export const EVENT_COUNT = 17;

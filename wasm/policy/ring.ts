@@ -4,12 +4,15 @@
 import { DIRECTORY_DEVICES, DEVICE_STRIDE, DIRECTORY_VERDICTS, DIRECTORY_VERDICT_LIMIT } from
   "../abi/layout";
 import {
-  ANSWER_ALLOW, FLOW_PROTOCOL, FLOW_SIGNAL, VERDICTS_HEAD, VERDICTS_RECORDS, VERDICT_ALLOWED,
-  VERDICT_ANSWER, VERDICT_DESTINATION, VERDICT_DESTINATION_IDENTITY, VERDICT_DEVICE, VERDICT_FAMILY,
+  ANSWER_ALLOW, ANSWER_MODULE_MASK, ANSWER_MODULE_SHIFT, FLOW_PROTOCOL, FLOW_SIGNAL,
+  VERDICTS_HEAD, VERDICTS_RECORDS, VERDICT_ALLOWED, VERDICT_ANSWER, VERDICT_DESTINATION,
+  VERDICT_DESTINATION_IDENTITY, VERDICT_DEVICE, VERDICT_FAMILY,
   VERDICT_INGRESS, VERDICT_KEY, VERDICT_SIZE, VERDICT_SOURCE, VERDICT_SOURCE_IDENTITY,
   VERDICT_SOURCE_PORT, VERDICT_TCP_FLAGS, VERDICT_TIME,
 } from "../abi/policy";
 import { PROTOCOL_TCP } from "../abi/headers";
+import { EVENT_EGRESS_ALLOWED } from "../abi/verdict";
+import { countEvent } from "../count";
 import { flowDestination, flowIsIpv4, flowSource, flowSourcePort } from "../flow-key";
 import { directory } from "../packet";
 
@@ -46,6 +49,9 @@ export function recordVerdict(
   copyAddress(record + VERDICT_SOURCE, flowSource(flow), flowIsIpv4(flow));
   copyAddress(record + VERDICT_DESTINATION, flowDestination(flow), flowIsIpv4(flow));
   atomic.store<i32>(ring, head + 1, VERDICTS_HEAD);
+  const denied = (answer & ANSWER_ALLOW) == 0 ? 1 : 0;
+  const byModule = ((answer >>> ANSWER_MODULE_SHIFT) & ANSWER_MODULE_MASK) != 0 ? 4 : 0;
+  countEvent(worker, EVENT_EGRESS_ALLOWED + denied + (2 * ingress) + byModule);
 }
 
 /** An IPv4 address goes into the first four bytes. */
