@@ -9,11 +9,11 @@ import type { Settings } from '../host/config.ts';
 import type { InstallOptions } from '../cni/install.ts';
 import type { ClusterOptions } from '../sync/main.ts';
 import { CommandError, EXIT_FAILED, EXIT_OK, EXIT_USAGE } from './exit.ts';
-import type { MetricsOptions } from './metrics.ts';
 import type { ObserveOptions } from './observe.ts';
 import type { AddOptions } from './module.ts';
 import type { BuildOptions, NewOptions } from './module/create.ts';
 import type { VerifyOptions } from './module/verify.ts';
+import { addOperate } from './operate.ts';
 import type { ExplainOptions, PolicyOptions, TestOptions } from './policy.ts';
 import type { ShowOptions } from './show.ts';
 import type { OutputFormat } from './table.ts';
@@ -218,18 +218,6 @@ function addObserve(program: Command): void {
       const { observe } = await import('./observe.ts');
       await observe({ ...options, follow: options.follow === true }, stopOnSignals());
     });
-}
-
-function addMetrics(program: Command): void {
-  program.command('metrics').description('what the running daemon has counted')
-    .argument('[pattern]', 'a regular expression; without it, all')
-    .addOption(new Option('-o, --output <format>', 'table, json or prometheus')
-      .choices(['table', 'json', 'prometheus']).default('table'))
-    .addOption(runtimeOption())
-    .addHelpText('after', '\nExamples:\n  culvert metrics drop\n'
-      + '  culvert metrics -o prometheus\n')
-    .action(async (pattern: string | undefined, options: MetricsOptions) =>
-      (await import('./metrics.ts')).showMetrics(pattern, options));
 }
 
 function addClear(program: Command): void {
@@ -465,7 +453,7 @@ async function main(): Promise<void> {
   addShow(program);
   addService(program);
   addObserve(program);
-  addMetrics(program);
+  addOperate(program, { runtimeOption, outputOption, stopOnSignals });
   addDoctor(program);
   addClear(program);
   addDemo(program);

@@ -60,6 +60,7 @@ export type InspectPayload = (
 /** One instance of the core over a memory that others may share. */
 export class Core {
   readonly exports: CoreExports;
+  readonly module: WebAssembly.Module;
   /** Of the modules that look at payload, by place (engine/modules.ts). */
   readonly inspectors = new Map<number, InspectPayload>();
   readonly memory: WebAssembly.Memory;
@@ -67,6 +68,7 @@ export class Core {
   readonly view: DataView;
 
   private constructor(module: WebAssembly.Module, memory: WebAssembly.Memory) {
+    this.module = module;
     this.exports = instantiate(module, memory, (place, flow, offset, payload, length) => {
       const inspect = this.inspectors.get(place);
       if (inspect === undefined) throw new Error('inspect payload: no function is there');
@@ -106,6 +108,19 @@ export class Core {
     return core;
   }
 
+  /** An instance over a memory of its own, with a copy of all tables but the kept pages: no flow is
+   * known in it and no packet is in hand. What happens to it changes nothing here. Only the thread
+   * that writes the tables may ask for it. */
+  copy(): Core {
+    const memory = makeMemory(this.bytes.length);
+    copyWords(this.memory, memory, this.directory(layout.DIRECTORY_KEPT));
+    const core = Core.attach(this.module, memory);
+    core.setDirectory(layout.DIRECTORY_FLOW_LOCK, 0);
+    core.setDirectory(layout.DIRECTORY_FLOW_WAITERS, 0);
+    core.setDirectory(layout.DIRECTORY_CAPTURE, 0);
+    return core;
+  }
+
   /** A further instance over a memory that create() laid. */
   static attach(module: WebAssembly.Module, memory: WebAssembly.Memory): Core {
     const core = new Core(module, memory);
@@ -137,6 +152,17 @@ export class Core {
   packetAddress(slot: number): number {
     const slots = this.directory(layout.DIRECTORY_SLOTS);
     return slots + (slot * layout.SLOT_STRIDE) + layout.PACKET_HEADROOM;
+  }
+}
+
+/** Copies the pages that have anything in them: the others take no room in the copy either. */
+function copyWords(from: WebAssembly.Memory, to: WebAssembly.Memory, size: number): void {
+  const step = PAGE_BYTES / 16;
+  const words = new Int32Array(from.buffer, 0, size / 4);
+  const target = new Int32Array(to.buffer, 0, size / 4);
+  for (let at = 0; at < words.length; at += step / 4) {
+    const part = words.subarray(at, at + (step / 4));
+    if (part.some((word) => word !== 0)) target.set(part, at);
   }
 }
 

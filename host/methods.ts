@@ -16,10 +16,13 @@ import {
   type PeerReport,
   type StatusReport,
 } from '../engine/model.ts';
+import { TraceSchema } from '../engine/model-capture.ts';
 import type { ControlCounters } from './control.ts';
 import { defaultMacs } from './derived.ts';
 import type { Host } from './main.ts';
 import { moduleMethods } from './modules/methods.ts';
+import { withoutSecrets } from './secrets.ts';
+import { trace } from './trace.ts';
 
 /** Services may have many ports: fewer of them fit a frame. */
 const SERVICES_A_PAGE = 100;
@@ -42,6 +45,8 @@ export function controlMethods(host: Host): Methods {
     'verdict.recent': method(PageQuerySchema, ({ from }) => page(host.observer.recent(), from)),
     'verdict.follow': method(Nothing, (_, connection) => host.observer.follow(connection)),
     ...host.capture.methods(),
+    trace: method(TraceSchema, (query) => trace(host, query)),
+    config: method(Nothing, () => withoutSecrets(host.options.config)),
     ...host.attachments.methods(),
     ...moduleMethods(host.modules),
     'endpoint.add': method(EndpointSchema, (endpoint) =>

@@ -29,7 +29,7 @@ import type { ClusterNode, VxlanTunnel } from '../../engine/model.ts';
 import { runBatch, type OnFault } from '../../engine/modules.ts';
 import { writeRemote } from '../../engine/tables/peer.ts';
 import type { BedPlan, ClusterPod, NodeAddresses, Place, PlacedFlow } from './ends.ts';
-import { FRAME_SIZE, emitFrame, emitPacket } from './packet.ts';
+import { FRAME_SIZE, emitFrame, emitPacket } from '../../engine/first-packet.ts';
 
 /** What one end's policy said to a packet; null where it was not asked. */
 export interface EndVerdict {

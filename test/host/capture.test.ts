@@ -105,7 +105,7 @@ function blocksOf(bytes: Uint8Array): { type: number; text: string; length: numb
   return blocks;
 }
 
-test('packets at devices and dropped ones are in the file, as often as they are counted', async () => {
+test('packets at devices and dropped ones are in the file as often as counted', async () => {
   const node = new Node();
   try {
     node.send(POD_A);

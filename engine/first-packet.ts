@@ -9,7 +9,7 @@ import {
   IPV6_HOP_LIMIT, IPV6_NEXT_HEADER, IPV6_PAYLOAD_LENGTH, IPV6_SOURCE, PROTOCOL_ICMP,
   PROTOCOL_ICMPV6, PROTOCOL_SCTP, PROTOCOL_TCP, PROTOCOL_UDP, VXLAN_FLAGS, VXLAN_FLAG_VNI,
   VXLAN_HEADER_SIZE, VXLAN_VNI,
-} from '../../wasm/abi/headers.ts';
+} from '../wasm/abi/headers.ts';
 
 export type Protocol = 'TCP' | 'UDP' | 'SCTP' | 'ICMP';
 
@@ -21,6 +21,8 @@ export interface FirstPacket {
   protocol: Protocol;
   sourcePort: number;
   destinationPort: number;
+  /** Bytes of zeros behind the header, which TCP, UDP and ICMP may have. */
+  payload?: number;
 }
 
 const TTL = 64;
@@ -86,8 +88,9 @@ export function protocolNumber({ protocol, source }: FirstPacket): number {
 
 /** The header after IP, checksum zero. Returns its size. */
 function emitTransport(view: DataView, at: number, packet: FirstPacket): number {
-  const { protocol, sourcePort, destinationPort } = packet;
-  const size = { TCP: 20, UDP: 8, SCTP: 32, ICMP: 8 }[protocol];
+  const { protocol, sourcePort, destinationPort, payload = 0 } = packet;
+  const more = protocol === 'SCTP' ? 0 : payload;
+  const size = { TCP: 20, UDP: 8, SCTP: 32, ICMP: 8 }[protocol] + more;
   zero(view, at, size);
   if (protocol === 'ICMP') {
     view.setUint8(at, packet.source.length === 4 ? ICMP_ECHO_REQUEST : ICMPV6_ECHO_REQUEST);
@@ -137,10 +140,10 @@ function sumPseudoHeader(packet: FirstPacket, size: number): number {
   return sum;
 }
 
-/** RFC 1071: the sum of big-endian words. Sizes here are even. */
+/** RFC 1071: the sum of big-endian words. What there is of payload is zero. */
 function sumWords(view: DataView, at: number, size: number): number {
   let sum = 0;
-  for (let offset = 0; offset < size; offset += 2) sum += view.getUint16(at + offset);
+  for (let offset = 0; offset + 1 < size; offset += 2) sum += view.getUint16(at + offset);
   return sum;
 }
 
