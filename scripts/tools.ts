@@ -56,6 +56,10 @@ export const TOOLS: readonly Tool[] = [
     name: 'qemu-system-x86_64', package: 'qemu-system-x86', program: 'usr/bin/qemu-system-x86_64',
     always: '-L $here/usr/share/qemu -L $here/usr/share/seabios',
   },
+  // Boots a tree of Debian with its systemd; and what makes such a tree.
+  { name: 'systemd-nspawn', package: 'systemd-container', program: 'usr/bin/systemd-nspawn',
+    always: '' },
+  { name: 'mmdebstrap', package: 'mmdebstrap', program: 'usr/bin/mmdebstrap', always: '' },
   { name: 'ip', package: 'iproute2', program: 'bin/ip', always: '', probe: '-V' },
   {
     name: 'ovs-vswitchd', package: 'openvswitch-switch', always: '',

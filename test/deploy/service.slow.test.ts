@@ -1,0 +1,163 @@
+// time limit: 600 s
+// The package as it is installed on a node with systemd: the service is killed, stopped, reloaded,
+// restarted and upgraded under traffic, and purged. support/service-scene.ts draws the nodes.
+
+import { appendFileSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { suite } from 'uvu';
+import * as assert from 'uvu/assert';
+import type { Bed } from '../../cli/demo/bed.ts';
+import { findTool, toolReason } from '../../scripts/tools.ts';
+import { openBed } from '../netns/support/forge-scene.ts';
+import { until } from '../netns/support/forge.ts';
+import { testNeeding } from '../support/needs.ts';
+import {
+  NEXT_VERSION, pause, packagePath, SERVICE, ServiceScene, type Account,
+} from './support/service-scene.ts';
+
+const test = suite('deploy/service');
+const PER_SECOND = 1000;
+/** What a crash may cost. */
+const CRASH_GAP_MS = 1000;
+const IPERF_SECONDS = 14;
+/** The unit's patience, and the start after it. */
+const WATCHDOG_MS = 10_000;
+
+const tools = ['systemd-nspawn', 'iperf3', 'dpkg-deb', 'nsenter'];
+const missing = tools.find((name) => findTool(name) === null);
+const reason = missing === undefined ? null : toolReason(missing);
+let bed: Bed | null = null;
+let scene: Promise<ServiceScene> | null = null;
+
+function theScene(): Promise<ServiceScene> {
+  scene ??= openBed().then((opened) => {
+    bed = opened;
+    return ServiceScene.make(opened);
+  });
+  return scene;
+}
+
+test.after(async () => {
+  const made = await scene?.catch(() => null);
+  await made?.container.close();
+  await bed?.close();
+});
+
+function print(what: string, { outbound, inbound }: Account): void {
+  for (const [way, { sent, arrived, duplicates, longestGapMs }] of
+    [['out', outbound], ['in', inbound]] as const) {
+    console.log(`${what}, ${way}: ${sent} sent, ${sent - arrived} lost, ${duplicates} twice, `
+      + `longest silence ${longestGapMs.toFixed(0)} ms`);
+  }
+}
+
+function nothingLost({ outbound, inbound }: Account): void {
+  for (const { sent, arrived } of [outbound, inbound]) {
+    assert.ok(sent > PER_SECOND);
+    assert.is(sent - arrived, 0);
+  }
+}
+
+/** Waits for a daemon with another process that is ready. */
+async function anotherThan({ container }: ServiceScene, before: string): Promise<void> {
+  await until('another daemon', () => container.property(SERVICE, 'ActiveState') === 'active'
+    && ![before, '0'].includes(container.property(SERVICE, 'MainPID')));
+}
+
+testNeeding('tun', test, 'the installed service is active, and says how it is', async () => {
+  const { container } = await theScene();
+  assert.is(container.property(SERVICE, 'ActiveState'), 'active');
+  await until('its own word', () =>
+    container.property(SERVICE, 'StatusText').includes('forwarding'));
+  assert.match(container.property(SERVICE, 'StatusText'), /tier T\d/);
+  // Nothing but CAP_NET_ADMIN, which is number 12.
+  const [, effective] = /CapEff:\t(\w+)/.exec(container.run(
+    'cat', `/proc/${container.property(SERVICE, 'MainPID')}/status`).output) ?? [];
+  assert.is(BigInt(`0x${effective}`), 1n << 12n);
+}, reason);
+
+testNeeding('tun', test, 'a reload takes what is right and leaves what is wrong', async () => {
+  const { container } = await theScene();
+  const file = join(container.root, 'etc', 'culvert', 'config.yaml');
+  const text = readFileSync(file, 'utf8');
+  const before = container.property(SERVICE, 'MainPID');
+  appendFileSync(file, 'icmp: [\n');
+  assert.is(container.run('systemctl', 'reload', SERVICE).status, 0);
+  await until('word of the fault', () =>
+    /left as it was: .*config\.yaml:/.test(container.property(SERVICE, 'StatusText')));
+  writeFileSync(file, `${text}icmp:\n  rate: 50\n`);
+  assert.is(container.run('systemctl', 'reload', SERVICE).status, 0);
+  await until('word of its being right', () =>
+    container.property(SERVICE, 'StatusText').includes('forwarding'));
+  writeFileSync(file, text);
+  assert.is(container.property(SERVICE, 'MainPID'), before);
+}, reason);
+
+testNeeding('tun', test, 'after SIGKILL the next one goes on within a second', async () => {
+  const all = await theScene();
+  const account = await all.under(PER_SECOND, async () => {
+    const before = all.daemon;
+    all.container.run('kill', '-s', 'KILL', before);
+    await anotherThan(all, before);
+  });
+  print('SIGKILL', account);
+  for (const { longestGapMs } of [account.outbound, account.inbound]) {
+    assert.ok(longestGapMs <= CRASH_GAP_MS, `${longestGapMs} ms`);
+  }
+}, reason);
+
+testNeeding('tun', test, 'a planned restart loses nothing', async () => {
+  const all = await theScene();
+  const account = await all.under(PER_SECOND, () =>
+    all.container.runBeside('systemctl', 'restart', SERVICE));
+  print('restart', account);
+  nothingLost(account);
+}, reason);
+
+testNeeding('tun', test, 'connections outlive an upgrade', async () => {
+  const all = await theScene();
+  const flow = all.iperf3(findTool('iperf3') ?? '', IPERF_SECONDS);
+  await pause(2000);
+  const upgraded = await all.container.runBeside('dpkg', '--install', packagePath(NEXT_VERSION));
+  assert.is(upgraded.status, 0, upgraded.output);
+  const perSecond = await flow;
+  console.log(`upgrade under iperf3, Mbit/s: ${perSecond.map((bits) =>
+    (bits / 1e6).toFixed(0)).join(' ')}`);
+  assert.ok((perSecond.at(-1) ?? 0) > 0);
+  assert.is((await all.place.culvert.status()).version, NEXT_VERSION);
+}, reason);
+
+testNeeding('tun', test, 'an upgrade loses nothing', async () => {
+  const all = await theScene();
+  const account = await all.under(PER_SECOND, () =>
+    all.container.runBeside('dpkg', '--install', packagePath(NEXT_VERSION)));
+  print('upgrade', account);
+  nothingLost(account);
+}, reason);
+
+testNeeding('tun', test, 'one that stands still is replaced by the watchdog', async () => {
+  const all = await theScene();
+  const restarts = Number(all.container.property(SERVICE, 'NRestarts'));
+  const before = all.daemon;
+  const startMs = performance.now();
+  all.container.run('kill', '-s', 'STOP', before);
+  await pause(WATCHDOG_MS);
+  await anotherThan(all, before);
+  console.log(`stopped; another one after ${(performance.now() - startMs).toFixed(0)} ms`);
+  assert.is(Number(all.container.property(SERVICE, 'NRestarts')), restarts + 1);
+  await all.place.culvert.waitFor(({ sync }) => sync.connected);
+}, reason);
+
+testNeeding('tun', test, 'a purge leaves nothing', async () => {
+  const { container, place } = await theScene();
+  const purged = container.run('dpkg', '--purge', 'culvert');
+  assert.is(purged.status, 0, purged.output);
+  assert.is(container.run('sh', '-c', 'find / -xdev -name "*culvert*" ! -path "/srv/*" '
+    + '! -path "/proc/*"; grep -h culvert /etc/passwd /etc/group').output, '');
+  const links = await place.host.links.list();
+  assert.not(links.some(({ name }) => name === 'culvert0'));
+  const routes = await place.host.links.routes();
+  assert.not(routes.some(({ kind }) => kind === 'blackhole'));
+}, reason);
+
+test.run();
