@@ -30,6 +30,8 @@ const ANSWER_LIMIT = 512 * 1024;
 /** How long an answer waits for a packet, and how often it looks. */
 const READ_WAIT_MS = 500;
 const READ_STEP_MS = 20;
+/** How long the last packets may take from a worker to here. */
+const END_WAIT_MS = 50;
 
 const BITS: Record<CapturePlace, number> = {
   tun: CAPTURE_LOCAL, underlay: CAPTURE_UNDERLAY, drop: CAPTURE_DROPPED,
@@ -86,10 +88,11 @@ export class Capture {
     this.#owner = owner;
     this.#snapLength = snapLength;
     this.#lines = new Map();
-    this.#waiting = [sectionBlock(`culvert ${version}`)];
+    this.#waiting = [];
     this.#waitingBytes = 0;
     this.#packets = 0;
     this.#lost = 0;
+    this.#push(sectionBlock(`culvert ${version}`));
     dataPlane.onCaptured = (batch) => this.#take(batch);
     core.setDirectory(DIRECTORY_CAPTURE_LENGTH, snapLength);
     core.setDirectory(DIRECTORY_CAPTURE, places.reduce((bits, place) => bits | BITS[place], 0));
@@ -107,17 +110,24 @@ export class Capture {
     return this.#answer();
   }
 
-  /** The rest. The statistics are the last of it. */
-  #end(from: Connection): Captured {
+  /** The rest, or as much of it as fits. The statistics are the last. */
+  async #end(from: Connection): Promise<Captured> {
     this.#check(from);
-    this.#quiet();
-    const statistics = [...this.#lines.values()].map(({ number, received, lost }) =>
-      statisticsBlock(number, Date.now(), received, lost));
-    if (this.#waitingBytes > ANSWER_LIMIT) return this.#answer();
-    this.#waiting.push(...statistics);
+    const { core, dataPlane } = this.#host;
+    if (dataPlane.onCaptured !== null) {
+      core.setDirectory(DIRECTORY_CAPTURE, 0);
+      // What workers have under way is part of it.
+      await new Promise((resolve) => setTimeout(resolve, END_WAIT_MS));
+      this.#check(from);
+      dataPlane.onCaptured = null;
+      for (const { number, received, lost } of this.#lines.values()) {
+        this.#push(statisticsBlock(number, Date.now(), received, lost));
+      }
+    }
     const answer = this.#answer();
-    this.#stop(from);
-    return { ...answer, more: false };
+    const more = this.#waiting.length > 0;
+    if (!more) this.#stop(from);
+    return { ...answer, more };
   }
 
   #check(from: Connection): void {
@@ -126,29 +136,23 @@ export class Capture {
 
   #stop(owner: Connection): void {
     if (this.#owner !== owner) return;
-    this.#quiet();
+    const { core, dataPlane } = this.#host;
+    core.setDirectory(DIRECTORY_CAPTURE, 0);
+    dataPlane.onCaptured = null;
     this.#owner = null;
     this.#waiting = [];
     this.#waitingBytes = 0;
   }
 
-  #quiet(): void {
-    const { core, dataPlane } = this.#host;
-    core.setDirectory(DIRECTORY_CAPTURE, 0);
-    dataPlane.onCaptured = null;
-  }
-
   #answer(): Captured {
-    const parts: Uint8Array[] = [];
     let size = 0;
-    while (this.#waiting.length > 0) {
-      const [next] = this.#waiting;
-      if (next === undefined || (size > 0 && size + next.length > ANSWER_LIMIT)) break;
-      parts.push(next);
-      size += next.length;
-      this.#waiting.shift();
-    }
-    this.#waitingBytes = this.#waiting.reduce((sum, { length }) => sum + length, 0);
+    const end = this.#waiting.findIndex(({ length }, place) => {
+      if (place > 0 && size + length > ANSWER_LIMIT) return true;
+      size += length;
+      return false;
+    });
+    const parts = this.#waiting.splice(0, end < 0 ? this.#waiting.length : end);
+    this.#waitingBytes -= size;
     const bytes = new Uint8Array(size);
     let at = 0;
     for (const part of parts) {

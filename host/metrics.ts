@@ -72,10 +72,13 @@ export class HostMetrics {
     const encaps = [...sums].filter(([group]) => !LOCAL_GROUPS.has(group));
     const locals = [...sums].filter(([group]) => LOCAL_GROUPS.has(group));
     return [
-      forwarded('packets', encaps, 'Packets sent to peers and taken from them, by tunnel.'),
-      forwarded('bytes', encaps, 'Bytes of those packets, without what tunnels add.'),
-      local('packets', locals, 'Packets taken from pods, node and outside, and given to them.'),
-      local('bytes', locals, 'Bytes of those packets.'),
+      counter('culvert_forward_packets_total', 'Packets sent to peers and taken from them.',
+        forwarded(encaps, 'txPackets', 'rxPackets')),
+      counter('culvert_forward_bytes_total', 'Bytes of them, without what tunnels add.',
+        forwarded(encaps, 'txBytes', 'rxBytes')),
+      counter('culvert_local_packets_total', 'Packets of pods, node and outside, and for them.',
+        local(locals, 'txPackets', 'rxPackets')),
+      counter('culvert_local_bytes_total', 'Bytes of them.', local(locals, 'txBytes', 'rxBytes')),
     ];
   }
 
@@ -107,26 +110,24 @@ export class HostMetrics {
   }
 }
 
+/** Events that are judgements, which have a metric of their own. */
+const JUDGED = /(Allowed|Denied)$/;
 const LOCAL_GROUPS = new Set(['pod', 'node', 'outside']);
 
 type Sums = readonly (readonly [string, Traffic])[];
 
-function forwarded(unit: 'packets' | 'bytes', sums: Sums, help: string): Metric {
-  const [tx, rx] = unit === 'packets'
-    ? ['txPackets', 'rxPackets'] as const : ['txBytes', 'rxBytes'] as const;
-  return counter(`culvert_forward_${unit}_total`, help, sums.flatMap(([encap, traffic]) => [
+function forwarded(sums: Sums, tx: keyof Traffic, rx: keyof Traffic): Sample[] {
+  return sums.flatMap(([encap, traffic]) => [
     { labels: { direction: 'outbound', encap }, value: traffic[tx] },
     { labels: { direction: 'inbound', encap }, value: traffic[rx] },
-  ]));
+  ]);
 }
 
-function local(unit: 'packets' | 'bytes', sums: Sums, help: string): Metric {
-  const [tx, rx] = unit === 'packets'
-    ? ['txPackets', 'rxPackets'] as const : ['txBytes', 'rxBytes'] as const;
-  return counter(`culvert_local_${unit}_total`, help, sums.flatMap(([end, traffic]) => [
+function local(sums: Sums, tx: keyof Traffic, rx: keyof Traffic): Sample[] {
+  return sums.flatMap(([end, traffic]) => [
     { labels: { end, direction: 'to' }, value: traffic[tx] },
     { labels: { end, direction: 'from' }, value: traffic[rx] },
-  ]));
+  ]);
 }
 
 function buildMetrics({ version, nodeName, uptimeSeconds }: StatusReport): Metric[] {
@@ -165,7 +166,7 @@ function stateMetrics({ device, dataPlane, endpoints, nodes, pods, ...rest }: St
     single('gauge', 'culvert_local_pods', 'Pods that the cluster has on this node.', pods),
     single('gauge', 'culvert_nodes', 'Nodes of the cluster, this one included.', nodes),
     counter('culvert_events_total', 'What the core did beside forwarding and dropping.',
-      named(events, 'event')),
+      named(events, 'event').filter(({ labels }) => !JUDGED.test(labels?.['event'] ?? ''))),
     counter('culvert_control_connections_total', 'Connections to the daemon\'s sockets.',
       named({ accepted: control['accepted'] ?? 0, opened: control['opened'] ?? 0 }, 'state')),
     counter('culvert_control_refusals_total', 'Connections that were ended, by reason.',
@@ -206,7 +207,7 @@ function tableMetrics({ tables }: StatusReport): Metric[] {
     ...flows === undefined ? []
       : [single('gauge', 'culvert_flow_table_entries', 'Connections known.', flows.used)],
     gauge('culvert_route_table_entries', 'Routes, by table.',
-      samples('used').filter(({ labels }) => labels?.['table']?.startsWith('routes') === true)),
+      samples('used').filter(({ labels }) => labels?.['table']?.endsWith('routes') === true)),
   ];
 }
 

@@ -48,6 +48,9 @@ export interface TraceHost extends Pick<Host, 'core' | 'forwarding'> {
   readonly dataPlane: Pick<DataPlane, 'deviceName'>;
 }
 
+/** Routes that lead nowhere. */
+const DEAD_ENDS: ReadonlySet<Route['kind']> = new Set(['unreachable', 'prohibit', 'blackhole']);
+
 /** What the core has said. */
 interface Outcome {
   reason: number;
@@ -170,7 +173,7 @@ class Walk {
   steps({ about }: Entrance): TraceStep[] {
     const { reason } = this.#outcome;
     const steps: TraceStep[] = [
-      { step: 'device', outcome: reason === REASON_POLICY_PENDING ? 'drop' : 'ok', detail: about },
+      { step: 'device', outcome: 'ok', detail: about },
       {
         step: 'source', outcome: reason === REASON_SPOOFED_SOURCE ? 'drop' : 'ok',
         detail: reason === REASON_SPOOFED_SOURCE
@@ -229,9 +232,11 @@ class Walk {
       return [{ step: 'route', outcome: 'drop', detail: `none to ${destination}` }];
     }
     const via = route.via === null ? '' : ` ${route.via}`;
-    const steps: TraceStep[] = [
-      { step: 'route', outcome: 'ok', detail: `${route.prefix}: ${route.kind}${via}` },
-    ];
+    const isDead = reason !== 0 && DEAD_ENDS.has(route.kind);
+    const steps: TraceStep[] = [{
+      step: 'route', outcome: isDead ? 'drop' : 'ok',
+      detail: `${route.prefix}: ${route.kind}${via}`,
+    }];
     const peer = this.#peer;
     if (peer === null) return steps;
     const { tunnel: { kind, remote, port }, mtu } = peer;
@@ -249,7 +254,9 @@ class Walk {
 
   #dropStep(): TraceStep {
     const { reason } = this.#outcome;
-    return { step: 'core', outcome: 'drop', detail: REASON_NAMES[reason] ?? String(reason) };
+    return reason === REASON_POLICY_PENDING
+      ? { step: 'policy', outcome: 'drop', detail: 'not known yet of a pod at one of its ends' }
+      : { step: 'core', outcome: 'drop', detail: REASON_NAMES[reason] ?? String(reason) };
   }
 
   #answerSteps(): TraceStep[] {

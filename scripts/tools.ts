@@ -56,6 +56,9 @@ export const TOOLS: readonly Tool[] = [
     name: 'qemu-system-x86_64', package: 'qemu-system-x86', program: 'usr/bin/qemu-system-x86_64',
     always: '-L $here/usr/share/qemu -L $here/usr/share/seabios',
   },
+  // What says whether metrics, and captures, are what others read.
+  { name: 'promtool', package: 'prometheus', program: 'usr/bin/promtool', always: '' },
+  { name: 'tshark', package: 'tshark', program: 'usr/bin/tshark', always: '' },
   // Boots a tree of Debian with its systemd; and what makes such a tree.
   { name: 'systemd-nspawn', package: 'systemd-container', program: 'usr/bin/systemd-nspawn',
     always: '' },

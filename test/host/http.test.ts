@@ -4,6 +4,7 @@
 import { createServer, type AddressInfo } from 'node:net';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
+import { DEFAULTS, loadConfig } from '../../host/config.ts';
 import { checksAnswer, HttpServer, plain } from '../../host/http.ts';
 
 const QUIET = { debug() {}, info() {}, warn() {}, error() {} };
@@ -61,6 +62,15 @@ test('a port that is taken is told, and no error', async () => {
   assert.is(server.port, 0);
   await server.close();
   other.close();
+});
+
+test('the port is a setting, and null turns the server off', () => {
+  const given = { CULVERT_NODE_NAME: 'n', CULVERT_UNDERLAY_INTERFACE: 'eth0' };
+  assert.is(loadConfig(null, given, {}).http.port, DEFAULTS.http.port);
+  assert.is(loadConfig(null, { ...given, CULVERT_HTTP_PORT: 'null' }, {}).http.port, null);
+  assert.is(loadConfig(null, given, { http: { port: 9100 } }).http.port, 9100);
+  assert.throws(() => loadConfig(null, { ...given, CULVERT_HTTP_PORT: '70000' }, {}),
+    /CULVERT_HTTP_PORT/);
 });
 
 test.run();
