@@ -94,6 +94,7 @@ function readConfig(
 /** A missing capability or device is one kind of end, everything else another. */
 function explain(error: unknown): Error {
   if (error instanceof SecondInstanceError) return new CommandError(EXIT_FAILED, error.message);
+  if (error instanceof ConfigError) return new CommandError(EXIT_CONFIG, error.message);
   if (error instanceof TierError) return new CommandError(EXIT_NO_PERMISSION, error.message);
   if (!(error instanceof SystemError)) return error as Error;
   const isDenied = ['EPERM', 'EACCES'].includes(error.code);

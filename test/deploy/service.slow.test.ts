@@ -12,7 +12,7 @@ import { openBed } from '../netns/support/forge-scene.ts';
 import { until } from '../netns/support/forge.ts';
 import { testNeeding } from '../support/needs.ts';
 import {
-  NEXT_VERSION, pause, packagePath, SERVICE, ServiceScene, type Account,
+  NEXT_VERSION, pause, packagePath, SERVICE, ServiceScene, WATCHDOG_SECONDS, type Account,
 } from './support/service-scene.ts';
 
 const test = suite('deploy/service');
@@ -20,8 +20,6 @@ const PER_SECOND = 1000;
 /** What a crash may cost. */
 const CRASH_GAP_MS = 1000;
 const IPERF_SECONDS = 14;
-/** The unit's patience, and the start after it. */
-const WATCHDOG_MS = 10_000;
 
 const tools = ['systemd-nspawn', 'iperf3', 'dpkg-deb', 'nsenter'];
 const missing = tools.find((name) => findTool(name) === null);
@@ -141,7 +139,7 @@ testNeeding('tun', test, 'one that stands still is replaced by the watchdog', as
   const before = all.daemon;
   const startMs = performance.now();
   all.container.run('kill', '-s', 'STOP', before);
-  await pause(WATCHDOG_MS);
+  await pause(WATCHDOG_SECONDS * 1000);
   await anotherThan(all, before);
   console.log(`stopped; another one after ${(performance.now() - startMs).toFixed(0)} ms`);
   assert.is(Number(all.container.property(SERVICE, 'NRestarts')), restarts + 1);

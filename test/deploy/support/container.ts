@@ -47,9 +47,14 @@ export class Container {
       `--network-namespace-path=${host.namespace.path}`, '--capability=CAP_NET_ADMIN',
       '--bind=/dev/net/tun', `--bind-ro=${process.execPath}:/usr/local/bin/node`,
     ], { stdio: ['ignore', 'ignore', 'ignore'] });
-    process.once('exit', () => child.kill('SIGKILL'));
+    // The container does not end with nspawn, but with its first process.
+    let leader = 0;
+    const end = (): void => {
+      child.kill('SIGKILL');
+      if (isLeader(leader)) process.kill(leader, 'SIGKILL');
+    };
+    process.once('exit', end);
     try {
-      let leader = 0;
       await until('the container\'s first process', () => {
         leader = leaderOf(child.pid ?? 0);
         return leader > 0;
@@ -59,7 +64,7 @@ export class Container {
         /running|degraded/.test(container.run('systemctl', 'is-system-running').output));
       return container;
     } catch (error) {
-      child.kill('SIGKILL');
+      end();
       throw error;
     }
   }
@@ -111,17 +116,24 @@ export class Container {
   }
 }
 
-/** The child of a process that is the first one of its own process namespace and has become
- * systemd, 0 for none. Others come before it, and go. */
+/** The child of a process that is a container's first one, 0 for none. Others come before it, and
+ * go. */
 function leaderOf(pid: number): number {
   try {
     const children = readFileSync(`/proc/${pid}/task/${pid}/children`, 'latin1').trim().split(' ');
-    return Number(children.find((child) => {
-      const status = readFileSync(`/proc/${child}/status`, 'latin1');
-      return /^Name:\tsystemd$/m.test(status) && /^NSpid:.*\t1$/m.test(status);
-    }) ?? 0);
+    return children.map(Number).find(isLeader) ?? 0;
   } catch {
     return 0;
+  }
+}
+
+/** True where a process is the first one of its own process namespace and has become systemd. */
+function isLeader(pid: number): boolean {
+  try {
+    const status = readFileSync(`/proc/${pid}/status`, 'latin1');
+    return /^Name:\tsystemd$/m.test(status) && /^NSpid:.*\d\t1$/m.test(status);
+  } catch {
+    return false;
   }
 }
 

@@ -30,6 +30,9 @@ export const SERVICE = 'culvert.service';
 export const VERSION = '0.1.0';
 export const NEXT_VERSION = '0.1.0+next';
 const NODES = [2, 3];
+/** The watchdog's patience, seconds: less than the unit's, so that a test need not have that. */
+export const WATCHDOG_SECONDS = 5;
+const DROP_IN = `/run/systemd/system/${SERVICE}.d`;
 const NETWORK = 'culvert';
 const OUT_PORT = 7101;
 const IN_PORT = 7102;
@@ -130,6 +133,8 @@ async function install(bed: Bed, place: Place, container: Container): Promise<Po
   }
   mkdirSync(join(container.root, 'etc', 'culvert'));
   writeFileSync(join(container.root, 'etc', 'culvert', 'config.yaml'), CONFIG);
+  container.run('sh', '-c', `mkdir -p ${DROP_IN}; printf '[Service]\\nWatchdogSec='`
+    + `${WATCHDOG_SECONDS} > ${DROP_IN}/patience.conf`);
   const installed = container.run('dpkg', '--install', packagePath(VERSION));
   assert.is(installed.status, 0, installed.output);
   await until('the service', () => container.property(SERVICE, 'ActiveState') === 'active');
@@ -184,17 +189,18 @@ async function attach(bed: Bed, place: Place, pod: number): Promise<Pod> {
 function output(
   host: Host, program: string, args: string[], input = '', env: Record<string, string> = {},
 ): Promise<string> {
-  const child = host.namespace.run(() => spawn(program, args, { stdio: 'pipe', env }));
-  let text = '';
-  for (const stream of [child.stdout, child.stderr]) {
-    stream.on('data', (chunk: Buffer) => { text += chunk.toString(); });
-  }
+  const child = host.namespace.run(() => spawn(program, args, {
+    stdio: 'pipe', env: { PATH: process.env['PATH'] ?? '', ...env },
+  }));
+  let [text, faults] = ['', ''];
+  child.stdout.on('data', (chunk: Buffer) => { text += chunk.toString(); });
+  child.stderr.on('data', (chunk: Buffer) => { faults += chunk.toString(); });
   child.stdin.on('error', () => {});
   child.stdin.end(input);
   return new Promise((resolve, reject) => {
     child.on('error', reject);
     child.on('close', (status) =>
-      (status === 0 ? resolve(text) : reject(new Error(`${program}: ${text}`))));
+      (status === 0 ? resolve(text) : reject(new Error(`${program}: ${text}${faults}`))));
   });
 }
 
