@@ -46,8 +46,8 @@ async function queryOf(options: TraceOptions): Promise<TraceQuery> {
   if (source === undefined || destination === undefined) {
     return refuse(`${from} and ${to} have no address of ${family ?? 'one family'}`);
   }
-  const { protocol, port: number } = parsed ?? { protocol: 'ICMP', port: 0 };
-  return { source, destination, protocol, port: number ?? 0, size };
+  const { protocol, port: number } = parsed ?? { protocol: 'ICMP', port: null };
+  return { source, destination, protocol, port: number ?? null, size };
 }
 
 /** The addresses of an end: its own, of a pod of this node, or of a Service. */

@@ -26,12 +26,12 @@ export const CapturedSchema = v.strictObject({
 });
 export type Captured = v.InferOutput<typeof CapturedSchema>;
 
-/** `trace`: the first packet of a flow, as its source would send it. */
+/** `trace`: the first packet of a flow, as its source would send it; ICMP has no port. */
 export const TraceSchema = v.strictObject({
   source: Address,
   destination: Address,
   protocol: v.picklist(['TCP', 'UDP', 'SCTP', 'ICMP']),
-  port: Port,
+  port: v.nullable(Port),
   size: v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(65_535)),
 });
 export type TraceQuery = v.InferOutput<typeof TraceSchema>;

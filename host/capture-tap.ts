@@ -7,7 +7,7 @@ import {
   CAPTURE_DROPPED, CAPTURE_LOCAL, CAPTURE_UNDERLAY, DEVICE_FIRST_ENDPOINT, DEVICE_NODE,
   DIRECTORY_CAPTURE, DIRECTORY_CAPTURE_LENGTH, DIRECTORY_DROPPED, DROPPED_BYTES, DROPPED_CAPTURED,
   DROPPED_DEVICE, DROPPED_DIRECTION, DROPPED_HEAD, DROPPED_LENGTH, DROPPED_LIMIT, DROPPED_PACKETS,
-  DROPPED_REASON, DROPPED_RECORDS, DROPPED_SIZE, FAMILY_IPV4, SEND_FLAG_FRAME,
+  DROPPED_REASON, DROPPED_RECORDS, DROPPED_SIZE, DIRECTORY_START, FAMILY_IPV4, SEND_FLAG_FRAME,
 } from '../wasm/abi/layout.ts';
 import { IPV4_HEADER_SIZE, IPV6_HEADER_SIZE } from '../wasm/abi/headers.ts';
 import { FRAME_SKIP, tunnelSkip } from './device/pcap.ts';
@@ -38,6 +38,7 @@ export interface TapBatch {
 export class CaptureTap {
   readonly #slots: Slots;
   readonly #report: (batch: TapBatch) => void;
+  readonly #words: Uint32Array;
   readonly #ring: number;
   #wanted = 0;
   #head = 0;
@@ -47,13 +48,15 @@ export class CaptureTap {
   constructor(slots: Slots, report: (batch: TapBatch) => void) {
     this.#slots = slots;
     this.#report = report;
+    this.#words = new Uint32Array(slots.core.memory.buffer);
     const size = DROPPED_RECORDS + (DROPPED_LIMIT * DROPPED_SIZE);
     this.#ring = slots.core.directory(DIRECTORY_DROPPED) + (slots.worker * size);
   }
 
   /** Looks whether anything is wanted, before a turn. */
   begin(): boolean {
-    const wanted = this.#slots.core.directory(DIRECTORY_CAPTURE);
+    const wanted = this.#words[(DIRECTORY_START + DIRECTORY_CAPTURE) >>> 2] ?? 0;
+    if (wanted === 0 && this.#wanted === 0) return false;
     const isNew = (wanted & CAPTURE_DROPPED) !== 0 && (this.#wanted & CAPTURE_DROPPED) === 0;
     if (isNew) this.#head = this.#dropHead();
     this.#wanted = wanted;

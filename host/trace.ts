@@ -120,7 +120,7 @@ function run(core: Core, device: number, query: TraceQuery): Outcome {
   }
   const length = emitPacket(view, packet, {
     source, destination: addressBytes(query.destination), protocol: query.protocol,
-    sourcePort: SOURCE_PORT, destinationPort: query.port, payload: query.size,
+    sourcePort: SOURCE_PORT, destinationPort: query.port ?? 0, payload: query.size,
   });
   const descriptor = core.descriptorAddress(0);
   view.setUint32(descriptor + DESCRIPTOR_START, at, true);
@@ -136,7 +136,7 @@ function run(core: Core, device: number, query: TraceQuery): Outcome {
   return {
     reason, isAnswered: reason !== 0 && isSent, verdicts,
     destination: now?.address ?? judged?.destination ?? query.destination,
-    port: now?.port ?? judged?.destinationPort ?? query.port,
+    port: now?.port ?? judged?.destinationPort ?? query.port ?? 0,
   };
 }
 
@@ -213,7 +213,7 @@ class Walk {
     const { reason, destination, port } = this.#outcome;
     const route = forwarding.lookUp(this.#query.destination);
     if (route?.kind !== 'service') return [];
-    const name = `Service ${route.via}, ${this.#query.port}/${this.#query.protocol}`;
+    const name = `Service ${route.via}, ${this.#query.port ?? ''}/${this.#query.protocol}`;
     return SERVICE_REASONS.has(reason)
       ? [{ step: 'service', outcome: 'drop', detail: `${name}: ${REASON_NAMES[reason]}` }]
       : [{ step: 'service', outcome: 'ok', detail: `${name}: ${destination} port ${port}` }];

@@ -308,9 +308,10 @@ testNeeding('tun', test, 'what a trace cannot answer is said by name', async (co
     ['--from test/pod-1-11 --to service:test/none --port 80/TCP', 'no Service test/none'],
     ['--from test/pod-1-11 --to 192.0.2.1 --port 80/XYZ', 'not as 80/TCP'],
   ] as const) {
-    const { code, stderr } = await culvert(wordsOf(context, `trace ${words}`));
+    const { code, stdout, stderr } = await culvert(wordsOf(context, `trace ${words}`));
+    assert.is(stdout, '', words);
     assert.is.not(code, 0);
-    assert.match(stderr, why);
+    assert.match(stderr, why, stderr);
   }
 });
 
