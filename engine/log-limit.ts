@@ -1,6 +1,6 @@
 // How often a log says the same: what happens again and again on a board that nobody visits must
-// not fill its disk. Each message has a bucket of lines of its own; what is left out is counted, and
-// told by the next line that is not.
+// not fill its disk. Each message has a bucket of lines of its own; what is left out is counted,
+// and told by the next line that is not.
 
 /** Lines of one message at once, and how long it takes to earn another. */
 export const LOG_BURST = 20;
