@@ -162,8 +162,13 @@ function copyWords(from: WebAssembly.Memory, to: WebAssembly.Memory, size: numbe
   const target = new Int32Array(to.buffer, 0, size / 4);
   for (let at = 0; at < words.length; at += step / 4) {
     const part = words.subarray(at, at + (step / 4));
-    if (part.some((word) => word !== 0)) target.set(part, at);
+    if (!isBlank(part)) target.set(part, at);
   }
+}
+
+function isBlank(words: Int32Array): boolean {
+  for (let at = 0; at < words.length; at += 1) if (words[at] !== 0) return false;
+  return true;
 }
 
 function makeMemory(bytes: number): WebAssembly.Memory {
