@@ -83,6 +83,12 @@ export class ServiceScene {
     return this.container.property(SERVICE, 'MainPID');
   }
 
+  /** Sends the daemon a signal. The tree has no program for it but the shell's own. */
+  signal(name: string): void {
+    const { status, output: said } = this.container.run('sh', '-c', `kill -s ${name} ${this.daemon}`);
+    assert.is(status, 0, said);
+  }
+
   /** Does something while datagrams flow both ways, and says what became of these. */
   async under(perSecond: number, work: () => Promise<unknown>): Promise<Account> {
     const there = podAddress(2, 10, 'IPv4');
@@ -93,17 +99,19 @@ export class ServiceScene {
       outSender: await Paced.sender(this.own.host, there, OUT_PORT, perSecond),
       inSender: await Paced.sender(this.remote.host, here, IN_PORT, perSecond),
     };
-    await pause(SETTLE_MS);
-    await work();
-    await pause(SETTLE_MS);
-    const [out, back] = [await ends.outSender.stop(), await ends.inSender.stop()];
-    await pause(SETTLE_MS);
-    const account = {
-      outbound: { ...await ends.outListener.report(), sent: out.sent },
-      inbound: { ...await ends.inListener.report(), sent: back.sent },
-    };
-    for (const end of Object.values(ends)) await end.close();
-    return account;
+    try {
+      await pause(SETTLE_MS);
+      await work();
+      await pause(SETTLE_MS);
+      const [out, back] = [await ends.outSender.stop(), await ends.inSender.stop()];
+      await pause(SETTLE_MS);
+      return {
+        outbound: { ...await ends.outListener.report(), sent: out.sent },
+        inbound: { ...await ends.inListener.report(), sent: back.sent },
+      };
+    } finally {
+      for (const end of Object.values(ends)) await end.close();
+    }
   }
 
   /** Runs iperf3 for so long from the service's pod to the other one. Gives what arrived, bits a
