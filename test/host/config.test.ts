@@ -62,6 +62,7 @@ function otherValue({ path, example }: SettingPath): { value: unknown; text: str
     'underlay.mtu': 1400,
     'dataPlane.tier': 'T1',
     'dataPlane.workers': 2,
+    'http.address': '::1',
     memory: 'small',
     logLevel: 'debug',
     'policy.unknownPods': 'open',
