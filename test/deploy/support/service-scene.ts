@@ -85,7 +85,8 @@ export class ServiceScene {
 
   /** Sends the daemon a signal. The tree has no program for it but the shell's own. */
   signal(name: string): void {
-    const { status, output: said } = this.container.run('sh', '-c', `kill -s ${name} ${this.daemon}`);
+    const words = `kill -s ${name} ${this.daemon}`;
+    const { status, output: said } = this.container.run('sh', '-c', words);
     assert.is(status, 0, said);
   }
 
