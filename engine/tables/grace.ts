@@ -35,6 +35,7 @@ export class IndexPool {
 
   /** Indexes in use, those in their grace period included. */
   get used(): number {
+    this.#reclaim();
     return this.#next - this.#first - this.#free.length;
   }
 

@@ -17,7 +17,7 @@ import {
   MODULE_FAULT_ANSWER, MODULE_HAS_PAYLOAD, MODULE_LIST_COUNT, MODULE_LIST_ENTRIES,
   MODULE_LIST_FLAGS, MODULE_MAY_ALLOW, MODULE_PER_PACKET, MODULE_PLACES, MODULE_PLACE_MASK,
   MODULE_TABLE_BASE, MODULE_VERDICT_ALLOW, MODULE_VERDICT_DENY, MODULE_VERDICT_MORE,
-  MODULE_VERDICT_REJECT, SAID_BITS, SAID_MASK, WATCH_INGRESS_SHIFT,
+  MODULE_VERDICT_PASS, MODULE_VERDICT_REJECT, SAID_BITS, SAID_MASK, WATCH_INGRESS_SHIFT,
 } from "../abi/module";
 import {
   ANSWER_ALLOW, ANSWER_FINAL, ANSWER_MODULE_SHIFT, ANSWER_REJECT, FLOW_PROTOCOL,
@@ -68,15 +68,19 @@ export function askModules(
   if ((answer & ANSWER_FINAL) != 0) return answer;
   const said = saidOf(worker, flow, ingress);
   const count = load<i32>(list, MODULE_LIST_COUNT);
+  let known = load<u64>(said);
   for (let index = 0; index < count; index += 1) {
     const entry = load<u32>(list + (<usize>index << 2), MODULE_LIST_ENTRIES);
     const shift = index * SAID_BITS;
-    const known = <i32>(load<u64>(said) >>> shift) & SAID_MASK;
-    const verdict = known != 0
-      ? known - 1
+    const before = known != 0 ? <i32>(known >>> shift) & SAID_MASK : 0;
+    const verdict = before != 0
+      ? before - 1
       : call(
         entry, worker, flow, flow, key, flowIsIpv4(flow), ingress, said, shift, sourceIdentity,
         destinationIdentity);
+    known |= <u64>(verdict + 1) << shift;
+    store<u64>(said, known);
+    if (verdict == MODULE_VERDICT_PASS) continue;
     if (verdict == MODULE_VERDICT_ALLOW && (entry & MODULE_MAY_ALLOW) != 0) {
       return decided(entry, ANSWER_ALLOW);
     }
@@ -146,9 +150,16 @@ export function evaluate(
   sourceIdentity: i32, destinationIdentity: i32,
 ): i32 {
   const key = flowPolicyKey(flow);
-  return call(
+  const verdict = call(
     entry, worker, flow, seen, key, flowIsIpv4(flow), ingress, said, shift, sourceIdentity,
     destinationIdentity);
+  return noteSaid(said, shift, verdict);
+}
+
+/** Puts a verdict where it belongs, and returns it. */
+export function noteSaid(said: usize, shift: i32, verdict: i32): i32 {
+  store<u64>(said, load<u64>(said) | (<u64>(verdict + 1) << shift));
+  return verdict;
 }
 
 /** The same in place. IPv4 has one word of address, the first. */
@@ -175,7 +186,7 @@ function call(
       index, 1, 1 - ingress, protocol, flags, from, to, sourceIdentity, destinationIdentity,
       word(source, 0), word(source, 4), word(source, 8), word(source, 12),
       word(destination, 0), word(destination, 4), word(destination, 8), word(destination, 12));
-  return leaveModule(worker, entry, said, shift, verdict);
+  return leaveModule(worker, entry, verdict);
 }
 
 /** A word of an address, in host order. */
@@ -195,20 +206,24 @@ export function enterModule(worker: i32, entry: u32, said: usize, shift: i32): v
   store<u64>(block, <u64>place | (<u64>said << 32), WORKER_MODULE); // and _SAID
 }
 
-/** Takes note of what the module has said, and returns it; where that is no verdict, what counts in
- * its place. */
+/** Counts what the module has said, and returns it; where that is no verdict, what counts in its
+ * place. */
 // @ts-ignore: decorator
 @inline
-export function leaveModule(
-  worker: i32, entry: u32, said: usize, shift: i32, verdict: i32,
-): i32 {
+export function leaveModule(worker: i32, entry: u32, verdict: i32): i32 {
   store<i32>(workerField(worker, WORKER_MODULE), 0);
-  const most = (entry & MODULE_HAS_PAYLOAD) != 0 ? MODULE_VERDICT_MORE : MODULE_VERDICT_REJECT;
-  const isVerdict = <u32>verdict <= <u32>most;
-  count(worker, <i32>(entry & MODULE_PLACE_MASK), isVerdict ? verdict : MODULE_FAULT_ANSWER);
-  const counts = isVerdict ? verdict : failureOf(entry);
-  store<u64>(said, load<u64>(said) | (<u64>(counts + 1) << shift));
-  return counts;
+  let kind = verdict;
+  if (<u32>verdict > <u32>MODULE_VERDICT_REJECT && !mayAsk(entry, verdict)) {
+    kind = MODULE_FAULT_ANSWER;
+    verdict = failureOf(entry);
+  }
+  count(worker, <i32>(entry & MODULE_PLACE_MASK), kind);
+  return verdict;
+}
+
+/** True of the verdict that only a module which looks at payload has. */
+function mayAsk(entry: u32, verdict: i32): bool {
+  return verdict == MODULE_VERDICT_MORE && (entry & MODULE_HAS_PAYLOAD) != 0;
 }
 
 /** TCP's flags of the packet with this key, or that opened this flow. */

@@ -14,7 +14,7 @@ import { flowCandidate, workerField } from "../table/flow";
 import { ipTransport } from "../wire/ip";
 import { checkTcp, tcpFlags, tcpHeaderLength, tcpSequence } from "../wire/tcp";
 import { isHeaderless, transportOffset, transportProtocol } from "../wire/transport";
-import { enterModule, failureOf, leaveModule, writeModuleFlow } from "./module";
+import { enterModule, failureOf, leaveModule, noteSaid, writeModuleFlow } from "./module";
 
 // @ts-ignore: decorator
 @external("env", "inspectPayload")
@@ -82,7 +82,7 @@ export function showPayload(
   writeModuleFlow(words, flow, flowCandidate(worker), ingress);
   enterModule(worker, entry, said, shift);
   const verdict = inspectChunks(<i32>(entry & MODULE_PLACE_MASK), words, worker, start, offset);
-  return leaveModule(worker, entry, said, shift, verdict);
+  return noteSaid(said, shift, leaveModule(worker, entry, verdict));
 }
 
 /** The first chunk is what lies together from the packet's start on; each further one is the
