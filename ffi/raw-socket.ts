@@ -149,12 +149,6 @@ export function receiveFrame(
   return { length, outgoing: name.bytes[SOCKADDR_LL_PKTTYPE] === PACKET_OUTGOING };
 }
 
-/** Sends one frame, link header included, out of a packet socket's interface. */
-export function sendFrame(fd: number, frame: Uint8Array): void {
-  const sent = libc.sendto(fd, addressOf(frame), frame.length, 0, 0, 0);
-  check(libc.result(sent), 'send', `packet socket ${fd}`);
-}
-
 /** Leaves the sender in `name`. */
 function receive(fd: number, buffer: Uint8Array, timeoutMs: number): number | null {
   const ready = check(waitFor(fd, POLLIN, timeoutMs), 'poll', `descriptor ${fd}`);

@@ -24,12 +24,14 @@ import { printSkip, testNeeding } from '../support/needs.ts';
 import { findTool, toolReason } from '../support/tools.ts';
 import { clusterNode, podAddress, podAddresses } from './support/forge-cluster.ts';
 import { CLI, Place, openBed, type Pod } from './support/forge-scene.ts';
+import {
+  FAMILIES, serviceObject, sliceObjects, type EndpointObject, type PortObject,
+} from './support/kube-scene.ts';
 import { SERVICE_NETWORKS, serviceAddress } from './support/service-scene.ts';
 import { TRAFFIC_PORT, Traffic } from './support/traffic.ts';
 
 const test = suite('netns/service-objects');
 const NODES = [1, 2];
-const FAMILIES = ['IPv4', 'IPv6'] as const;
 const TIMEOUT_MS = 10_000;
 /** How long what is to be silent is waited for. */
 const SILENCE_MS = 700;
@@ -43,42 +45,6 @@ const ZONE = 'svc.cluster.local';
 /** Longer than a datagram of DNS without extensions, RFC 1035 section 4.2.1: it comes by TCP. */
 const LONG_TEXT = Array.from({ length: 4 }, (_, at) => String(at).repeat(200));
 
-interface PortObject {
-  name: string;
-  protocol: 'TCP' | 'UDP';
-  port: number;
-}
-
-interface EndpointObject {
-  node: number;
-  pod: number;
-  conditions?: { ready?: boolean; serving?: boolean; terminating?: boolean };
-}
-
-function service(name: string, n: number, ports: PortObject[], spec: object = {}): object {
-  const clusterIPs = FAMILIES.map((family) => serviceAddress(n, family));
-  return {
-    apiVersion: 'v1', kind: 'Service', metadata: { name, namespace: 'test' },
-    spec: { clusterIP: clusterIPs[0], clusterIPs, ports, ...spec },
-  };
-}
-
-/** A slice for each family. */
-function slices(
-  name: string, ports: PortObject[], endpoints: EndpointObject[], suffix = '',
-): object[] {
-  return FAMILIES.map((family) => ({
-    apiVersion: 'discovery.k8s.io/v1', kind: 'EndpointSlice', addressType: family, ports,
-    metadata: {
-      name: `${name}-${family.toLowerCase()}${suffix}`, namespace: 'test',
-      labels: { 'kubernetes.io/service-name': name },
-    },
-    endpoints: endpoints.map(({ node, pod, conditions = { ready: true } }) => ({
-      addresses: [podAddress(node, pod, family)], nodeName: `node-${node}`, conditions,
-    })),
-  }));
-}
-
 const WEB_PORTS: PortObject[] = [
   { name: 'http', protocol: 'TCP', port: WEB }, { name: 'bulk', protocol: 'TCP', port: 81 },
 ];
@@ -88,17 +54,19 @@ const WEB_TARGETS: PortObject[] = [
 ];
 const BOTH: EndpointObject[] = [{ node: 1, pod: 10 }, { node: 2, pod: 10 }];
 const DNS_OBJECTS = [
-  service('dns', 10, [
+  serviceObject('dns', 10, [
     { name: 'dns', protocol: 'UDP', port: DNS }, { name: 'dns-tcp', protocol: 'TCP', port: DNS },
   ]),
-  ...slices('dns', [
+  ...sliceObjects('dns', [
     { name: 'dns', protocol: 'UDP', port: DNS_TARGET },
     { name: 'dns-tcp', protocol: 'TCP', port: DNS_TARGET },
   ], [{ node: 1, pod: 11 }]),
 ];
 
 function web(endpoints: EndpointObject[], spec: object = {}): object[] {
-  return [service('web', 80, WEB_PORTS, spec), ...slices('web', WEB_TARGETS, endpoints)];
+  return [
+    serviceObject('web', 80, WEB_PORTS, spec), ...sliceObjects('web', WEB_TARGETS, endpoints),
+  ];
 }
 
 class Scene {
@@ -140,7 +108,7 @@ class Scene {
   async say(...objects: object[]): Promise<void> {
     this.#said += 1;
     const port = { name: 'mark', protocol: 'TCP', port: this.#said } as const;
-    const mark = service(MARK, 200, [port]);
+    const mark = serviceObject(MARK, 200, [port]);
     for (const place of this.places) {
       const { sync: { revision } } = await place.culvert.status();
       place.write(NODES.map(clusterNode), [mark, ...objects]);

@@ -3,6 +3,7 @@
 import { createSocket, type Socket as Datagrams } from 'node:dgram';
 import { connect, createServer, type AddressInfo, type Server, type Socket } from 'node:net';
 import { Worker } from 'node:worker_threads';
+import { test } from 'uvu';
 import type { Backend } from '../../engine/model.ts';
 import { PROXY_LIMITS, type ProxyLimits } from '../../host/node-ports/limits.ts';
 import type { Listener } from '../../host/node-ports/plan.ts';
@@ -134,6 +135,19 @@ export class ProxyBed {
       socket.send(request, port, address);
     });
   }
+}
+
+/** A test with a proxy of its own. */
+export function proxyTest(name: string, work: (bed: ProxyBed) => Promise<void>,
+  limits: Partial<ProxyLimits> = {}): void {
+  test(name, async () => {
+    const bed = new ProxyBed(limits);
+    try {
+      await work(bed);
+    } finally {
+      bed.close();
+    }
+  });
 }
 
 /** A listener at a port that is free now. */

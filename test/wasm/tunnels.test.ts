@@ -242,7 +242,8 @@ function change(home: Scene, revision: number, tunnel: Tunnel): void {
   });
 }
 
-test('a peer that changes its kind may use the old one until that ends', () => {
+/** A peer's packet, plain and by VXLAN, and what becomes of one that comes by a device. */
+function switching() {
   const home = makeHome();
   const remote = '192.0.2.11';
   const [vxlan] = WAYS;
@@ -254,6 +255,11 @@ test('a peer that changes its kind may use the old one until that ends', () => {
     const { sent, reason } = processOne(home.core, bytes, deviceIndex(home, device), source);
     return sent ? 'sent' : REASON_NAMES[reason];
   };
+  return { home, remote, packet, byVxlan, arrive };
+}
+
+test('a peer that changes its kind may use the old one until that ends', () => {
+  const { home, remote, packet, byVxlan, arrive } = switching();
   const { used } = home.forwarding.peerTable;
   assert.is(arrive(packet, 'udp-ipv4'), 'wrongTunnel');
   change(home, 1, { family: 'IPv4', kind: 'udp', remote });
@@ -275,17 +281,7 @@ test('a peer that changes its kind may use the old one until that ends', () => {
 });
 
 test('what the other end may choose is taken for as long as it may', () => {
-  const home = makeHome();
-  const remote = '192.0.2.11';
-  const [vxlan] = WAYS;
-  if (vxlan === undefined) throw new Error('there is no VXLAN');
-  const packet = udpPacket('10.244.1.7', A4, pattern(9), 1);
-  const byVxlan = received(home, vxlan, packet);
-  const arrive = (bytes: Uint8Array, device: string): string | undefined => {
-    const source = { address: remote, port: 4000 };
-    const { sent, reason } = processOne(home.core, bytes, deviceIndex(home, device), source);
-    return sent ? 'sent' : REASON_NAMES[reason];
-  };
+  const { home, remote, packet, byVxlan, arrive } = switching();
   const taken = (): (string | undefined)[] => [
     arrive(byVxlan, 'underlay-ipv4'), arrive(packet, 'node'), arrive(packet, 'udp-ipv4'),
   ];

@@ -4,27 +4,13 @@ import { createHash } from 'node:crypto';
 import type { Socket } from 'node:net';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { ProxyBed, echo, listenerFor } from '../../support/proxy-bed.ts';
+import { ProxyBed, echo, listenerFor, proxyTest } from '../../support/proxy-bed.ts';
 import { Random } from '../../support/random.ts';
-import type { ProxyLimits } from '../../../host/node-ports/limits.ts';
 import { reset } from '../../../host/node-ports/tcp.ts';
 
 const MEGABYTES = 16;
 const CLOSED_PORT = 1;
 const CLIENTS = 300;
-
-/** A test with a proxy of its own. */
-function proxyTest(name: string, work: (bed: ProxyBed) => Promise<void>,
-  limits: Partial<ProxyLimits> = {}): void {
-  test(name, async () => {
-    const bed = new ProxyBed(limits);
-    try {
-      await work(bed);
-    } finally {
-      bed.close();
-    }
-  });
-}
 
 proxyTest('a request, a half-close, and the answer after it: IPv4 and IPv6', async (bed) => {
   for (const address of ['127.0.0.1', '::1']) {

@@ -2,24 +2,10 @@
 
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { ProxyBed, listenerFor } from '../../support/proxy-bed.ts';
-import type { ProxyLimits } from '../../../host/node-ports/limits.ts';
+import { ProxyBed, listenerFor, proxyTest } from '../../support/proxy-bed.ts';
 import type { Listener } from '../../../host/node-ports/plan.ts';
 
 const UDP: Partial<Listener> = { protocol: 'UDP' };
-
-/** A test with a proxy of its own. */
-function proxyTest(name: string, work: (bed: ProxyBed) => Promise<void>,
-  limits: Partial<ProxyLimits> = {}): void {
-  test(name, async () => {
-    const bed = new ProxyBed(limits);
-    try {
-      await work(bed);
-    } finally {
-      bed.close();
-    }
-  });
-}
 
 proxyTest('an answer comes from the address and port that were asked', async (bed) => {
   for (const address of ['127.0.0.5', '::1']) {
