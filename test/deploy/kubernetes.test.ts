@@ -329,7 +329,7 @@ test('where node ports are switched on, the daemon may bind those below 1024', (
   const dropIn = readFileSync(join(ROOT, 'deploy', 'systemd', 'node-ports.conf'), 'utf8');
   const { name, value } = node?.env?.[0] ?? {};
   assert.ok(dropIn.includes(`\nEnvironment=${name}=${value}\n`));
-  assert.ok(dropIn.includes(`\nAmbientCapabilities=CAP_${rights[1]}\n`));
+  assert.ok(dropIn.includes(`\nCapabilityBoundingSet=CAP_${rights[1]}\n`));
 });
 
 test('calico changes what there is to change, with one right more', () => {
