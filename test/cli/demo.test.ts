@@ -15,7 +15,8 @@ import { makeFolder, removeLeftovers } from '../../cli/demo/folder.ts';
 import { closeFd } from '../../ffi/file.ts';
 import { Links } from '../../ffi/netlink.ts';
 import { findTool } from '../../scripts/tools.ts';
-import { CLI, Command, unprivileged, until, type Outcome } from '../support/command.ts';
+import { CLI, Command, unprivileged, type Outcome } from '../support/command.ts';
+import { until } from '../support/until.ts';
 import { needs, printSkip, testNeeding } from '../support/needs.ts';
 import { ROOT } from '../support/source.ts';
 

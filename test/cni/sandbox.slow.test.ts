@@ -10,7 +10,7 @@ import { join } from 'node:path';
 import { installPlugin } from '../../cni/install.ts';
 import { Bed } from '../../cli/demo/bed.ts';
 import { median, summarise } from '../../bench/report.ts';
-import { until } from '../support/command.ts';
+import { until } from '../support/until.ts';
 import { needs, testNeeding } from '../support/needs.ts';
 import { ROOT } from '../support/source.ts';
 import { Containerd, OTHER, missingTool, pluginFolder } from './support/containerd.ts';

@@ -17,7 +17,7 @@ import { GUARD_METRIC } from '../../host/limits.ts';
 import { testNeeding } from '../support/needs.ts';
 import { Random } from '../support/random.ts';
 import { podAddress, podAddresses, podName } from './support/forge-cluster.ts';
-import { until } from './support/forge.ts';
+import { until } from '../support/until.ts';
 import { interfaceNames, kill, logLines, mustReach, openBed, reaches } from
   './support/forge-scene.ts';
 import { checkKilled, checkReady, KilledScene, printKilled } from './support/killed.ts';

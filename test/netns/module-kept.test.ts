@@ -9,7 +9,7 @@ import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { makeGuest } from '../support/guest.ts';
 import { testNeeding } from '../support/needs.ts';
-import { until } from './support/forge.ts';
+import { until } from '../support/until.ts';
 import { kill } from './support/forge-scene.ts';
 import { Knocks } from './support/knocks.ts';
 import { ModuleScene, REMOTE } from './support/module-scene.ts';
