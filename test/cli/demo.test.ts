@@ -1,4 +1,3 @@
-// time limit: 300 s
 // The demo as a user runs it: what it prints, and that nothing is left of it, however it ends. Each
 // run has a folder for temporary files of its own.
 

@@ -1,4 +1,3 @@
-// time limit: 180 s
 // The plugin as Debian's containerd calls it for the kubelet's words (CRI): pods by real sandboxes.
 //
 //   namespace node-1: culvert run, culvert sync (a file), containerd

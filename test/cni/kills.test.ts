@@ -1,4 +1,3 @@
-// time limit: 300 s
 // Pods that come and go while plugins and the daemon are killed; kills.slow.test.ts has more of it.
 
 import { suite } from 'uvu';

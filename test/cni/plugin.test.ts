@@ -1,4 +1,3 @@
-// time limit: 240 s
 // The plugin as a runtime calls it, against a real daemon and sidecar.
 //
 //   namespace node-1                         the runtime is the test; the plugin runs in node-1

@@ -1,4 +1,3 @@
-// time limit: 300 s
 // How long containerd takes for a pod's sandbox by our plugin, beside one by the CNI project's
 // bridge and host-local: the same runtime, the same image, in interleaved rounds. What comes out is
 // printed, not judged: on a busy machine it says how busy that is.

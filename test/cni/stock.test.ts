@@ -1,4 +1,3 @@
-// time limit: 120 s
 // Stock plugins on a Culvert node: the CNI project's bridge and host-local, configured from
 // subnet.env as flannel's plugin does it, reach pods of another node through our node device.
 //

@@ -1,4 +1,3 @@
-// time limit: 240 s
 // Damaged packets through the core: a bounded run of the fuzzer, the corpus as it is, and mutated
 // packets against the slow twin. The long run is dist/test/fuzz/run.js.
 

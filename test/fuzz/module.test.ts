@@ -1,4 +1,3 @@
-// time limit: 90 s
 // Damaged packets past policy modules that look at all they may, say anything and fail: the core
 // neither traps by itself nor writes astray, and shows nothing but what is the packet's.
 

@@ -1,4 +1,3 @@
-// time limit: 120 s
 // Damaged super-packets, vnet headers and joined datagrams through the core: a bounded run of the
 // offload fuzzer at each kind of kernel. The long run is offload.slow.test.ts.
 

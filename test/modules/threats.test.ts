@@ -1,5 +1,3 @@
-// time limit: 300 s
-//
 // What a module can do to those who add it, and what it gets for it: a refusal with a reason, or an
 // instance that cannot reach further than its own memory. The caller goes on in any case.
 

@@ -1,5 +1,3 @@
-// time limit: 200 s
-//
 // The kind of a peer's tunnel changes, again and again, while streams run and connections are kept:
 // none of them breaks, and every byte arrives. The two ends hear of a change one after the other.
 //

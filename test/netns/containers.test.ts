@@ -1,5 +1,3 @@
-// time limit: 120 s
-//
 // The containers of deploy/kubernetes as far as a machine without an image can have them: their
 // arguments, variables, users, capabilities and read-only roots, each in a mount namespace of its
 // own; and a pod that a CNI plugin with all rights attaches, as a runtime on the node does it.

@@ -1,5 +1,3 @@
-// time limit: 200 s
-//
 // Clusters of each of flannel's backend types: two Culvert nodes that know of each other what the
 // API server says, and of the cluster what net-conf.json says.
 //

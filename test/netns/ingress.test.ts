@@ -1,5 +1,3 @@
-// time limit: 180 s
-//
 // Proxies as clusters have them, unchanged from Debian: an nginx as ingress in a pod, which leads
 // hosts and paths to Services, and a haproxy beside a program in its pod. Backends see the proxy's
 // pod, so policy admits the proxy and nobody else; the proxy sees the client.

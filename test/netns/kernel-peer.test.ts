@@ -1,5 +1,3 @@
-// time limit: 300 s
-//
 // Culvert and the kernel's VXLAN as flannel programs it, talking: ICMP, TCP, UDP of every size,
 // fragments; both pods begin each of them.
 //

@@ -1,4 +1,3 @@
-// time limit: 120 s
 // A daemon of two workers is killed under load: each queue and each socket outlives it, and so does
 // the one table of flows, whoever had its lock. A daemon with another number of workers, or of a
 // tier that the devices were not made for, starts anew and says so. support/killed.ts draws the

@@ -1,4 +1,3 @@
-// time limit: 300 s
 // The daemon is killed under load, at instants that a seed chooses, and started again by whoever
 // looks after it: nothing leaves outside a tunnel, nothing denied passes, connections live on. The
 // holder is killed too, and both. support/killed.ts draws the nodes.

@@ -1,5 +1,3 @@
-// time limit: 300 s
-//
 // Two Culvert nodes and one that runs flannel with the kernel's VXLAN, in one cluster: they know of
 // each other what the API server's Nodes say, and nothing else. kube-lab.ts draws the topology.
 

@@ -1,5 +1,3 @@
-// time limit: 200 s
-//
 // A cluster in which every kind of tunnel is in use at once: six nodes on one link, three of them
 // Culvert's. Each pair of pods reaches each other.
 //

@@ -1,4 +1,3 @@
-// time limit: 180 s
 // Modules outlive the daemon: they are in force before the next one judges a packet, whether the
 // last one ended well or was killed; what cannot be loaded any more fails as it is to fail.
 // support/module-scene.ts draws the nodes. The daemon has two workers, each with its own instances.

@@ -1,4 +1,3 @@
-// time limit: 240 s
 // What a policy module does wrong while packets flow: the one flow that provoked it gets the
 // module's failure verdict, others go on, and the operator sees why. support/module-scene.ts draws
 // the nodes; each sort of fault is provoked by a destination port.

@@ -1,5 +1,3 @@
-// time limit: 120 s
-//
 // Node ports and host ports from end to end: objects are written to a file, and a client outside
 // the cluster feels it.
 //

@@ -1,5 +1,3 @@
-// time limit: 120 s
-//
 // Node ports and host ports where packets flow: a client outside the cluster, and a pod, ask a node
 // for what pods of that node and of another one answer.
 //

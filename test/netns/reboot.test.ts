@@ -1,4 +1,3 @@
-// time limit: 180 s
 // A node that boots while nobody is there to ask: what it was last told, on disk, is in force
 // before the first pod comes back, and pods come back as those they were.
 //

@@ -1,5 +1,3 @@
-// time limit: 180 s
-//
 // Services whose backends come and go. Long connections to the others do not feel it; and while a
 // thousand backends a second come or go under load, each packet that arrives anywhere is judged.
 //

@@ -1,5 +1,3 @@
-// time limit: 240 s
-//
 // The kinds of Services that clusters have, one by one: as objects in a file, through the sidecar,
 // by programs in pods and on nodes. A real DNS server answers at one of them.
 //

@@ -1,5 +1,3 @@
-// time limit: 300 s
-//
 // Services from end to end: Service and EndpointSlice objects are written to a file, and packets of
 // real pods feel it. A real DNS server answers at a Service of its own.
 //

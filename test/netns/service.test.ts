@@ -1,5 +1,3 @@
-// time limit: 300 s
-//
 // Services where packets flow, without netfilter: real TCP and UDP from a pod and from its node to
 // backends of every kind.
 //

@@ -1,5 +1,3 @@
-// time limit: 240 s
-//
 // What cutting and joining must keep, at every tier: ECN marks, of the sender and of the way, PSH
 // and FIN where the sender put them, urgent data, TCP timestamps.
 //

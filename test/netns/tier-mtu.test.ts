@@ -1,5 +1,3 @@
-// time limit: 300 s
-//
 // The MTU of the underlay, and that of a pod, go down and up again while streams run at every tier:
 // the same bytes arrive, without a stall.
 //

@@ -1,4 +1,3 @@
-// time limit: 300 s
 // Random histories: events come as they happened, twice, in another order, or one of them is lost
 // before everything is listed anew. After every step the core, which is told of changes only,
 // answers as the slow twin does, and what it has been told means the same as a fresh load.

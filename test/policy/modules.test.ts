@@ -1,4 +1,3 @@
-// time limit: 240 s
 // Random flows over random clusters with random policy modules between the admin tier and
 // NetworkPolicy: the core's verdicts, and who they say decided, are the slow twin's, of which each
 // module is a function. In the core, modules fail now and then instead of refusing.

@@ -1,4 +1,3 @@
-// time limit: 240 s
 // Whatever goes wrong between the sidecar and the API server: afterwards the host has what a fresh
 // reading of all objects gives, with no peer, route or rule too many. Half-open connections are
 // noticed by a deadline of our own. Every fault there is, on each version of the server.
