@@ -6,7 +6,7 @@ import { testNeeding } from '../support/needs.ts';
 import { runKills } from './support/kills.ts';
 
 const test = suite('cni/kills');
-const CYCLES = 500;
+const CYCLES = 250;
 
 testNeeding('tun', test, `${CYCLES} pods, killed plugins and daemons, nothing left`, async () => {
   const counts = await runKills(1, CYCLES);

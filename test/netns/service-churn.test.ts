@@ -24,7 +24,7 @@ import { FAMILIES } from './support/kube-scene.ts';
 import { dropsOf } from './support/lab.ts';
 import { Lines, type Held } from './support/lines.ts';
 import { ServiceVoice, serviceAddress } from './support/service-scene.ts';
-import { PATIENCE_MS } from '../support/until.ts';
+import { PATIENCE_MS, until } from '../support/until.ts';
 
 const test = suite('netns/service-churn');
 const NODES = [1, 2];
@@ -129,11 +129,15 @@ testNeeding('tun', test, 'long connections feel nothing of other backends', asyn
   const lines = new Lines(place.client.host);
   /** Those to the gone ones have ended, and all others have gone on since `before`. */
   const expect = async (gone: number[], before: Held[]): Promise<Held[]> => {
-    const after = await lines.held();
-    for (const [at, { by, end, echoes }] of after.entries()) {
-      const isGone = gone.some((b) => nameOf(b) === by);
-      assert.is(end, isGone ? 'ECONNRESET' : '', `a connection to ${by}`);
-      if (!isGone) assert.ok(echoes > (before[at]?.echoes ?? 0) + 2, `${by} answers`);
+    let after: Held[] = [];
+    const isGone = ({ by }: Held): boolean => gone.some((b) => nameOf(b) === by);
+    await until('each connection to end or go on', async () => {
+      after = await lines.held();
+      return after.every((held, at) => held.end !== ''
+        || (!isGone(held) && held.echoes > (before[at]?.echoes ?? 0) + 2));
+    });
+    for (const held of after) {
+      assert.is(held.end, isGone(held) ? 'ECONNRESET' : '', `a connection to ${held.by}`);
     }
     return after;
   };

@@ -27,7 +27,7 @@ import {
 import { dropsOf } from './support/lab.ts';
 import { Lines, type Greeting } from './support/lines.ts';
 import { serviceAddress } from './support/service-scene.ts';
-import { PATIENCE_MS } from '../support/until.ts';
+import { PATIENCE_MS, until } from '../support/until.ts';
 
 const test = suite('netns/service-kinds');
 /** So many connections leave one of two backends out less than once in 100,000 times. */
@@ -295,12 +295,13 @@ testScene('a rolling update: nobody is refused, and connections end as servers e
     await scene.at('pod-2-11').stopListening();
     const before = await client.held();
     assert.equal(names(await ask(client, address, MANY)), ['pod-1-11']);
-    await new Promise((resolve) => setTimeout(resolve, 200));
+    await until('them to go on', async () => (await client.held()).every(
+      ({ end, echoes }, at) => end !== '' || echoes > (before[at]?.echoes ?? 0)));
     const after = await client.held();
-    assert.ok(after.every(({ by, end, echoes }, at) =>
-      by === 'pod-2-11' && end === '' && echoes > (before[at]?.echoes ?? 0)), 'they went on');
+    assert.ok(after.every(({ by, end }) => by === 'pod-2-11' && end === ''), 'they went on');
     await scene.kube.say(...webObjects(8, [next]));
-    await new Promise((resolve) => setTimeout(resolve, 200));
+    await until('them to end', async () =>
+      (await client.held()).every(({ end }) => end !== ''));
     isOver = true;
     await asking;
     assert.ok(asked > 0);
