@@ -1,6 +1,7 @@
-// The test runner behind `npm test`: runs each compiled test file in a process of its own and adds
-// up what uvu reports. Pure tests run two at a time; those that make namespaces, devices or
-// processes run alone, because they measure time or share the machine's names.
+// The test runner behind `npm test`: runs each compiled test file in a process of its own, two at a
+// time, and adds up what uvu reports. What shares the machine's names has its process id in them.
+// The few that need the machine for themselves, because they judge how long something took, run
+// alone afterwards.
 //
 // usage: node dist/scripts/test.js [--slow] [part of a file name]...
 //
@@ -19,8 +20,11 @@ const PARALLEL = 2;
 const GRACE_MS = 10_000;
 /** Output that arrives later than this after a test's exit is lost. */
 const LEFTOVER_MS = 2_000;
-/** Tests under these folders run alone. */
-const ALONE = /^test\/(netns|platform|ffi|host|cli|scripts|sync|cni|deploy)\//;
+/** Tests under these folders may need programs of others, which are brought meanwhile. */
+const NEEDING_TOOLS = /^test\/(bench|cli|cni|deploy|ffi|host|netns|platform|scripts|sync)\//;
+/** These compare how long something takes with how long something else does. */
+const ALONE =
+  /^test\/((netns\/(killed|module-threats)|cni\/request)\.test|deploy\/.*\.slow\.test)\.ts$/;
 
 const children = new Set<ChildProcess>();
 let interrupted = false;
@@ -63,7 +67,7 @@ function endGroup(child: ChildProcess): void {
   setTimeout(() => signalGroup(child, 'SIGKILL'), GRACE_MS).unref();
 }
 
-/** Runs one test file to its end or its time limit. */
+/** Runs one test file to its end, or until it has said nothing for its time limit. */
 function runFile(file: string): Promise<FileRun> {
   const source = join(ROOT, file);
   const limitMs = timeLimitMs(existsSync(source) ? readFileSync(source, 'utf8') : '');
@@ -77,12 +81,16 @@ function runFile(file: string): Promise<FileRun> {
     children.add(child);
     const output: Buffer[] = [];
     let timedOut = false;
-    child.stdout.on('data', (chunk: Buffer) => output.push(chunk));
-    child.stderr.on('data', (chunk: Buffer) => output.push(chunk));
     const timer = setTimeout(() => {
       timedOut = true;
       endGroup(child);
     }, limitMs);
+    for (const stream of [child.stdout, child.stderr]) {
+      stream.on('data', (chunk: Buffer) => {
+        output.push(chunk);
+        if (!timedOut) timer.refresh();
+      });
+    }
     // What a test left running would hold its output open: it ends with the test, and what has
     // left the group is not waited for.
     child.on('exit', () => {
@@ -138,9 +146,12 @@ function handleInterrupts(): void {
 async function main(): Promise<void> {
   const files = selectTests(process.argv.slice(2));
   handleInterrupts();
-  const alone = files.filter((file) => ALONE.test(file));
-  if (alone.length > 0) await bringTools(TOOLS, FILE_PACKAGES);
-  const outcomes = await runAll(files.filter((file) => !ALONE.test(file)), PARALLEL);
+  const needing = files.filter((file) => NEEDING_TOOLS.test(file));
+  const alone = needing.filter((file) => ALONE.test(file));
+  const tools = needing.length > 0 ? bringTools(TOOLS, FILE_PACKAGES) : Promise.resolve();
+  const pure = runAll(files.filter((file) => !NEEDING_TOOLS.test(file)), PARALLEL);
+  const [outcomes] = await Promise.all([pure, tools]);
+  outcomes.push(...await runAll(needing.filter((file) => !ALONE.test(file)), PARALLEL));
   outcomes.push(...await runAll(alone, 1));
   const sum = addUp(outcomes);
   for (const line of sum.skips) process.stdout.write(`skipped: ${line}\n`);

@@ -153,13 +153,18 @@ async function upload(address: string, bytes: number, timeoutMs: number): Promis
   return answer;
 }
 
+/** The wait for an answer before something is sent again. */
+function resendMs(timeoutMs: number): number {
+  return Math.min(Math.max(timeoutMs / 4, 50), RESEND_MS);
+}
+
 /** Sends one datagram, again until it is echoed or time is up. */
 function udp(address: string, size: number, timeoutMs: number): Promise<string> {
   const payload = randomFillSync(Buffer.alloc(size));
   return new Promise((resolve, reject) => {
     const socket = createSocket(address.includes(':') ? 'udp6' : 'udp4');
     const send = (): void => socket.send(payload, AGENT_PORT, address);
-    const again = setInterval(send, Math.max(timeoutMs / 4, 50));
+    const again = setInterval(send, resendMs(timeoutMs));
     const finish = (error: Error | null, from: string): void => {
       clearInterval(again);
       clearTimeout(timer);
@@ -245,7 +250,7 @@ async function ping(
     while (performance.now() < deadline) {
       if (performance.now() >= nextSend) {
         sendTo(fd, request, address);
-        nextSend = performance.now() + Math.min(Math.max(timeoutMs / 4, 50), RESEND_MS);
+        nextSend = performance.now() + resendMs(timeoutMs);
       }
       const received = receiveFrom(fd, buffer, 0);
       if (received === null) {

@@ -1,4 +1,3 @@
-// time limit: 120 s
 // `bench cni`, run with tiny inputs: that everybody attaches pods and that the report is what it
 // should be; never how fast anything is.
 

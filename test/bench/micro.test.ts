@@ -1,4 +1,3 @@
-// time limit: 240 s
 // The benches, run with tiny inputs: that they work and report what they should, never how long
 // anything takes.
 

@@ -18,7 +18,8 @@ import {
   EndpointReportSchema, PeerReportSchema, RouteReportSchema, StatusReportSchema,
 } from '../../engine/model.ts';
 import { flagName, settingPaths } from '../../host/config.ts';
-import { CLI, Command, culvert, unprivileged, until, type Outcome } from '../support/command.ts';
+import { CLI, Command, culvert, unprivileged, type Outcome } from '../support/command.ts';
+import { until } from '../support/until.ts';
 import { needs, printSkip, testNeeding } from '../support/needs.ts';
 import { ROOT } from '../support/source.ts';
 

@@ -1,4 +1,3 @@
-// time limit: 300 s
 // The demo as a user runs it: what it prints, and that nothing is left of it, however it ends. Each
 // run has a folder for temporary files of its own.
 
@@ -15,7 +14,8 @@ import { makeFolder, removeLeftovers } from '../../cli/demo/folder.ts';
 import { closeFd } from '../../ffi/file.ts';
 import { Links } from '../../ffi/netlink.ts';
 import { findTool } from '../../scripts/tools.ts';
-import { CLI, Command, unprivileged, until, type Outcome } from '../support/command.ts';
+import { CLI, Command, unprivileged, type Outcome } from '../support/command.ts';
+import { until } from '../support/until.ts';
 import { needs, printSkip, testNeeding } from '../support/needs.ts';
 import { ROOT } from '../support/source.ts';
 

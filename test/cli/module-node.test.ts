@@ -1,4 +1,3 @@
-// time limit: 120 s
 // Modules on a running node, and the same ones offline: each flow has the same verdicts, from the
 // same module or policy.
 //

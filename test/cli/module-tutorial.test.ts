@@ -1,4 +1,3 @@
-// time limit: 240 s
 // docs/MODULES.md from an empty folder to a denied connection: every command of the page is run, in
 // a new folder, and prints what the page says.
 

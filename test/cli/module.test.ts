@@ -1,4 +1,3 @@
-// time limit: 180 s
 // `culvert module new`, `build` and `verify`, and modules in `policy test` and `policy explain`, as
 // a user types them; no daemon.
 //

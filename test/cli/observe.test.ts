@@ -16,7 +16,8 @@ import {
 import { DatagramSender } from '../netns/support/datagrams.ts';
 import { clusterNode } from '../netns/support/forge-cluster.ts';
 import { Place, openBed, type Pod } from '../netns/support/forge-scene.ts';
-import { CLI, Command, culvert, until, type Outcome } from '../support/command.ts';
+import { CLI, Command, culvert, type Outcome } from '../support/command.ts';
+import { until } from '../support/until.ts';
 import { needs, testNeeding } from '../support/needs.ts';
 
 interface Context { bed: Bed; one: Place; server: Pod; friend: Pod; stranger: Pod; stray: Pod }

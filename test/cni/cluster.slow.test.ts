@@ -1,4 +1,3 @@
-// time limit: 300 s
 // Twenty pods on each of two nodes, through containerd (support/cluster-scenario.ts).
 
 import { suite } from 'uvu';

@@ -1,4 +1,3 @@
-// time limit: 180 s
 // Six pods on each of two nodes, through containerd (support/cluster-scenario.ts).
 
 import { suite } from 'uvu';

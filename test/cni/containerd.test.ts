@@ -1,4 +1,3 @@
-// time limit: 180 s
 // The plugin as Debian's containerd calls it for the kubelet's words (CRI): pods by real sandboxes.
 //
 //   namespace node-1: culvert run, culvert sync (a file), containerd
@@ -11,7 +10,7 @@ import { installPlugin } from '../../cni/install.ts';
 import { askAll } from '../../cli/client.ts';
 import { Bed } from '../../cli/demo/bed.ts';
 import { EndpointReportSchema } from '../../engine/model.ts';
-import { until } from '../support/command.ts';
+import { PATIENCE_MS, until } from '../support/until.ts';
 import { testNeeding } from '../support/needs.ts';
 import { ROOT } from '../support/source.ts';
 import { Containerd, missingTool } from './support/containerd.ts';
@@ -19,7 +18,6 @@ import { Runtime } from './support/runtime.ts';
 
 const test = suite('cni/containerd');
 const NAME = 'containerd finds the installed network, starts pods, refuses closed ones, ends them';
-const REACH_MS = 8000;
 
 async function scenario(): Promise<void> {
   const bed = await Bed.create();
@@ -58,7 +56,7 @@ async function drive(runtime: Runtime, { cri, configDirectory }: Containerd): Pr
   assert.equal(await endpoints(runtime), [{ name: 'shop/web ready', addresses }]);
   for (const address of addresses) {
     const answer = await runtime.node.host.agent.ask(
-      { verb: 'ping', address, size: 56, timeoutMs: REACH_MS });
+      { verb: 'ping', address, size: 56, timeoutMs: PATIENCE_MS });
     assert.ok(answer.ok, `the node reaches ${address}: ${answer.detail}`);
   }
   const stranger = { name: 'stranger', namespace: 'shop', uid: 'uid-stranger' };

@@ -1,4 +1,3 @@
-// time limit: 180 s
 // A hundred pods that send from their first microsecond on (support/first-packet.ts).
 
 import { suite } from 'uvu';

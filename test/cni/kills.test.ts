@@ -1,4 +1,3 @@
-// time limit: 300 s
 // Pods that come and go while plugins and the daemon are killed; kills.slow.test.ts has more of it.
 
 import { suite } from 'uvu';
@@ -7,7 +6,7 @@ import { testNeeding } from '../support/needs.ts';
 import { runKills } from './support/kills.ts';
 
 const test = suite('cni/kills');
-const CYCLES = 500;
+const CYCLES = 250;
 
 testNeeding('tun', test, `${CYCLES} pods, killed plugins and daemons, nothing left`, async () => {
   const counts = await runKills(1, CYCLES);

@@ -1,4 +1,3 @@
-// time limit: 240 s
 // The plugin as a runtime calls it, against a real daemon and sidecar.
 //
 //   namespace node-1                         the runtime is the test; the plugin runs in node-1
@@ -22,13 +21,11 @@ import {
 import { testNeeding } from '../support/needs.ts';
 import { NETWORK, Runtime, podArgs, type Answer, type CniResult, type Container } from
   './support/runtime.ts';
+import { PATIENCE_MS } from '../support/until.ts';
 
 const test = suite('cni/plugin');
 const PODS = ['web', 'db', 'cache'];
-const REACH_MS = 8000;
 const BLOCKED_MS = 400;
-/** After this a changed file of objects has been read. */
-const CHANGE_MS = 1500;
 
 interface Scene {
   bed: Bed;
@@ -90,6 +87,13 @@ function pause(ms: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, ms));
 }
 
+/** Changes the file of objects and waits until the daemon has heard of it. */
+async function writeAndRead(runtime: Runtime, objects: object[]): Promise<void> {
+  const { sync: { revision } } = await runtime.culvert.status();
+  runtime.writeObjects(objects);
+  await runtime.culvert.waitFor(({ sync }) => sync.revision !== revision);
+}
+
 function addresses({ ips = [] }: CniResult): string[] {
   return ips.map(({ address }) => address.split('/')[0] ?? '');
 }
@@ -129,11 +133,11 @@ scenario('ADD gives addresses of both families, routes, loopback; traffic flows'
     await withPod(all, 'db', async (_, db) => {
       await web.agent.ask({ verb: 'serve' });
       for (const address of [ipv4, ipv6]) {
-        const answer = await db.agent.ask({ verb: 'tcp', address, timeoutMs: REACH_MS });
+        const answer = await db.agent.ask({ verb: 'tcp', address, timeoutMs: PATIENCE_MS });
         assert.ok(answer.ok, answer.detail);
       }
       const node = await db.agent.ask({
-        verb: 'ping', address: '10.244.1.0', size: 56, timeoutMs: REACH_MS });
+        verb: 'ping', address: '10.244.1.0', size: 56, timeoutMs: PATIENCE_MS });
       assert.ok(node.ok, node.detail);
     });
   });
@@ -292,7 +296,7 @@ scenario('policy of the file source holds for pods that the plugin attaches', as
       await web.agent.ask({ verb: 'serve' });
       for (const address of addresses(added)) {
         const tcp = { verb: 'tcp', address } as const;
-        assert.ok((await db.agent.ask({ ...tcp, timeoutMs: REACH_MS })).ok, 'db may');
+        assert.ok((await db.agent.ask({ ...tcp, timeoutMs: PATIENCE_MS })).ok, 'db may');
         assert.not((await cache.agent.ask({ ...tcp, timeoutMs: BLOCKED_MS })).ok, 'cache may not');
       }
     })));
@@ -305,13 +309,11 @@ scenario('a pod goes by its name where source or runtime does not know its uid',
   const objects = PODS.map((name) => runtime.podObject(name, { app: name }));
   const [web, ...others] = structuredClone(objects) as { metadata: { uid?: string } }[];
   delete web?.metadata.uid;
-  runtime.writeObjects([web ?? {}, ...others]);
-  await pause(CHANGE_MS);
+  await writeAndRead(runtime, [web ?? {}, ...others]);
   await withPod(all, 'web', async () => {
     assert.equal(await endpoints(all), ['shop/web ready']);
   });
-  runtime.writeObjects(objects);
-  await pause(CHANGE_MS);
+  await writeAndRead(runtime, objects);
   const host = all.bed.addHost('without-uid');
   const args = 'K8S_POD_NAME=web;K8S_POD_NAMESPACE=shop';
   const pod = { ...runtime.container(host, 'web'), args };

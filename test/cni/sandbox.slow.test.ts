@@ -1,4 +1,3 @@
-// time limit: 300 s
 // How long containerd takes for a pod's sandbox by our plugin, beside one by the CNI project's
 // bridge and host-local: the same runtime, the same image, in interleaved rounds. What comes out is
 // printed, not judged: on a busy machine it says how busy that is.
@@ -10,7 +9,7 @@ import { join } from 'node:path';
 import { installPlugin } from '../../cni/install.ts';
 import { Bed } from '../../cli/demo/bed.ts';
 import { median, summarise } from '../../bench/report.ts';
-import { until } from '../support/command.ts';
+import { until } from '../support/until.ts';
 import { needs, testNeeding } from '../support/needs.ts';
 import { ROOT } from '../support/source.ts';
 import { Containerd, OTHER, missingTool, pluginFolder } from './support/containerd.ts';

@@ -1,4 +1,3 @@
-// time limit: 120 s
 // Stock plugins on a Culvert node: the CNI project's bridge and host-local, configured from
 // subnet.env as flannel's plugin does it, reach pods of another node through our node device.
 //
@@ -14,11 +13,11 @@ import { findTool, toolReason } from '../../scripts/tools.ts';
 import { testNeeding } from '../support/needs.ts';
 import { pluginFolder } from './support/containerd.ts';
 import { POD_NETWORKS, Runtime } from './support/runtime.ts';
+import { PATIENCE_MS } from '../support/until.ts';
 
 const test = suite('cni/stock');
 const NAME = 'bridge and host-local attach pods by subnet.env; they reach other nodes\' pods';
 const REMOTE = '10.244.2.10';
-const REACH_MS = 8000;
 
 function nodeFields(number: number): object {
   const flannel = 'flannel.alpha.coreos.com';
@@ -83,7 +82,7 @@ async function scenario(): Promise<void> {
     assert.is(status, 0, JSON.stringify(result));
     const address = result.ips?.[0]?.address.split('/')[0] ?? '';
     for (const [from, to] of [[host, REMOTE], [remote, address]] as const) {
-      const ping = { verb: 'ping', address: to, size: 56, timeoutMs: REACH_MS } as const;
+      const ping = { verb: 'ping', address: to, size: 56, timeoutMs: PATIENCE_MS } as const;
       const answer = await from.agent.ask(ping);
       assert.ok(answer.ok, `${from.name} to ${to}: ${answer.detail}`);
     }

@@ -17,6 +17,7 @@ import type { Rule } from '../support/api-server/rbac.ts';
 import type { KubeObject } from '../support/api-server/resources.ts';
 import { TestApiServer } from '../support/api-server/server.ts';
 import { ROOT } from '../support/source.ts';
+import { PATIENCE_MS } from '../support/until.ts';
 
 const TOKEN = 'test-culvert-token';
 const NET_CONF = '{"Network":"10.244.0.0/16","Backend":{"Type":"vxlan"}}';
@@ -28,7 +29,6 @@ const FACTS = {
 const TIMING = {
   backoffFirstMs: 5, backoffCapMs: 20, refusalGraceMs: 30, absenceGraceMs: 30, slowRetryMs: 20,
 };
-const WAIT_LIMIT_MS = 20_000;
 
 const manifests = parseAllDocuments(
   readFileSync(join(ROOT, 'deploy', 'kubernetes', 'base', 'rbac.yaml'), 'utf8'),
@@ -114,7 +114,7 @@ async function problemsOf(
   ];
   const told = (): string[] => [...(health as SourceHealth | null)?.problems ?? [], ...ofProfile];
   try {
-    const deadline = performance.now() + WAIT_LIMIT_MS;
+    const deadline = performance.now() + PATIENCE_MS;
     while (!isEnough(told(), (health as SourceHealth | null)?.fresh === true)) {
       if (performance.now() > deadline) throw new Error(`in vain; told: ${told().join('\n')}`);
       await new Promise((resolve) => setTimeout(resolve, 5));

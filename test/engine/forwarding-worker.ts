@@ -11,22 +11,23 @@ export interface RaceData {
   memory: WebAssembly.Memory;
   device: number;
   packet: Uint8Array;
-  /** One word: 0 while the worker is to run. */
-  stop: Int32Array;
+  /** Two words: 0 while the worker is to run, and how many turns it has done. */
+  race: Int32Array;
 }
 
 const BATCH = 16;
-const { module, memory, device, packet, stop } = workerData as RaceData;
+const { module, memory, device, packet, race } = workerData as RaceData;
 const core = Core.attach(module, memory);
 const seen: Record<string, number> = {};
 
 parentPort?.postMessage('ready');
-while (Atomics.load(stop, 0) === 0) {
+while (Atomics.load(race, 0) === 0) {
   for (let slot = 0; slot < BATCH; slot += 1) placePacket(core, slot, packet, device);
   core.exports.processBatch(0, BATCH, 1);
   for (let slot = 0; slot < BATCH; slot += 1) {
     const place = describe(core, readVerdict(core, slot));
     seen[place] = (seen[place] ?? 0) + 1;
   }
+  Atomics.add(race, 1, 1);
 }
 parentPort?.postMessage(seen);

@@ -1,4 +1,3 @@
-// time limit: 240 s
 // Damaged packets through the core: a bounded run of the fuzzer, the corpus as it is, and mutated
 // packets against the slow twin. The long run is dist/test/fuzz/run.js.
 
@@ -16,8 +15,8 @@ import { Fuzzer } from './fuzzer.ts';
 import { Mutator } from './mutate.ts';
 
 const SEED = 7348;
-const PACKETS = 20_000_000;
-const LIMIT_MS = 60_000;
+const PACKETS = 8_000_000;
+const POLICY_PACKETS = 4_000_000;
 const TWIN_PACKETS = 300_000;
 /** What is refused in any case, or as long as nothing else has come before. */
 const REFUSED = ['service-echo', 'service-error', 'service-peer'];
@@ -34,11 +33,10 @@ test('every packet of the corpus is forwarded or answered', () => {
 });
 
 test('damaged packets neither trap nor write astray nor get lost', () => {
-  const report = new Fuzzer(SEED).run(PACKETS, LIMIT_MS);
+  const report = new Fuzzer(SEED).run(PACKETS);
   const rate = Math.round(report.packets / report.milliseconds * 1000);
   console.log(`fuzz: ${report.packets} packets, ${rate} a second; ${report.sent} sent, `
     + `${report.icmpSent} errors, ${report.dropped} dropped`);
-  assert.ok(report.packets > 500_000, 'the run was long enough to mean something');
   assert.ok(report.sent > report.packets / 20, 'many packets got through');
   assert.ok(report.dropped > report.packets / 20, 'many packets did not');
 });
@@ -56,7 +54,7 @@ test('nor do they where policy looks at every pod', () => {
     }), (_namespace, name) => scene.endpoints.get(name)?.device ?? null);
     scene.core.setDirectory(layout.DIRECTORY_DENY_WITH_ICMP, 1);
   });
-  const report = fuzzer.run(PACKETS, LIMIT_MS / 3);
+  const report = fuzzer.run(POLICY_PACKETS);
   console.log(`fuzz with policy: ${report.packets} packets; ${report.sent} sent`);
   for (const reason of ['policyEgress', 'policyIngress', 'fragmentUnknown', 'fragmentTableFull']) {
     const count = report.drops[`outbound ${reason}`] ?? 0;

@@ -83,7 +83,7 @@ export class OffloadFuzzer {
   }
 
   /** Fuzzes until `batches` have gone through or `limitMs` has passed. Throws what it finds. */
-  run(batches: number, limitMs: number): OffloadFuzzReport {
+  run(batches: number, limitMs = Infinity): OffloadFuzzReport {
     const core = this.#core;
     const watch = new MemoryWatch(core, BATCH, Array.from({ length: BATCH }, (_, slot) => ({
       start: slotStart(core, slot) + HEADROOM_GUARD,

@@ -21,7 +21,7 @@ if (!Number.isSafeInteger(packets) || !Number.isSafeInteger(seed)) {
 
 const fuzzer = new Fuzzer(seed, () => {}, values.only);
 console.log(`corpus: ${fuzzer.entries.length} packets; seed ${seed}`);
-const report = fuzzer.run(packets, Infinity);
+const report = fuzzer.run(packets);
 const seconds = report.milliseconds / 1000;
 console.log(`${report.packets} packets in ${seconds.toFixed(1)} s, `
   + `${Math.round(report.packets / seconds)} a second: ${report.sent} sent, `

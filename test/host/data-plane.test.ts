@@ -15,9 +15,9 @@ import { openTun } from '../../ffi/tun.ts';
 import { workerCount } from '../../host/data-plane.ts';
 import { testNeeding } from '../support/needs.ts';
 import {
-  ask, askAndHear, crash, CRASH_AT_FIRST, descriptorCount, hasAnswer, receiverOf, TIMEOUT_MS, until,
-  withDataPlane,
+  ask, askAndHear, crash, CRASH_AT_FIRST, descriptorCount, hasAnswer, receiverOf, withDataPlane,
 } from './support/data-plane.ts';
+import { PATIENCE_MS, until } from '../support/until.ts';
 
 const test = suite('host/data-plane');
 const folder = mkdtempSync(join(tmpdir(), `culvert-data-plane-${process.pid}-`));
@@ -37,7 +37,7 @@ test('a detached device is read no more, and comes back', () => withDataPlane(as
   await dataPlane.detach(spec.index);
   ask(bench);
   const buffer = new Uint8Array(2048);
-  assert.ok(receiveFrom(receiverOf(spec), buffer, TIMEOUT_MS), 'the datagram is ours to take');
+  assert.ok(receiveFrom(receiverOf(spec), buffer, PATIENCE_MS), 'the datagram is ours to take');
   await dataPlane.detach(spec.index);
   await dataPlane.attach(spec);
   await askAndHear(bench);
@@ -118,7 +118,7 @@ test('stop() ends the worker, also a crashed one, and leaves no command waiting'
     await bench.dataPlane.stop();
     ask(bench);
     const buffer = new Uint8Array(2048);
-    assert.ok(receiveFrom(receiverOf(bench.spec), buffer, TIMEOUT_MS), 'nobody reads the device');
+    assert.ok(receiveFrom(receiverOf(bench.spec), buffer, PATIENCE_MS), 'nobody reads the device');
   });
   await withDataPlane(async (bench) => {
     const { dataPlane, spec } = bench;
@@ -193,7 +193,7 @@ test('a device that one of two workers cannot have is none of the other\'s', () 
     assert.is(message, 'attach underlay: no queue for worker 1');
     ask(bench);
     const buffer = new Uint8Array(2048);
-    assert.ok(receiveFrom(receiverOf(spec), buffer, TIMEOUT_MS), 'the datagram is ours to take');
+    assert.ok(receiveFrom(receiverOf(spec), buffer, PATIENCE_MS), 'the datagram is ours to take');
     await dataPlane.attach(spec);
     await askAndHear(bench);
   }, 2));

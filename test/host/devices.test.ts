@@ -39,13 +39,13 @@ import {
 import type { Scene } from '../support/scene.ts';
 import { stage } from '../support/stage.ts';
 import { findTool, toolReason } from '../support/tools.ts';
+import { PATIENCE_MS } from '../support/until.ts';
 
 const test = suite('host/device');
 const folder = mkdtempSync(join(tmpdir(), `culvert-devices-${process.pid}-`));
 const opened: number[] = [];
 const POD = '10.244.0.5';
 const REMOTE_POD = '10.244.1.9';
-const TIMEOUT_MS = 5000;
 const NAME = `cv${process.pid}`;
 const NO_FAULT: FaultOptions = {
   seed: 1, drop: 0, corrupt: 0, duplicate: 0, reorder: 0, crashAfter: 0,
@@ -335,7 +335,7 @@ function sendFromPod({ scene, slots, device }: Underlay, packets: Uint8Array[], 
 function receiveAll(fd: number, count: number): { bytes: Uint8Array; port: number }[] {
   const buffer = new Uint8Array(65536);
   return Array.from({ length: count }, () => {
-    const received = receiveFrom(fd, buffer, TIMEOUT_MS);
+    const received = receiveFrom(fd, buffer, PATIENCE_MS);
     if (received === null) throw new Error('nothing came in time');
     return { bytes: buffer.slice(0, received.length), port: received.port };
   });
@@ -367,7 +367,7 @@ for (const [local, from, to] of [
       type: isIpv6 ? ETHER_TYPE.ipv6 : ETHER_TYPE.ipv4,
     }, packet(from, to, mark)));
     for (const mark of [1, 2, 3]) sendTo(far, frame(mark), local, localPort(receiver));
-    waitFor(receiver, 1, TIMEOUT_MS);
+    waitFor(receiver, 1, PATIENCE_MS);
     const first = slots.first + 5;
     assert.is(device.read(first, 2), 2, 'as many as asked for');
     assert.is(device.read(first + 2, 40), 1);
@@ -444,7 +444,7 @@ function readUntil(
 ): Uint8Array[] {
   const found: Uint8Array[] = [];
   while (found.length < count) {
-    assert.ok(waitFor(fd, 1, TIMEOUT_MS) > 0, `${found.length} of ${count} came`);
+    assert.ok(waitFor(fd, 1, PATIENCE_MS) > 0, `${found.length} of ${count} came`);
     const read = device.read(slots.first, slots.count);
     assert.ok(read >= 0, `read: ${read}`);
     for (let slot = slots.first; slot < slots.first + read; slot += 1) {
@@ -510,7 +510,7 @@ withTun('tun', 'an interface that is down is an error of the packet, not of the 
 withTun('tun', 'a deleted interface is told by poll, by read and by flush',
   async ({ links, device, slots, fd }) => {
     await links.removeLink(NAME);
-    assert.ok((waitFor(fd, 1, TIMEOUT_MS) & POLLERR) !== 0);
+    assert.ok((waitFor(fd, 1, PATIENCE_MS) & POLLERR) !== 0);
     assert.is(device.read(slots.first, 1), -ERRNO.EBADFD);
     fill(slots, slots.first, packet(POD, '10.244.0.1', 1));
     stage(slots, [slots.first]);

@@ -20,7 +20,8 @@ import { clusterNode } from '../netns/support/forge-cluster.ts';
 import { testNeeding } from '../support/needs.ts';
 import { Random } from '../support/random.ts';
 import { ROOT } from '../support/source.ts';
-import { damagedOutcomes } from './support/last-state.ts';
+import { until } from '../support/until.ts';
+import { damagedOutcomes, revisionOnDisk } from './support/last-state.ts';
 
 const test = suite('host/last-state');
 const LOCAL = 'node-1';
@@ -61,6 +62,16 @@ function revisionIn(folder: string): number | null {
     : found.recalled.deltas.at(-1)?.to ?? found.recalled.snapshot.revision;
 }
 
+/** Waits until this revision is on disk. */
+function written(folder: string, revision: number): Promise<void> {
+  return until(`revision ${revision}`, () => revisionOnDisk(folder) === revision);
+}
+
+/** Longer than what is to be written at once takes; what is not written may not be by then. */
+function quiet(): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, 50));
+}
+
 test('a snapshot and changes come back, and when they were written', async () => {
   const folder = makeFolder();
   assert.is(stateIn(folder).recall(), null);
@@ -81,11 +92,10 @@ test('changes are added, a snapshot takes the place of all', async () => {
   const state = stateIn(folder);
   state.replace(snapshotFrames(snapshotOf(1)));
   for (const to of [2, 3, 4]) {
-    await new Promise((resolve) => setTimeout(resolve, 20));
+    await written(folder, to - 1);
     state.append(deltaFrame(deltaTo(to)));
   }
-  await new Promise((resolve) => setTimeout(resolve, 50));
-  assert.is(revisionIn(folder), 4);
+  await written(folder, 4);
   state.replace(snapshotFrames(snapshotOf(9)));
   await state.close();
   assert.is(revisionIn(folder), 9);
@@ -96,12 +106,11 @@ test('the disk is written at a bounded rate', async () => {
   const folder = makeFolder();
   const state = stateIn(folder, { changesMs: 60_000, snapshotMs: 60_000 });
   state.replace(snapshotFrames(snapshotOf(1)));
-  await new Promise((resolve) => setTimeout(resolve, 50));
-  assert.is(revisionIn(folder), 1, 'the first is written as it comes');
+  await written(folder, 1);
   state.append(deltaFrame(deltaTo(2)));
   state.replace(snapshotFrames(snapshotOf(10)));
   state.append(deltaFrame(deltaTo(11)));
-  await new Promise((resolve) => setTimeout(resolve, 50));
+  await quiet();
   assert.is(revisionIn(folder), 1, 'the others wait');
   await state.close();
   assert.is(revisionIn(folder), 11, 'but not beyond the end');
@@ -109,16 +118,19 @@ test('the disk is written at a bounded rate', async () => {
 
 test('very many changes are left out until a snapshot may be written', async () => {
   const folder = makeFolder();
-  const state = stateIn(folder, { snapshotMs: 300 });
+  const options = { folder, local: LOCAL, log: silent, changesMs: 0, snapshotMs: 3_600_000 };
+  const state = new LastState(options);
   state.replace(snapshotFrames(snapshotOf(1)));
-  await new Promise((resolve) => setTimeout(resolve, 50));
+  await written(folder, 1);
   const many = deltaFrame({
     ...deltaTo(2), nodes: Array.from({ length: 200 }, (_, at) => clusterNode(at)),
   });
   for (let at = 0; at <= JOURNAL_BYTES_LIMIT; at += many.bytes.length) state.append(many);
   assert.not(state.isLong, 'none may be written yet');
-  await new Promise((resolve) => setTimeout(resolve, 350));
+  await quiet();
   assert.is(revisionIn(folder), 1);
+  // As if the hour was over.
+  options.snapshotMs = 0;
   assert.ok(state.isLong);
   state.replace(snapshotFrames(snapshotOf(5)));
   assert.not(state.isLong);
@@ -130,7 +142,7 @@ test('a file that ends anywhere has what is whole, or is set aside', async () =>
   const folder = makeFolder();
   const state = stateIn(folder);
   state.replace(snapshotFrames(snapshotOf(1)));
-  await new Promise((resolve) => setTimeout(resolve, 30));
+  await written(folder, 1);
   const first = readFileSync(join(folder, 'cluster')).length;
   for (const to of [2, 3]) state.append(deltaFrame(deltaTo(to)));
   await state.close();
@@ -168,7 +180,7 @@ test('what cannot be written is told, and written later', async () => {
   writeFileSync(blocked, '');
   const state = stateIn(join(blocked, 'below'));
   state.replace(snapshotFrames(snapshotOf(1)));
-  await new Promise((resolve) => setTimeout(resolve, 30));
+  await until('the failure', () => state.problems().length > 0);
   assert.match(state.problems()[0] ?? '', /cannot be written to disk: ENOTDIR/);
   rmSync(blocked);
   await state.close();

@@ -31,6 +31,7 @@ import { makeHome } from '../support/home.ts';
 import { needs, printSkip, testNeeding } from '../support/needs.ts';
 import { concat, ipv4, PROTOCOL, read16, transportChecksum, word16 } from '../support/packets.ts';
 import { clearStage, stageTrain } from '../support/stage.ts';
+import { PATIENCE_MS } from '../support/until.ts';
 
 const test = suite('host/tier');
 const NAME = `cvt${process.pid}`;
@@ -39,7 +40,6 @@ const POD = '10.244.0.5';
 const PORT = 4000;
 const SEGMENT = 1000;
 const SEGMENTS = 20;
-const TIMEOUT_MS = 5000;
 const EVERYTHING: KernelOffers = {
   tun: {
     vnetHeader: true, checksum: true, tso4: true, tso6: true, uso4: true, uso6: true,
@@ -153,7 +153,7 @@ withTun('a tun with offloads gives a super-packet whole, behind its vnet header'
   const { device, slots, fd } = tun;
   const socket = socketIn(tun);
   sendTrain(socket);
-  assert.ok(waitFor(fd, POLLIN, TIMEOUT_MS) > 0);
+  assert.ok(waitFor(fd, POLLIN, PATIENCE_MS) > 0);
   assert.is(device.read(slots.first, 4), 1);
   const { core } = slots;
   const start = slots.start(slots.first);
@@ -172,7 +172,7 @@ withTun('a batch ends when it holds the bytes that were asked for', (tun) => {
   const { device, slots, fd } = tun;
   const socket = socketIn(tun);
   for (let train = 0; train < 4; train += 1) sendTrain(socket);
-  assert.ok(waitFor(fd, POLLIN, TIMEOUT_MS) > 0);
+  assert.ok(waitFor(fd, POLLIN, PATIENCE_MS) > 0);
   assert.is(device.read(slots.first, 16, SEGMENT * (SEGMENTS + 1)), 2);
   assert.is(device.read(slots.first, 16, 1), 1);
   assert.is(device.read(slots.first, 16), 1);
@@ -204,7 +204,7 @@ withTun('a tun with offloads takes a super-packet in pieces', (tun) => {
   assert.is(device.flush(), 0);
   const buffer = new Uint8Array(4096);
   for (let segment = 0; segment < SEGMENTS; segment += 1) {
-    assert.is(receiveFrom(socket, buffer, TIMEOUT_MS)?.length, SEGMENT);
+    assert.is(receiveFrom(socket, buffer, PATIENCE_MS)?.length, SEGMENT);
   }
   closeFd(socket);
 });
@@ -233,7 +233,7 @@ withTun('a device that was kept is opened again with the offloads of another tie
     assert.is(message.send(socket, 0, 1), 1);
     const lengths: number[] = [];
     while (lengths.length < (isWhole ? 1 : 3)) {
-      assert.ok(waitFor(fd, POLLIN, TIMEOUT_MS) > 0);
+      assert.ok(waitFor(fd, POLLIN, PATIENCE_MS) > 0);
       const count = device.read(slots.first, 8);
       for (let slot = slots.first; slot < slots.first + count; slot += 1) {
         const isIpv4 = ((slots.core.bytes[slots.start(slot)] ?? 0) >>> 4) === 4;

@@ -23,11 +23,11 @@ import { Slots } from '../../host/slots.ts';
 import { makeHome } from '../support/home.ts';
 import { printSkip } from '../support/needs.ts';
 import { clearStage, stageTrain, type SendFields } from '../support/stage.ts';
+import { PATIENCE_MS } from '../support/until.ts';
 
 const test = suite('host/trains');
 const folder = mkdtempSync(join(tmpdir(), `culvert-trains-${process.pid}-`));
 const opened: number[] = [];
-const TIMEOUT_MS = 5000;
 const HEADER_SIZE = 20;
 const NO_FAULT: FaultOptions = {
   seed: 1, drop: 0, corrupt: 0, duplicate: 0, reorder: 0, crashAfter: 0,
@@ -97,7 +97,7 @@ interface Arrived { length: number; segmentSize: number; tos: number; marks: num
 /** Everything that has arrived at a device. */
 function arrivals({ slots, device, receiver }: Ends): Arrived[] {
   const arrived: Arrived[] = [];
-  waitFor(receiver, POLLIN, TIMEOUT_MS);
+  waitFor(receiver, POLLIN, PATIENCE_MS);
   const count = device.read(slots.first, slots.count);
   for (let slot = slots.first; slot < slots.first + count; slot += 1) {
     const { core } = slots;

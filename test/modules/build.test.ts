@@ -1,5 +1,3 @@
-// time limit: 300 s
-//
 // From sources to a component: the template as a user begins with it, what is wrong with sources
 // and module.json, and the smallest module.
 

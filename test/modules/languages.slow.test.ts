@@ -1,5 +1,3 @@
-// time limit: 300 s
-//
 // Modules in C and Rust, by the compilers of Debian: the smallest examples, and a C module that
 // uses all of its header. Slow for the compilers that have to be fetched.
 

@@ -1,5 +1,3 @@
-// time limit: 120 s
-//
 // A Culvert node in a cluster of Calico's: what it writes on its Node is all that a node with
 // Felix's kernel devices needs of it, and what it reads there all that it needs itself. Who is no
 // node of the cluster, or says that it is another, gets nothing in. calico-lab.ts draws the

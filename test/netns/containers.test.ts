@@ -1,5 +1,3 @@
-// time limit: 120 s
-//
 // The containers of deploy/kubernetes as far as a machine without an image can have them: their
 // arguments, variables, users, capabilities and read-only roots, each in a mount namespace of its
 // own; and a pod that a CNI plugin with all rights attaches, as a runtime on the node does it.
@@ -20,7 +18,8 @@ import { ask } from '../../cli/client.ts';
 import { installPlugin } from '../../cni/install.ts';
 import { StatusReportSchema, type StatusReport } from '../../engine/model.ts';
 import { READER_RULES, TestApiServer } from '../support/api-server/server.ts';
-import { CLI, until } from '../support/command.ts';
+import { CLI } from '../support/command.ts';
+import { until } from '../support/until.ts';
 import { printSkip, testNeeding } from '../support/needs.ts';
 import { ROOT } from '../support/source.ts';
 import { relay } from './support/kube-lab.ts';

@@ -1,5 +1,3 @@
-// time limit: 200 s
-//
 // A peer on our link that routes, without a tunnel, and takes packets only from where it would send
 // the answers (rp_filter=1): what host-gw and DirectRouting of flannel's are, and Calico's
 // CrossSubnet.

@@ -1,5 +1,3 @@
-// time limit: 200 s
-//
 // Clusters of each of flannel's backend types: two Culvert nodes that know of each other what the
 // API server says, and of the cluster what net-conf.json says.
 //
@@ -22,9 +20,9 @@ import { addKubeCulvert, grantSidecar, kubeNode } from './support/kube-culvert.t
 import { dropsOf } from './support/lab.ts';
 import { expectPings, expectStreams } from './support/tunnel-checks.ts';
 import { FAMILIES, POD_NETWORKS, TunnelLab } from './support/tunnel-lab.ts';
+import { PATIENCE_MS } from '../support/until.ts';
 
 const PREFIX = 'flannel.alpha.coreos.com/';
-const WAIT_LIMIT_MS = 30_000;
 const STREAM_BYTES = 10 * 1024 * 1024;
 const [NETWORK = '', NETWORK_6 = ''] = POD_NETWORKS;
 
@@ -111,7 +109,7 @@ class TypedLab {
   /** The ways to the other node, as soon as there are so many, of this kind. */
   async ways(number: number, count: number, wanted: string): Promise<string[][]> {
     const { runtimeDirectory } = this.culverts[number - 1] ?? { runtimeDirectory: '' };
-    const deadline = performance.now() + WAIT_LIMIT_MS;
+    const deadline = performance.now() + PATIENCE_MS;
     for (;;) {
       const peers = await askAll(runtimeDirectory, 'peer.list', PeerReportSchema);
       if (peers.filter(({ kind }) => kind === wanted).length >= count) {

@@ -1,5 +1,3 @@
-// time limit: 200 s
-//
 // Culvert and flannel's udp backend, restated in C: what its proxy does to a packet, to its time to
 // live, and to what it has no route for.
 //

@@ -25,11 +25,11 @@ import { ETHER_TYPE, PROTOCOL, parseEthernet, parseIpv4, parseIpv6, read16, toHe
 import { Random } from '../support/random.ts';
 import type { Scene } from '../support/scene.ts';
 import { Trains, type Super } from '../support/trains.ts';
+import { PATIENCE_MS } from '../support/until.ts';
 
 const test = suite('netns/frame-cut');
 const NAME = `cvf${process.pid}`;
 const PORTS = { IPv4: [40_000], IPv6: [50_000] };
-const TIMEOUT_MS = 5000;
 const QUIET_MS = 100;
 const PATHS = [
   { carrier: 'IPv4', family: 'IPv4', source: '10.244.0.5', destination: '10.244.1.7' },
@@ -136,7 +136,7 @@ async function proveCut(): Promise<void> {
           const spent = withHopSpent(whole.packet);
           const tos = (path.family === 'IPv4' ? spent[1] ?? 0 : read16(spent, 0) >> 4) & 3;
           for (const wanted of segment(spent, { gsoType: whole.header[1] ?? 0, segmentSize })) {
-            const datagram = nextDatagram(wire, TIMEOUT_MS);
+            const datagram = nextDatagram(wire, PATIENCE_MS);
             assert.ok(datagram, `${path.destination} ${protocol}: a datagram comes`);
             assert.is(toHex(checkOuter(path, datagram, tos)), toHex(wanted));
           }

@@ -25,9 +25,9 @@ import {
 import { findTool, toolReason } from '../support/tools.ts';
 import { Capture, sendPackets } from './support/capture.ts';
 import { FAMILIES, Lab, type Place } from './support/lab.ts';
+import { PATIENCE_MS } from '../support/until.ts';
 
 const test = suite('netns/icmp');
-const TIMEOUT_MS = 20_000;
 const POD_MTU = 1500;
 const TRANSFER_BYTES = 10 * 1024 * 1024;
 const HEADER_SIZE = { IPv4: 20, IPv6: 40 };
@@ -228,7 +228,7 @@ for (const underlayMtu of [1500, 1400]) {
       const capture = new Capture(from.pod, 'eth0');
       const transfer = async (): Promise<ReturnType<typeof countOf>> => {
         const answer = await from.pod.agent.ask(
-          { verb: 'upload', address, bytes: TRANSFER_BYTES, timeoutMs: TIMEOUT_MS });
+          { verb: 'upload', address, bytes: TRANSFER_BYTES, timeoutMs: PATIENCE_MS });
         assert.ok(answer.ok, answer.detail);
         return countOf(await bed.status(1));
       };
@@ -328,10 +328,10 @@ for (const family of FAMILIES) {
         [99, 1, NO_ROUTE, 'ENETUNREACH'],
       ] as const) {
         const address = absent(number);
-        const ping = await agent.ask({ verb: 'ping', address, size: 56, timeoutMs: TIMEOUT_MS });
+        const ping = await agent.ask({ verb: 'ping', address, size: 56, timeoutMs: PATIENCE_MS });
         assert.is(ping.detail, detail[family], address);
         assert.is(ping.from, baseOf(bed.place(by), family), address);
-        const tcp = await agent.ask({ verb: 'tcp', address, timeoutMs: TIMEOUT_MS });
+        const tcp = await agent.ask({ verb: 'tcp', address, timeoutMs: PATIENCE_MS });
         assert.match(tcp.detail, error, address);
       }
     });

@@ -1,5 +1,3 @@
-// time limit: 180 s
-//
 // Proxies as clusters have them, unchanged from Debian: an nginx as ingress in a pod, which leads
 // hosts and paths to Services, and a haproxy beside a program in its pod. Backends see the proxy's
 // pod, so policy admits the proxy and nobody else; the proxy sees the client.
@@ -36,9 +34,9 @@ import {
 } from './support/proxies.ts';
 import { serviceAddress } from './support/service-scene.ts';
 import { Web, type WebAnswer } from './support/web.ts';
+import { PATIENCE_MS } from '../support/until.ts';
 
 const test = suite('netns/ingress');
-const TIMEOUT_MS = 10_000;
 /** How long what policy drops is waited for. */
 const SILENCE_MS = 700;
 /** So many requests leave one of two backends out less than once in a million times. */
@@ -149,7 +147,7 @@ function visit(
   web: Web, family: Family, isTls: boolean, host: string, path: string,
 ): Promise<WebAnswer> {
   const address = serviceAddress(NUMBER.ingress, family);
-  const question = { address, path, host, timeoutMs: TIMEOUT_MS };
+  const question = { address, path, host, timeoutMs: PATIENCE_MS };
   if (!isTls) return web.get({ ...question, port: PORT.plain });
   const authority = readFileSync(join(TLS_FOLDER, `${host}.pem`), 'utf8');
   return web.get({ ...question, port: PORT.tls, authority });
@@ -213,7 +211,7 @@ testScene('from outside by every node, and the ingress is told who asks', async 
         const authority = readFileSync(join(TLS_FOLDER, `${host}.pem`), 'utf8');
         const { status, sight } = await scene.web(OUTSIDE).get({
           address: nodeAddress(n, family), port: PORT.node, path, host, authority,
-          timeoutMs: TIMEOUT_MS,
+          timeoutMs: PATIENCE_MS,
         });
         assert.is(status, OK, `node ${n}: ${host}${path}`);
         assert.ok(backends.includes(sight?.by ?? ''));
@@ -238,7 +236,7 @@ testScene('who is not asked for is refused: other hosts, other certificates', as
   const address = serviceAddress(NUMBER.ingress, 'IPv6');
   const answer = await web.get({
     address, port: PORT.tls, path: '/', host: 'foo.bar.com', authority: wrong,
-    timeoutMs: TIMEOUT_MS,
+    timeoutMs: PATIENCE_MS,
   }).then(() => 'it was trusted', (error: Error) => error.message);
   assert.match(answer, /self.signed certificate/);
 });
@@ -285,7 +283,7 @@ testScene('a sidecar proxy: its program is found, and knows who asks', async (sc
     for (const family of FAMILIES) {
       const { sight } = await scene.web(name).get({
         address: serviceAddress(NUMBER.program, family), port: PORT.program, path: '/x',
-        host: 'program.test', timeoutMs: TIMEOUT_MS,
+        host: 'program.test', timeoutMs: PATIENCE_MS,
       });
       assert.equal([sight?.by, sight?.seen], ['program', '127.0.0.1'], 'through its proxy');
       assert.is(sight?.forwarded, podAddress(n, pod, family));
@@ -295,7 +293,7 @@ testScene('a sidecar proxy: its program is found, and knows who asks', async (sc
 
 testScene('a sidecar proxy: what its program asks comes from the pod', async (scene) => {
   const ask = (path: string): Promise<WebAnswer> => scene.web(SIDECAR).get({
-    address: '127.0.0.1', port: WAY_OUT_PORT, path, host: 's.test', timeoutMs: TIMEOUT_MS,
+    address: '127.0.0.1', port: WAY_OUT_PORT, path, host: 's.test', timeoutMs: PATIENCE_MS,
   });
   const { status, sight } = await ask('/bar');
   assert.is(status, OK);

@@ -1,4 +1,3 @@
-// time limit: 120 s
 // A daemon of two workers is killed under load: each queue and each socket outlives it, and so does
 // the one table of flows, whoever had its lock. A daemon with another number of workers, or of a
 // tier that the devices were not made for, starts anew and says so. support/killed.ts draws the
@@ -13,13 +12,13 @@ import { Random } from '../support/random.ts';
 import { podAddress, podAddresses } from './support/forge-cluster.ts';
 import { kill, logLines, mustReach, openBed } from './support/forge-scene.ts';
 import { AWAY_FLAGS, checkKilled, KilledScene, printKilled } from './support/killed.ts';
+import { PATIENCE_MS } from '../support/until.ts';
 
 const test = suite('netns/killed-workers');
 const KILLS = 8;
 const SEED = 77;
 /** Exchanges from ports that the kernel chooses: so many that each queue gets some. */
 const EXCHANGES = 20;
-const TIMEOUT_MS = 5000;
 /** Flags of the daemon, which the tests change. */
 const flags = [...AWAY_FLAGS, '--data-plane-workers', '2', '--data-plane-tier', 'auto'];
 let scene: KilledScene | null = null;
@@ -45,7 +44,7 @@ async function exchange(from: Host, addresses: string[]): Promise<void> {
   for (let done = 0; done < EXCHANGES; done += 1) {
     for (const address of addresses) {
       const { ok, detail } = await from.agent.ask({
-        verb: 'udp', address, size: 64, timeoutMs: TIMEOUT_MS,
+        verb: 'udp', address, size: 64, timeoutMs: PATIENCE_MS,
       });
       assert.ok(ok, `${from.name} to ${address}: ${detail}`);
     }

@@ -1,4 +1,3 @@
-// time limit: 300 s
 // The daemon is killed under load, at instants that a seed chooses, and started again by whoever
 // looks after it: nothing leaves outside a tunnel, nothing denied passes, connections live on. The
 // holder is killed too, and both. support/killed.ts draws the nodes.
@@ -17,7 +16,7 @@ import { GUARD_METRIC } from '../../host/limits.ts';
 import { testNeeding } from '../support/needs.ts';
 import { Random } from '../support/random.ts';
 import { podAddress, podAddresses, podName } from './support/forge-cluster.ts';
-import { until } from './support/forge.ts';
+import { until } from '../support/until.ts';
 import { interfaceNames, kill, logLines, mustReach, openBed, reaches } from
   './support/forge-scene.ts';
 import { checkKilled, checkReady, KilledScene, printKilled } from './support/killed.ts';

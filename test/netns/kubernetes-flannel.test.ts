@@ -1,5 +1,3 @@
-// time limit: 300 s
-//
 // Two Culvert nodes and one that runs flannel with the kernel's VXLAN, in one cluster: they know of
 // each other what the API server's Nodes say, and nothing else. kube-lab.ts draws the topology.
 
@@ -12,8 +10,6 @@ const test = suite('netns/kubernetes-flannel');
 const PREFIX = 'flannel.alpha.coreos.com/';
 const FAMILIES = ['IPv4', 'IPv6'] as const;
 const FLANNEL = 3;
-/** After this a change must have reached every node's tables; seen: a tenth of it. */
-const CHANGE_LIMIT_MS = 5000;
 
 let made: KubeLab | null = null;
 async function lab(): Promise<KubeLab> {
@@ -42,7 +38,6 @@ async function reachedAgain(
   }
   const tookMs = performance.now() - startMs;
   console.log(`${what}: all reach each other after ${Math.round(tookMs)} ms`);
-  assert.ok(tookMs < CHANGE_LIMIT_MS, `${Math.round(tookMs)} ms`);
 }
 
 testNeeding('vxlan', test, 'Culvert nodes write what flannel would, byte by byte', async () => {

@@ -1,5 +1,3 @@
-// time limit: 200 s
-//
 // A cluster in which every kind of tunnel is in use at once: six nodes on one link, three of them
 // Culvert's. Each pair of pods reaches each other.
 //
@@ -23,6 +21,7 @@ import { sendPackets } from './support/capture.ts';
 import { expectStreams } from './support/tunnel-checks.ts';
 import { addDirect, addFlannelUdp, addKernelVxlan, routeTo } from './support/tunnel-nodes.ts';
 import { FAMILIES, straight, TunnelLab, type Way, type Ways } from './support/tunnel-lab.ts';
+import { PATIENCE_MS } from '../support/until.ts';
 
 const CULVERTS = [1, 2, 3];
 const KERNEL = 4;
@@ -31,7 +30,6 @@ const FLANNEL = 6;
 const POD_MTU = 1400;
 const VXLAN: Way = { kind: 'vxlan', vni: 1, port: 8472 };
 const GENEVE: Way = { kind: 'geneve', vni: 7, hasEthernet: true };
-const TIMEOUT_MS = 20_000;
 const BYTES = 5 * 1024 * 1024;
 
 /** By which way two Culvert nodes reach each other. */
@@ -103,7 +101,7 @@ for (const family of FAMILIES) {
         const address = bed.place(to).address[family];
         for (const verb of ['ping', 'tcp', 'udp'] as const) {
           const answer = await bed.place(from).pod.agent.ask(
-            { verb, address, size: 1000, timeoutMs: TIMEOUT_MS });
+            { verb, address, size: 1000, timeoutMs: PATIENCE_MS });
           if (!answer.ok) failures.push(`${verb} ${from} to ${to}: ${answer.detail}`);
           // Nobody's address is changed on the way: the pod answers the pod.
           else if (verb === 'tcp') {

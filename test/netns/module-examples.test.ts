@@ -1,4 +1,3 @@
-// time limit: 180 s
 // The modules of modules/examples on a node, as an operator builds and adds them, with real
 // clients.
 //

@@ -1,4 +1,3 @@
-// time limit: 180 s
 // Modules outlive the daemon: they are in force before the next one judges a packet, whether the
 // last one ended well or was killed; what cannot be loaded any more fails as it is to fail.
 // support/module-scene.ts draws the nodes. The daemon has two workers, each with its own instances.
@@ -9,7 +8,7 @@ import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { makeGuest } from '../support/guest.ts';
 import { testNeeding } from '../support/needs.ts';
-import { until } from './support/forge.ts';
+import { until } from '../support/until.ts';
 import { kill } from './support/forge-scene.ts';
 import { Knocks } from './support/knocks.ts';
 import { ModuleScene, REMOTE } from './support/module-scene.ts';

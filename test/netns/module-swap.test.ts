@@ -1,4 +1,3 @@
-// time limit: 120 s
 // A hundred times one version of a module for another, under load: support/module-swap.ts. A
 // thousand times is module-swap.slow.test.ts.
 

@@ -1,5 +1,3 @@
-// time limit: 120 s
-//
 // Node ports and host ports from end to end: objects are written to a file, and a client outside
 // the cluster feels it.
 //
@@ -19,11 +17,10 @@ import { nodeAddress } from './support/forge-cluster.ts';
 import {
   FAMILIES, KubeScene, serviceObject, sliceObjects, type EndpointObject, type PortObject,
 } from './support/kube-scene.ts';
+import { PATIENCE_MS } from '../support/until.ts';
 
 const test = suite('netns/node-port-objects');
 const NODES = [1, 2];
-const TIMEOUT_MS = 5000;
-const PATIENCE_MS = 10_000;
 /** How long what is to be silent is waited for. */
 const SILENCE_MS = 500;
 const HERE = { node: 1, pod: 10 };
@@ -88,7 +85,7 @@ async function becomes(
       const endMs = performance.now() + PATIENCE_MS;
       for (;;) {
         const { ok, detail } = await agent.ask(verb === 'tcp'
-          ? { verb, address, timeoutMs: TIMEOUT_MS }
+          ? { verb, address, timeoutMs: PATIENCE_MS }
           : { verb, address, size: 100, timeoutMs: SILENCE_MS });
         const isRefused = verb === 'tcp' ? detail.includes('ECONNREFUSED') : !ok;
         if (wanted === 'answered' ? ok : isRefused) break;

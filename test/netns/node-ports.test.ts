@@ -1,5 +1,3 @@
-// time limit: 120 s
-//
 // Node ports and host ports where packets flow: a client outside the cluster, and a pod, ask a node
 // for what pods of that node and of another one answer.
 //
@@ -19,11 +17,10 @@ import { testNeeding } from '../support/needs.ts';
 import { nodeAddress, podAddress, podAddresses } from './support/forge-cluster.ts';
 import { Place, openBed, type Pod } from './support/forge-scene.ts';
 import { ServiceVoice, makeService } from './support/service-scene.ts';
+import { PATIENCE_MS } from '../support/until.ts';
 
 const NODES = [1, 2];
-const TIMEOUT_MS = 5000;
 const FAMILIES = ['IPv4', 'IPv6'] as const;
-const PATIENCE_MS = 5000;
 
 interface Scene {
   bed: Bed;
@@ -86,8 +83,8 @@ async function becomes(
   const endMs = performance.now() + PATIENCE_MS;
   for (;;) {
     const answer = await agent.ask(verb === 'tcp'
-      ? { verb, address, timeoutMs: TIMEOUT_MS }
-      : { verb, address, size: 100, timeoutMs: TIMEOUT_MS });
+      ? { verb, address, timeoutMs: PATIENCE_MS }
+      : { verb, address, size: 100, timeoutMs: PATIENCE_MS });
     const isRefused = answer.detail.includes('ECONNREFUSED');
     const isWanted = wanted === 'answered' ? answer.ok : isRefused;
     if (isWanted || performance.now() > endMs) return answer;

@@ -12,7 +12,7 @@ import * as assert from 'uvu/assert';
 import { askAll } from '../../cli/client.ts';
 import { EndpointReportSchema } from '../../engine/model.ts';
 import { testNeeding } from '../support/needs.ts';
-import { until } from './support/forge.ts';
+import { until } from '../support/until.ts';
 import { clusterNode, podAddress } from './support/forge-cluster.ts';
 import { Place, mustReach, openBed } from './support/forge-scene.ts';
 import { Stream } from './support/forge-stream.ts';

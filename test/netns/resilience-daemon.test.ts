@@ -17,7 +17,7 @@ import * as assert from 'uvu/assert';
 import { stopDaemon, type Bed } from '../../cli/demo/bed.ts';
 import { EXIT_FAILED, EXIT_NO_PERMISSION, EXIT_OK } from '../../cli/exit.ts';
 import { printSkip, testNeeding } from '../support/needs.ts';
-import { until } from './support/forge.ts';
+import { until } from '../support/until.ts';
 import { POD_NETWORKS, podAddress } from './support/forge-cluster.ts';
 import {
   CLI, Place, interfaceNames, kill, logLines, mustReach, openBed, reaches, runToEnd, type Pod,

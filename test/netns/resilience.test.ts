@@ -26,7 +26,8 @@ import { CONTROL_SOCKET, SYNC_SOCKET } from '../../host/main.ts';
 import { testNeeding } from '../support/needs.ts';
 import { ipv4 } from '../support/packets.ts';
 import { Random } from '../support/random.ts';
-import { Tap, until } from './support/forge.ts';
+import { Tap } from './support/forge.ts';
+import { until } from '../support/until.ts';
 import {
   clusterNode, nodeAddress, podAddress, replaceFile,
 } from './support/forge-cluster.ts';

@@ -1,5 +1,3 @@
-// time limit: 240 s
-//
 // The kinds of Services that clusters have, one by one: as objects in a file, through the sidecar,
 // by programs in pods and on nodes. A real DNS server answers at one of them.
 //
@@ -29,9 +27,9 @@ import {
 import { dropsOf } from './support/lab.ts';
 import { Lines, type Greeting } from './support/lines.ts';
 import { serviceAddress } from './support/service-scene.ts';
+import { PATIENCE_MS, until } from '../support/until.ts';
 
 const test = suite('netns/service-kinds');
-const TIMEOUT_MS = 8000;
 /** So many connections leave one of two backends out less than once in 100,000 times. */
 const MANY = 20;
 const AFFINITY_SECONDS = 1;
@@ -120,7 +118,7 @@ class Scene {
 
 /** Several connections at a time; fails where one does. */
 function ask(lines: Lines, address: string, count: number, port = WEB): Promise<Greeting[]> {
-  return Promise.all(Array.from({ length: count }, () => lines.who(address, port, TIMEOUT_MS)));
+  return Promise.all(Array.from({ length: count }, () => lines.who(address, port, PATIENCE_MS)));
 }
 
 const names = (greetings: Greeting[]): string[] =>
@@ -172,7 +170,7 @@ testScene('a datagram is answered from the address that was asked', async (scene
     for (const client of CLIENTS) {
       const found = new Set<string>();
       const echoes = await Promise.all(Array.from({ length: MANY }, () =>
-        scene.at(client).datagram(address, WEB, TIMEOUT_MS)));
+        scene.at(client).datagram(address, WEB, PATIENCE_MS)));
       for (const { by, seen, from, fromPort } of echoes) {
         assert.equal([from, fromPort], [address, WEB]);
         assert.is(seen, ownAddress(client, family) ?? seen);
@@ -191,7 +189,7 @@ testScene('a node\'s own address is a backend, behind strict reverse paths', asy
       const [greeting] = await ask(scene.at(client), address, 1);
       assert.equal([greeting?.by, greeting?.port], ['node-3', SERVED.first]);
       assert.is(greeting?.seen, ownAddress(client, family) ?? greeting?.seen, 'the client itself');
-      const { by, from } = await scene.at(client).datagram(address, WEB, TIMEOUT_MS);
+      const { by, from } = await scene.at(client).datagram(address, WEB, PATIENCE_MS);
       assert.equal([by, from], ['node-3', address]);
     }
   }
@@ -204,7 +202,7 @@ testScene('a pod is one of its own backends', async (scene) => {
     for (const client of POD_CLIENTS) {
       const lines = scene.at(client);
       const echoes = await Promise.all(Array.from({ length: MANY }, () =>
-        lines.datagram(address, WEB, TIMEOUT_MS)));
+        lines.datagram(address, WEB, PATIENCE_MS)));
       const greetings = await ask(lines, address, MANY);
       for (const { by, seen } of [...greetings, ...echoes]) {
         // Nobody takes a packet from himself (docs/SERVICES.md, "The one exception").
@@ -285,7 +283,7 @@ testScene('a rolling update: nobody is refused, and connections end as servers e
     const address = serviceAddress(8, 'IPv4');
     await scene.kube.say(...webObjects(8, [old]));
     const client = scene.at('pod-1-10');
-    await client.hold(address, WEB, 10, TIMEOUT_MS);
+    await client.hold(address, WEB, 10, PATIENCE_MS);
     let isOver = false;
     let asked = 0;
     const asking = (async () => {
@@ -297,12 +295,13 @@ testScene('a rolling update: nobody is refused, and connections end as servers e
     await scene.at('pod-2-11').stopListening();
     const before = await client.held();
     assert.equal(names(await ask(client, address, MANY)), ['pod-1-11']);
-    await new Promise((resolve) => setTimeout(resolve, 200));
+    await until('them to go on', async () => (await client.held()).every(
+      ({ end, echoes }, at) => end !== '' || echoes > (before[at]?.echoes ?? 0)));
     const after = await client.held();
-    assert.ok(after.every(({ by, end, echoes }, at) =>
-      by === 'pod-2-11' && end === '' && echoes > (before[at]?.echoes ?? 0)), 'they went on');
+    assert.ok(after.every(({ by, end }) => by === 'pod-2-11' && end === ''), 'they went on');
     await scene.kube.say(...webObjects(8, [next]));
-    await new Promise((resolve) => setTimeout(resolve, 200));
+    await until('them to end', async () =>
+      (await client.held()).every(({ end }) => end !== ''));
     isOver = true;
     await asking;
     assert.ok(asked > 0);
@@ -337,7 +336,7 @@ if (dnsmasq === null) {
         QUESTIONS.map(async ([protocol, type]) => {
           const address = serviceAddress(10, family);
           const { from, port, addresses } = await scene.at(client).dns({
-            address, protocol, type, name: NAME, timeoutMs: TIMEOUT_MS,
+            address, protocol, type, name: NAME, timeoutMs: PATIENCE_MS,
           });
           assert.equal([from, port, addresses], [address, DNS, [answers[type]]]);
         }))));

@@ -1,5 +1,3 @@
-// time limit: 300 s
-//
 // Services from end to end: Service and EndpointSlice objects are written to a file, and packets of
 // real pods feel it. A real DNS server answers at a Service of its own.
 //
@@ -29,10 +27,10 @@ import {
 } from './support/kube-scene.ts';
 import { SERVICE_NETWORKS, serviceAddress } from './support/service-scene.ts';
 import { TRAFFIC_PORT, Traffic } from './support/traffic.ts';
+import { PATIENCE_MS } from '../support/until.ts';
 
 const test = suite('netns/service-objects');
 const NODES = [1, 2];
-const TIMEOUT_MS = 10_000;
 /** How long what is to be silent is waited for. */
 const SILENCE_MS = 700;
 const CONNECTIONS = 16;
@@ -152,7 +150,7 @@ class Scene {
 
 /** Who answers each of several connections to the web Service, and whom they saw. */
 async function whoAnswers(
-  { agent }: Host, address: string, timeoutMs = TIMEOUT_MS,
+  { agent }: Host, address: string, timeoutMs = PATIENCE_MS,
 ): Promise<{ by: string[]; seen: string[]; faults: string[] }> {
   const answers = await Promise.all(Array.from({ length: CONNECTIONS }, () =>
     agent.ask({ verb: 'who', address, port: WEB, timeoutMs })));
@@ -194,7 +192,7 @@ testNeeding('tun', test, 'two ports to two target ports; the client itself is se
       if (own !== undefined) assert.equal(seen, [own]);
     }
   }
-  const sent = await (await traffic()).send(serviceAddress(80, 'IPv4'), 1 << 20, TIMEOUT_MS, 81);
+  const sent = await (await traffic()).send(serviceAddress(80, 'IPv4'), 1 << 20, PATIENCE_MS, 81);
   assert.ok(sent.same);
   const [place] = places;
   const listed = culvert(place, 'service', 'list') as ServiceSummary[];
@@ -232,8 +230,10 @@ testNeeding('tun', test, 'a terminating backend keeps its connections only', asy
   const going = { node: 2, pod: 10, conditions };
   await say(...web([{ node: 2, pod: 10 }]));
   const address = serviceAddress(80, 'IPv4');
-  const stream = (await traffic()).send(address, STREAM_BYTES, 60_000, 81);
-  await new Promise((resolve) => setTimeout(resolve, 200));
+  const sender = await traffic();
+  const before = await sender.counters();
+  const stream = sender.send(address, STREAM_BYTES, PATIENCE_MS, 81);
+  await sender.untilUnderWay(before);
   await say(...web([{ node: 1, pod: 10 }, going]));
   assert.equal((await whoAnswers(host('pod-1-11'), address)).by, [podAddress(1, 10, 'IPv4')]);
   assert.ok((await stream).same, 'it went on to its end');

@@ -1,5 +1,3 @@
-// time limit: 300 s
-//
 // Services where packets flow, without netfilter: real TCP and UDP from a pod and from its node to
 // backends of every kind.
 //
@@ -30,6 +28,7 @@ import {
   SERVICE_NETWORKS, ServiceVoice, makeService, serviceAddress,
 } from './support/service-scene.ts';
 import { TRAFFIC_PORT, Traffic } from './support/traffic.ts';
+import { PATIENCE_MS } from '../support/until.ts';
 
 const NODES = [1, 2, 3];
 const FAMILIES = ['IPv4', 'IPv6'] as const;
@@ -44,7 +43,6 @@ const TRANSFER_BYTES = 8 * 1024 * 1024;
 /** Streams that are timed, one past a Service and one by it in each round. */
 const ROUNDS = 5;
 const ROUND_BYTES = 16 * 1024 * 1024;
-const TIMEOUT_MS = 20_000;
 /** The last one goes in fragments, of which a small node remembers 256 datagrams. */
 const SIZES = [1, 100, 1400, 1472, 5000];
 
@@ -134,7 +132,7 @@ class Scene {
 /** Streams of both directions, to a port of the Service that its backends do not have. */
 async function transfer(traffic: Traffic, address: string, what: string): Promise<void> {
   for (const verb of ['send', 'fetch'] as const) {
-    const { same, bytes } = await traffic[verb](address, TRANSFER_BYTES, TIMEOUT_MS, HTTP);
+    const { same, bytes } = await traffic[verb](address, TRANSFER_BYTES, PATIENCE_MS, HTTP);
     assert.ok(same && bytes === TRANSFER_BYTES, `${what}: ${verb}: ${bytes} bytes`);
   }
 }
@@ -143,8 +141,8 @@ async function ask(
   { agent }: Host, verb: 'tcp' | 'udp', address: string,
 ): Promise<{ ok: boolean; from: string; detail: string }> {
   return agent.ask(verb === 'tcp'
-    ? { verb, address, timeoutMs: TIMEOUT_MS }
-    : { verb, address, size: 100, timeoutMs: TIMEOUT_MS });
+    ? { verb, address, timeoutMs: PATIENCE_MS }
+    : { verb, address, size: 100, timeoutMs: PATIENCE_MS });
 }
 
 for (const tier of TIERS) {
@@ -168,7 +166,7 @@ for (const tier of TIERS) {
         assert.is(from, seen, 'the source that the backend sees');
         await transfer(traffic, address, name);
         const sizes = await client.host.agent.ask(
-          { verb: 'sizes', address, sizes: SIZES, timeoutMs: TIMEOUT_MS });
+          { verb: 'sizes', address, sizes: SIZES, timeoutMs: PATIENCE_MS });
         assert.ok(sizes.ok, `UDP, also in fragments: ${sizes.detail}`);
       });
     }
@@ -205,9 +203,10 @@ for (const tier of TIERS) {
       const address = serviceAddress(MANY, family);
       const [here, there] = [podTarget(2, 10).addresses, podTarget(3, 10).addresses];
       await voice.say([makeService(MANY, [...MAPPINGS], here)]);
-      const stream = traffic.send(address, 4096 * TRANSFER_BYTES, TIMEOUT_MS, HTTP)
+      const before = await traffic.counters();
+      const stream = traffic.send(address, 4096 * TRANSFER_BYTES, PATIENCE_MS, HTTP)
         .then(() => 'it went on', (error: Error) => error.message);
-      await new Promise((resolve) => setTimeout(resolve, 300));
+      await traffic.untilUnderWay(before);
       await voice.say([makeService(MANY, [...MAPPINGS], there)]);
       assert.match(await stream, /ECONNRESET|EPIPE/);
       await transfer(traffic, address, 'the new backend');
@@ -222,7 +221,7 @@ for (const tier of TIERS) {
       for (const [address, port] of [
         [podAddress(2, 10, 'IPv4'), TRAFFIC_PORT], [serviceAddress(2, 'IPv4'), HTTP],
       ] as const) {
-        const { same, elapsedMs } = await traffic.send(address, ROUND_BYTES, TIMEOUT_MS, port);
+        const { same, elapsedMs } = await traffic.send(address, ROUND_BYTES, PATIENCE_MS, port);
         assert.ok(same);
         times.push(elapsedMs);
       }

@@ -1,5 +1,3 @@
-// time limit: 200 s
-//
 // Culvert and the tunnels of Open vSwitch, which are its own in its userspace datapath: Geneve and
 // VXLAN, one after the other between the same two nodes.
 //

@@ -1,5 +1,3 @@
-// time limit: 300 s
-//
 // Whatever the underlay does to packets, at every tier the same bytes arrive, without a stall, and
 // what was lost or damaged is accounted for. 10 GB for each tier: tier-faults.slow.test.ts.
 //

@@ -1,5 +1,3 @@
-// time limit: 240 s
-//
 // What cutting and joining must keep, at every tier: ECN marks, of the sender and of the way, PSH
 // and FIN where the sender put them, urgent data, TCP timestamps.
 //
@@ -16,7 +14,7 @@ import { ETHER_TYPE, PROTOCOL, ethernet, ipv4, ipv6, parseEthernet, parseIpv4, p
   udp, vxlan } from '../support/packets.ts';
 import { Capture, sendPackets } from './support/capture.ts';
 import { FAMILIES, STRAIGHT, type Place } from './support/lab.ts';
-import { until } from './support/forge.ts';
+import { until } from '../support/until.ts';
 import { TcpCapture, TCP_FLAG, type Segment } from './support/tcp-capture.ts';
 import { TierLab, TIERS, tierTest } from './support/tier-lab.ts';
 import { writeDatagram } from './support/traffic-trains.ts';

@@ -1,5 +1,3 @@
-// time limit: 300 s
-//
 // The same traffic at every tier: TCP, UDP of every size, trains of datagrams, pings, between a pod
 // of a Culvert node and one of a kernel VXLAN node, between two pods of one node, and between two
 // Culvert nodes of different tiers. Counters say whether super-packets were cut and joined.

@@ -1,5 +1,3 @@
-// time limit: 240 s
-//
 // Several data workers: the two directions of a connection may come to different ones, and yet
 // replies pass, what is denied stays denied, and datagrams of a flow stay in order. One that
 // crashes does not stop the other.

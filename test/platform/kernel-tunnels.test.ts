@@ -18,6 +18,7 @@ import { testNeeding } from '../support/needs.ts';
 import { ETHER_TYPE, ethernet, geneve, icmp, ipv4, macOf as macBytes, parseEthernet, parseIpv4,
   PROTOCOL, read16, read32, toHex, udp } from '../support/packets.ts';
 import { guestReason } from '../support/qemu-image.ts';
+import { PATIENCE_MS } from '../support/until.ts';
 
 const OURS = 1;
 const GUEST = 2;
@@ -27,7 +28,6 @@ const GENEVE_PORT = 6081;
 const GENEVE_SIZE = 8;
 const TRANSPARENT_ETHERNET = 0x6558;
 const UDP_SIZE = 8;
-const TIMEOUT_MS = 10_000;
 const [ours, theirs] = [remotesOf(OURS).IPv4, remotesOf(GUEST).IPv4];
 const target = podAddressesOf(OURS).IPv4;
 
@@ -71,7 +71,7 @@ async function pingBy(
   const capture = new Capture(node, 'eth0');
   try {
     const pinged = guest.pod.agent.ask(
-      { verb: 'ping', address: target, size: 56, timeoutMs: TIMEOUT_MS });
+      { verb: 'ping', address: target, size: 56, timeoutMs: PATIENCE_MS });
     const [frame = new Uint8Array(0)] = await capture.take(1, (candidate) => {
       const { type, payload } = parseEthernet(candidate);
       if (type !== ETHER_TYPE.ipv4) return false;

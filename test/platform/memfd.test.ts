@@ -14,6 +14,7 @@ import { addressOf } from '../../ffi/memory.ts';
 import {
   accessors, makeMemory, mapFile, MAPPED_SIZE, MAPPED_START, PAGES, type WorkerTask,
 } from './memfd-worker.ts';
+import { until } from '../support/until.ts';
 
 const test = suite('platform/memfd');
 const WORKER = new URL('./memfd-worker.js', import.meta.url);
@@ -102,12 +103,10 @@ test('a process that is killed leaves what it stored, and another goes on from t
   for (let round = 0; round < 3; round += 1) {
     const child = startProcess(fd, 0x7fff_ffff);
     await new Promise((resolve) => child.stdout?.once('data', resolve));
-    await new Promise((resolve) => setTimeout(resolve, 20));
+    await until('it to store', () => wordInFile(fd, MAPPED_START) > before);
     child.kill('SIGKILL');
     assert.equal(await ended(child), [null, 'SIGKILL']);
-    const count = wordInFile(fd, MAPPED_START);
-    assert.ok(count > before, `${count} after ${before}`);
-    before = count;
+    before = wordInFile(fd, MAPPED_START);
   }
   const child = startProcess(fd, before + 5);
   assert.equal(await ended(child), [0, null]);
@@ -119,10 +118,7 @@ test('a memory that is let go takes its mapping along, the file stays', async ()
   const fd = createMemfd('culvert-let-go', MAPPED_SIZE);
   const isMapped = (): boolean => readFileSync('/proc/self/maps', 'utf8').includes('let-go');
   await runThread({ memory: null, fd, address: MAPPED_START, value: 1 });
-  for (let tries = 0; isMapped() && tries < 50; tries += 1) {
-    await new Promise((resolve) => setTimeout(resolve, 20));
-  }
-  assert.not(isMapped());
+  await until('the mapping to go', () => !isMapped());
   assert.is(fileSize(fd), MAPPED_SIZE);
   closeFd(fd);
 });

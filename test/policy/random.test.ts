@@ -1,4 +1,3 @@
-// time limit: 240 s
 // Random flows over random clusters: the core's verdicts, and the policies they name, are the slow
 // twin's. Differences name the seed of their cluster; scripts/policy-fuzz.ts repeats it, or goes
 // on.

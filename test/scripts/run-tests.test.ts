@@ -92,7 +92,7 @@ test('an argument chooses files, --slow the slow ones', async () => {
   assert.equal([none.code, none.lines[0]], [1, 'no test file matches']);
 });
 
-test('a file over its time limit fails, and what it started ends', async () => {
+test('a file that is silent for its time limit fails, and what it started ends', async () => {
   const tree = makeTree({
     'test/a.test.ts': `// time limit: 1 s
       import { spawn } from 'node:child_process';
@@ -103,7 +103,7 @@ test('a file over its time limit fails, and what it started ends', async () => {
   });
   const { code, lines } = await finish(start(tree));
   assert.is(code, 1);
-  assert.ok(lines.some((line) => line.includes('not finished after 1 s')));
+  assert.ok(lines.some((line) => line.includes('silent for 1 s')));
   assert.not.ok(await stillRuns(readFileSync(join(tree, 'started'), 'utf8')));
   assert.is(lines.at(-1), '0 passed, 1 failed, 0 skipped');
 });

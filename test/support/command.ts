@@ -6,14 +6,13 @@ import { spawn, type ChildProcess, type SpawnOptions } from 'node:child_process'
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { ROOT } from './source.ts';
+import { PATIENCE_MS, until } from './until.ts';
 
 export const CLI = join(ROOT, 'dist', 'cli', 'culvert.js');
 /** A user who may do nothing. */
 export const NOBODY = { uid: 65534, gid: 65534 };
 
 const MARKER = 'CULVERT_TEST_MARKER';
-const LIMIT_MS = 60_000;
-const POLL_MS = 5;
 let started = 0;
 
 /** How a program ended and what it wrote. */
@@ -33,7 +32,7 @@ export class Command {
   #stdout = '';
   #stderr = '';
 
-  constructor(command: readonly string[], options: SpawnOptions = {}, limitMs = LIMIT_MS) {
+  constructor(command: readonly string[], options: SpawnOptions = {}, limitMs = PATIENCE_MS) {
     started += 1;
     this.#limitMs = limitMs;
     this.#marker = `${process.pid}-${started}`;
@@ -66,7 +65,7 @@ export class Command {
         throw new Error(`ended without saying "${text}":\n${this.#stderr}`);
       }
       return false;
-    }, this.#limitMs);
+    }, () => this.#stderr, this.#limitMs);
   }
 
   /** Ids of the processes of this command that run now, the command's own included. */
@@ -95,17 +94,6 @@ function environmentOf(pid: number): string {
     return `${readFileSync(`/proc/${pid}/environ`, 'utf8')}\0`;
   } catch {
     return '';
-  }
-}
-
-/** Waits for a condition. */
-export async function until(
-  what: string, isSo: () => boolean | Promise<boolean>, limitMs = LIMIT_MS,
-): Promise<void> {
-  const deadline = performance.now() + limitMs;
-  while (!await isSo()) {
-    if (performance.now() > deadline) throw new Error(`waited in vain for ${what}`);
-    await new Promise((resolve) => setTimeout(resolve, POLL_MS));
   }
 }
 

@@ -15,6 +15,7 @@ import type { Entry } from '../../sync/objects.ts';
 import type { ClusterSink } from '../../sync/state.ts';
 import { READER_RULES } from './api-server/server.ts';
 import type { TestApiServer } from './api-server/server.ts';
+import { PATIENCE_MS } from './until.ts';
 
 /** Times that fit a test: about a hundredth of the usual ones. */
 export const QUICK: Partial<Timing> = {
@@ -140,7 +141,7 @@ export function follow(server: TestApiServer, options: FollowOptions = {}): Foll
       if (found === undefined) throw new Error(`${plural} is not followed`);
       return found;
     },
-    settled: async (timeoutMs = 10_000) => {
+    settled: async (timeoutMs = PATIENCE_MS) => {
       let lines: string[] = [];
       await until('the state is the server\'s', () => {
         if (collector.commits === 0) return false;
@@ -161,7 +162,7 @@ export function follow(server: TestApiServer, options: FollowOptions = {}): Foll
 
 /** Waits for a condition; fails with its name after the time. */
 export async function until(
-  what: string, condition: () => boolean, timeoutMs = 10_000,
+  what: string, condition: () => boolean, timeoutMs = PATIENCE_MS,
 ): Promise<void> {
   const endMs = performance.now() + timeoutMs;
   for (;;) {

@@ -8,8 +8,8 @@ import type { Backend } from '../../engine/model.ts';
 import { PROXY_LIMITS, type ProxyLimits } from '../../host/node-ports/limits.ts';
 import type { Listener } from '../../host/node-ports/plan.ts';
 import { PortProxy } from '../../host/node-ports/proxy.ts';
+import { PATIENCE_MS } from './until.ts';
 
-const PATIENCE_MS = 5000;
 const POLL_MS = 10;
 /** The kernel lets one connection more wait than it is told. */
 const SILENT_BACKLOG = 1;

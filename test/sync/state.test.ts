@@ -26,6 +26,7 @@ import { HistoryGenerator } from '../support/history-generator.ts';
 import type { Delivery, KubeEvent } from '../support/history-generator.ts';
 import { Random } from '../support/random.ts';
 import { Tables } from './policy/tables.ts';
+import { PATIENCE_MS } from '../support/until.ts';
 
 const root = mkdtempSync(join(tmpdir(), `culvert-state-${process.pid}-`));
 const silent: Log = { debug: () => {}, info: () => {}, warn: () => {}, error: () => {} };
@@ -223,7 +224,7 @@ class Play {
   }
 
   async #until(what: string, isDone: () => boolean): Promise<void> {
-    const deadline = performance.now() + 5000;
+    const deadline = performance.now() + PATIENCE_MS;
     while (!isDone()) {
       if (performance.now() > deadline) throw new Error(`${what}: not what a fresh reading gives`);
       await new Promise((resolve) => setTimeout(resolve, 1));

@@ -1,4 +1,3 @@
-// time limit: 240 s
 // The core against its slow twin, test/reference/forward.ts: random packets over random tables. All
 // verdicts, reasons, outputs and bytes must be the same, and in the end all counters.
 

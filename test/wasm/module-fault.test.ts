@@ -1,4 +1,3 @@
-// time limit: 120 s
 // A module's fault changes nothing but that module's verdict: a core whose module fails again and
 // again, in the middle of batches, sends byte for byte what one does whose module says at once what
 // the other's failure verdict is; and counts the same.

@@ -1,4 +1,3 @@
-// time limit: 240 s
 // Super-packets through the core and through their slow twins, test/reference/offload.ts and
 // forward.ts: what pods hand over whole, and trains that come from peers, byte for byte and
 // datagram by datagram, and in the end all counters.

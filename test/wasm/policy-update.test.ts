@@ -177,7 +177,9 @@ test('a change that fails half-way leaves every verdict as it was', () => {
 // A worker sends packets of new flows; the main thread swaps the client's and the stranger's place
 // between two policies, of which each lets just one of them in. No packet may show a third state.
 
-const RACE_MS = 2500;
+/** The race goes on until there were so many changes, and turns of the other thread. */
+const CHANGES = 5000;
+const TURNS = 300;
 const BATCH = 32;
 const CLIENTS = ['10.1.1.2', '10.1.1.3', '10.1.1.4'];
 
@@ -248,7 +250,7 @@ test('packets of another thread see one policy or the other', async () => {
   const worker = new Worker(fileURLToPath(import.meta.url), { workerData: data });
   while (Atomics.load(report, 1) < 10) await new Promise((resolve) => setTimeout(resolve, 5));
   let changes = 0;
-  for (const end = Date.now() + RACE_MS; Date.now() < end;) {
+  while (changes < CHANGES || Atomics.load(report, 1) < TURNS) {
     for (let step = 0; step < 50; step += 1) {
       changes += 1;
       const next = state(changes % 2 === 1, (changes % 2) + 1);
@@ -261,7 +263,6 @@ test('packets of another thread see one policy or the other', async () => {
   const [, turns, passed, denied, mixed] = report;
   console.log(`${changes} changes beside ${turns} turns: ${passed} passed, ${denied} denied`);
   assert.is(mixed, 0);
-  assert.ok(changes > 2000, `${changes} changes`);
   assert.ok((passed ?? 0) > 1000 && (denied ?? 0) > 1000);
   assert.ok(bed.policy.blocks.arena.count < 100, `${bed.policy.blocks.arena.count} blocks`);
 });

@@ -17,7 +17,7 @@ import { isDeepStrictEqual } from 'node:util';
 import { Bed } from '../../../cli/demo/bed.ts';
 import { addressFamily, type Family } from '../../../engine/address.ts';
 import type { VerdictReport } from '../../../engine/model.ts';
-import { until } from '../../support/command.ts';
+import { PATIENCE_MS, until } from '../../support/until.ts';
 import { NAMESPACE, PodNode, holdersOf } from './cluster.ts';
 import {
   ADMIN_PORT, METRICS_PORT, OPEN_PORT, allows, allowsAt, forbidden, makePods, shotsOf,
@@ -32,7 +32,6 @@ const LATE = /-0$/;
 const LATE_MS = 1000;
 const POLL_MS = 5;
 /** What ends after an answer, as connections and processes do, has ended by then. */
-const SETTLE_MS = 10_000;
 const EXECS = 6;
 /** Long for those that are to be answered, brief for the others. Seconds. */
 const REACH_SECONDS = 20;
@@ -370,7 +369,7 @@ async function checkNothingLeft(
 
 /** Waits until something is as it must be; what it is instead is in the error. */
 async function becomes<T>(what: string, look: () => Promise<T>, wanted: unknown): Promise<void> {
-  const deadline = performance.now() + SETTLE_MS;
+  const deadline = performance.now() + PATIENCE_MS;
   for (;;) {
     const seen = await look();
     if (isDeepStrictEqual(seen, wanted)) return;

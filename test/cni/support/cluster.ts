@@ -18,7 +18,8 @@ import {
 } from '../../../engine/model.ts';
 import { parseShape } from '../../../engine/shape.ts';
 import { POD_NETWORKS, nodeAddress } from '../../netns/support/forge-cluster.ts';
-import { CLI, until } from '../../support/command.ts';
+import { CLI } from '../../support/command.ts';
+import { until } from '../../support/until.ts';
 import { ROOT } from '../../support/source.ts';
 import { Containerd } from './containerd.ts';
 import { WEB } from './image.ts';

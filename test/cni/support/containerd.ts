@@ -8,7 +8,7 @@ import { existsSync, mkdirSync, readFileSync, readdirSync, rmSync, symlinkSync,
 import { dirname, join } from 'node:path';
 import type { Bed, Daemon, LabNode } from '../../../cli/demo/bed.ts';
 import { findTool, toolFolder, toolReason } from '../../../scripts/tools.ts';
-import { until } from '../../support/command.ts';
+import { until } from '../../support/until.ts';
 import { Cri } from './cri.ts';
 import { PAUSE, makeImage, type Image } from './image.ts';
 

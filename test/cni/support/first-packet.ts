@@ -11,7 +11,7 @@ import * as assert from 'uvu/assert';
 import { Bed } from '../../../cli/demo/bed.ts';
 import { createNamespace, type Namespace } from '../../../ffi/netns.ts';
 import { podAddress, podAddresses } from '../../netns/support/forge-cluster.ts';
-import { until } from '../../support/command.ts';
+import { until } from '../../support/until.ts';
 import {
   Eager, nowMs, type Arrival, type EagerReport, type Protocol, type Shot,
 } from './eager.ts';

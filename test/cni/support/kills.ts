@@ -20,7 +20,7 @@ const PODS_EACH = 3;
 /** Longer than most calls take, so that kills meet all of a call. */
 const KILL_WITHIN_MS = 200;
 /** Cycles from one kill of the daemon to the next. */
-const DAEMON_LIVES = 125;
+const DAEMON_LIVES = 60;
 /** Longer than a daemon takes to start on a machine that is busy with many tests: with nobody to
  * hold them, pods would lose their devices. */
 const AWAY_SECONDS = '60';

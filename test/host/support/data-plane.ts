@@ -21,10 +21,9 @@ import { coreModule, TEST_LIMITS } from '../../support/core.ts';
 import { HOME, makeHome } from '../../support/home.ts';
 import { ETHER_TYPE, PROTOCOL, ethernet, ipv4, udp, vxlan } from '../../support/packets.ts';
 import type { Scene } from '../../support/scene.ts';
+import { until } from '../../support/until.ts';
 
 const LOCAL = '127.0.0.1';
-export const TIMEOUT_MS = 10_000;
-const POLL_MS = 5;
 export const CRASH_AT_FIRST: FaultOptions = {
   seed: 1, drop: 0, corrupt: 0, duplicate: 0, reorder: 0, crashAfter: 1,
 };
@@ -42,14 +41,6 @@ export interface Bench {
   said: string[];
   /** The test has called stop() itself. */
   isStopped: boolean;
-}
-
-export async function until(what: string, isSo: () => boolean): Promise<void> {
-  const deadline = performance.now() + TIMEOUT_MS;
-  while (!isSo()) {
-    if (performance.now() > deadline) throw new Error(`waited in vain: ${what}`);
-    await new Promise((resolve) => setTimeout(resolve, POLL_MS));
-  }
 }
 
 function openSocket(): number {

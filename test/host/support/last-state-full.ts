@@ -5,13 +5,14 @@ import { readdirSync } from 'node:fs';
 import { deltaFrame, snapshotFrames } from '../../../host/journal.ts';
 import { LastState } from '../../../host/last-state.ts';
 import { clusterNode } from '../../netns/support/forge-cluster.ts';
+import { until } from '../../support/until.ts';
+import { revisionOnDisk } from './last-state.ts';
 
 const [, , folder = ''] = process.argv;
 const SMALL = 10;
 const LARGE = 5000;
 const log = { debug: () => {}, info: () => {}, warn: () => {}, error: () => {} };
-const options = { folder, local: 'node-1', log, changesMs: 0, snapshotMs: 0 };
-const state = new LastState(options);
+const state = new LastState({ folder, local: 'node-1', log, changesMs: 0, snapshotMs: 0 });
 const steps: object[] = [];
 
 const nodes = (count: number) => Array.from({ length: count }, (_, at) => clusterNode(at % 200));
@@ -19,16 +20,12 @@ const nodes = (count: number) => Array.from({ length: count }, (_, at) => cluste
 /** Does something and waits until a revision is on the disk, or a problem is told of. */
 async function step(name: string, work: () => void, wanted: number | null): Promise<void> {
   work();
-  const deadline = performance.now() + 5000;
   let revision: number | null = null;
-  for (;;) {
-    await new Promise((resolve) => setTimeout(resolve, 10));
-    const found = new LastState(options).recall()?.recalled;
-    revision = found?.deltas.at(-1)?.to ?? found?.snapshot.revision ?? null;
-    const isDone = wanted === null ? state.problems().length > 0
+  await until(name, () => {
+    revision = revisionOnDisk(folder);
+    return wanted === null ? state.problems().length > 0
       : revision === wanted && state.problems().length === 0;
-    if (isDone || performance.now() > deadline) break;
-  }
+  }, () => `revision ${revision}, ${state.problems().join()}`);
   const problem = state.problems()[0]?.replace(/^.*: /, '') ?? '';
   const files = readdirSync(folder).filter((file) => file !== 'cluster.new');
   steps.push({ name, revision, problem: problem.slice(0, 6), files });

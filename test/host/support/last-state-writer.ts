@@ -4,6 +4,8 @@
 import { deltaFrame, snapshotFrames } from '../../../host/journal.ts';
 import { LastState } from '../../../host/last-state.ts';
 import { clusterNode } from '../../netns/support/forge-cluster.ts';
+import { until } from '../../support/until.ts';
+import { revisionOnDisk } from './last-state.ts';
 
 const [, , folder = '', first = '1'] = process.argv;
 const CHANGES = 5;
@@ -25,7 +27,8 @@ function add(): void {
 }
 
 begin();
-setTimeout(() => process.stdout.write('begun\n'), 30);
+await until('a state of its own', () => (revisionOnDisk(folder) ?? 0) >= Number(first));
+process.stdout.write('begun\n');
 let turns = 0;
 setInterval(() => {
   turns += 1;

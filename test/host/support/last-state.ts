@@ -5,13 +5,22 @@ import { join } from 'node:path';
 import * as assert from 'uvu/assert';
 import type { Log } from '../../../engine/log.ts';
 import type { Delta, Snapshot } from '../../../engine/model.ts';
-import { deltaFrame, snapshotFrames } from '../../../host/journal.ts';
+import { deltaFrame, readRecalled, snapshotFrames } from '../../../host/journal.ts';
 import { LastState } from '../../../host/last-state.ts';
 import { clusterNode } from '../../netns/support/forge-cluster.ts';
 import type { Random } from '../../support/random.ts';
 
 const LOCAL = 'node-1';
 const silent: Log = { debug: () => {}, info: () => {}, warn: () => {}, error: () => {} };
+
+/** The last revision of what is on disk; null for nothing that can be used. It only looks: recall()
+ * would take what is being written out of the writer's hands. */
+export function revisionOnDisk(folder: string): number | null {
+  const file = join(folder, 'cluster');
+  if (!existsSync(file)) return null;
+  const { deltas, snapshot } = readRecalled(readFileSync(file), LOCAL);
+  return deltas.at(-1)?.to ?? snapshot.revision;
+}
 
 /** Flips bits of a file, one at a time, and reads it. Fails for a state that never was. */
 export function damagedOutcomes(

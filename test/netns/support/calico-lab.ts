@@ -21,11 +21,11 @@ import { TestApiServer } from '../../support/api-server/server.ts';
 import { addFelixPeer, felixAnnotations, setUpFelix } from './felix-node.ts';
 import { addKubeCulvert, grantSidecar, kubeNode } from './kube-culvert.ts';
 import { POD_NETWORKS, TunnelLab, podCidrsOf, remotesOf, type Place } from './tunnel-lab.ts';
+import { PATIENCE_MS } from '../../support/until.ts';
 
 export const CULVERT = 1;
 export const FELIX = 2;
 export const STRANGER = 3;
-const WAIT_LIMIT_MS = 30_000;
 
 /** A mode of pools, as their objects have it. */
 export type PoolMode = 'Always' | 'CrossSubnet';
@@ -76,7 +76,7 @@ export class CalicoLab {
 
   /** Waits until it is so. */
   async until(what: string, isSo: () => boolean | Promise<boolean>): Promise<void> {
-    const deadline = performance.now() + WAIT_LIMIT_MS;
+    const deadline = performance.now() + PATIENCE_MS;
     while (!await isSo()) {
       if (performance.now() > deadline) {
         throw new Error(`in vain: ${what}; ${this.culvert.sidecar?.log() ?? ''}`);

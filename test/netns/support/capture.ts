@@ -6,8 +6,8 @@ import {
   IPPROTO_RAW, openIpSocket, openPacketSocket, receiveFrame, sendTo,
 } from '../../../ffi/raw-socket.ts';
 import type { Host } from '../../../cli/demo/bed.ts';
+import { PATIENCE_MS } from '../../support/until.ts';
 
-const WAIT_LIMIT_MS = 15_000;
 const FRAME_SIZE_MAX = 65_536 + 64;
 
 /** The frames of an interface from now on. One of a TUN has no link header. */
@@ -22,7 +22,7 @@ export class Capture {
   /** The next `count` frames that are wanted; throws where they do not come. */
   async take(count: number, isWanted: (frame: Uint8Array) => boolean): Promise<Uint8Array[]> {
     const taken: Uint8Array[] = [];
-    const deadline = performance.now() + WAIT_LIMIT_MS;
+    const deadline = performance.now() + PATIENCE_MS;
     while (taken.length < count) {
       const received = receiveFrame(this.#fd, this.#buffer, 0);
       if (received !== null) {

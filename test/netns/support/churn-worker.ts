@@ -11,7 +11,10 @@ import { serveThread } from './thread.ts';
 const SOCKETS = 4;
 /** Between the end of a connection and the next one of a Service. */
 const PAUSE_MS = 20;
-const CONNECTION_MS = 1000;
+/** A datagram's answer comes within this; its port is needed again. */
+const SOCKET_MS = 1000;
+/** Far longer than a connection takes, where its backend is there. */
+const CONNECTION_MS = 5000;
 
 const report: LoadReport = { sent: 0, answered: 0, opened: 0, connected: 0, failed: 0 };
 let isOver = false;
@@ -75,7 +78,7 @@ function sendAll(targets: LoadTarget[], perSecond: number, each: number): void {
       if (talker === undefined) return;
       speak(talker);
       if (talker.left > 0) continue;
-      setTimeout(() => talker.socket.close(), CONNECTION_MS);
+      setTimeout(() => talker.socket.close(), SOCKET_MS);
       talkers[at] = makeTalker(talker.target, each);
     }
   }, 1);

@@ -3,7 +3,7 @@
 import { once } from 'node:events';
 import { Worker } from 'node:worker_threads';
 import type { Host } from '../../../cli/demo/bed.ts';
-import { until } from './forge.ts';
+import { until } from '../../support/until.ts';
 
 /** Where the datagrams of a sender go, in turn. */
 export interface Target {

@@ -11,12 +11,10 @@ import type { ClusterNode, StatusReport } from '../../../engine/model.ts';
 import {
   POD_NETWORKS, clusterNode, nodeAddress, podAddresses, podName, writeCluster,
 } from './forge-cluster.ts';
-import { until } from './forge.ts';
+import { PATIENCE_MS, until } from '../../support/until.ts';
 
 /** The command, for another process to run. */
 export const CLI = join(PACKAGE_FOLDER, 'dist', 'cli', 'culvert.js');
-const RUN_LIMIT_MS = 30_000;
-const PING_TIMEOUT_MS = 10_000;
 const BRIEF_MS = 400;
 
 /** A bed whose files go with the process, however that ends. */
@@ -97,7 +95,7 @@ export class Place {
 export async function mustReach(from: Host, addresses: string[]): Promise<void> {
   for (const address of addresses) {
     const { ok, detail } = await from.agent.ask({
-      verb: 'ping', address, size: 56, timeoutMs: PING_TIMEOUT_MS,
+      verb: 'ping', address, size: 56, timeoutMs: PATIENCE_MS,
     });
     if (!ok) throw new Error(`${from.name} does not reach ${address}: ${detail}`);
   }
@@ -171,7 +169,7 @@ export function runToEnd(
 ): { code: number | null; output: string } {
   const [program = '', ...rest] = [...before, process.execPath, CLI, ...words];
   const result = namespace.run(() => spawnSync(program, rest, {
-    encoding: 'utf8', input: '', timeout: RUN_LIMIT_MS,
+    encoding: 'utf8', input: '', timeout: PATIENCE_MS,
   }));
   return { code: result.status, output: `${result.stdout}${result.stderr}` };
 }

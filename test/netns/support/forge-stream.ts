@@ -3,10 +3,9 @@
 
 import { Worker } from 'node:worker_threads';
 import type { Host } from '../../../cli/demo/bed.ts';
-import { until } from './forge.ts';
+import { PATIENCE_MS, until } from '../../support/until.ts';
 
 const FIRST_PORT = 9000;
-const WAIT_MS = 30_000;
 
 /** What a thread of a stream is given; `address` is null for the side that echoes. */
 export interface StreamData {
@@ -63,7 +62,7 @@ class End {
 
   #wait(id: number, what: string): Promise<Answer> {
     return new Promise((resolve, reject) => {
-      const timer = setTimeout(() => reject(new Error(`stream: ${what}: in vain`)), WAIT_MS);
+      const timer = setTimeout(() => reject(new Error(`stream: ${what}: in vain`)), PATIENCE_MS);
       this.#waiting.set(id, (answer) => {
         clearTimeout(timer);
         this.#waiting.delete(id);

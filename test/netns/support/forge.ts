@@ -14,9 +14,9 @@ import {
   parseIpv6, parseVxlan, read16, toHex, udp, vxlan,
 } from '../../support/packets.ts';
 import { VNI, VXLAN_PORT } from './forge-cluster.ts';
+import { until } from '../../support/until.ts';
 
 const BUFFER_BYTES = 1024 * 1024;
-const WAIT_MS = 10_000;
 const MARK = 0x4356;
 
 /** An end of a tunnel. */
@@ -98,15 +98,6 @@ export function encapsulate(side: Side, inner: Uint8Array, forgery: Forgery = {}
   }, inner);
   const { vni = VNI, flags = 0x08, reserved = 0, reservedLast = 0 } = forgery;
   return vxlan({ vni, flags, reserved, reservedLast }, frame);
-}
-
-/** Waits for a condition. */
-export async function until(what: string, isMet: () => boolean | Promise<boolean>): Promise<void> {
-  const deadline = performance.now() + WAIT_MS;
-  while (!await isMet()) {
-    if (performance.now() > deadline) throw new Error(`waited in vain for ${what}`);
-    await new Promise((resolve) => setTimeout(resolve, 2));
-  }
 }
 
 /** The forging peer of one family. */

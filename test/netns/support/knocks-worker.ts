@@ -3,9 +3,9 @@
 import { connect, createServer } from 'node:net';
 import type { KnocksReport, KnocksRequest, Outcome } from './knocks.ts';
 import { serveThread } from './thread.ts';
+import { PATIENCE_MS } from '../../support/until.ts';
 
 /** Longer than a SYN that was lost takes to be sent again. */
-const TIMEOUT_MS = 5000;
 const WRONG_LIMIT = 10;
 const STEP_MS = 5;
 
@@ -38,7 +38,7 @@ function attempt(address: string, port: number, timeoutMs: number): Promise<Outc
 }
 
 async function knock(address: string, port: number, wanted: 'open' | 'refused'): Promise<void> {
-  const outcome = await attempt(address, port, TIMEOUT_MS);
+  const outcome = await attempt(address, port, PATIENCE_MS);
   if (outcome === wanted) report[wanted] += 1;
   else if (report.wrong.length < WRONG_LIMIT) report.wrong.push(`port ${port}: ${outcome}`);
 }

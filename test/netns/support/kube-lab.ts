@@ -27,6 +27,7 @@ import {
   ADMIN_TOKEN, READER_RULES, TestApiServer, type ServerOptions,
 } from '../../support/api-server/server.ts';
 import { FlannelNode } from './flannel-node.ts';
+import { PATIENCE_MS } from '../../support/until.ts';
 
 const CLI = join(PACKAGE_FOLDER, 'dist', 'cli', 'main.js');
 const POD_NETWORKS = { Network: '10.244.0.0/16', IPv6Network: 'fd00:10:244::/48' };
@@ -35,7 +36,6 @@ const FAMILIES = ['IPv4', 'IPv6'] as const;
 const HELD = ['--handover-enabled', 'true', '--handover-away-seconds', '10'];
 /** The first node has a socket of the underlay for each of two workers, the others have one. */
 const WORKER_COUNTS = ['2'];
-const WAIT_LIMIT_MS = 30_000;
 
 /** What all tunnels of a cluster have in common. */
 export interface ClusterTunnel {
@@ -107,7 +107,7 @@ export class KubeLab {
     const startMs = performance.now();
     while (!await isSo()) {
       if (this.flannel?.failure) throw this.flannel.failure;
-      if (performance.now() - startMs > WAIT_LIMIT_MS) throw new Error(`in vain: ${what}`);
+      if (performance.now() - startMs > PATIENCE_MS) throw new Error(`in vain: ${what}`);
       await new Promise((resolve) => setTimeout(resolve, 10));
     }
     return performance.now() - startMs;

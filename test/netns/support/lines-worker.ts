@@ -6,6 +6,8 @@ import { askDns } from './dns.ts';
 import type { Echo, Greeting, Held, LinesRequest, Post, Target } from './lines.ts';
 import { serveThread } from './thread.ts';
 
+/** A busy machine may lose a datagram. */
+const RESEND_MS = 1000;
 /** Between a held connection's answer and its next question. */
 const PAUSE_MS = 20;
 
@@ -76,8 +78,11 @@ async function who(request: Target): Promise<Greeting> {
 function datagram({ address, port, timeoutMs }: Target): Promise<Echo> {
   return new Promise((resolve, reject) => {
     const socket = createSocket(address.includes(':') ? 'udp6' : 'udp4');
+    const send = (): void => socket.send('who', port, address);
+    const again = setInterval(send, RESEND_MS);
     const end = (): void => {
       clearTimeout(timer);
+      clearInterval(again);
       socket.close();
     };
     const timer = setTimeout(() => {
@@ -92,7 +97,7 @@ function datagram({ address, port, timeoutMs }: Target): Promise<Echo> {
       end();
       resolve({ ...JSON.parse(message.toString()) as Greeting, from, fromPort });
     });
-    socket.send('who', port, address);
+    send();
   });
 }
 

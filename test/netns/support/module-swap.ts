@@ -11,6 +11,7 @@ import { makeGuest } from '../../support/guest.ts';
 import { Knocks, type KnocksReport } from './knocks.ts';
 import { ModuleScene, REMOTE } from './module-scene.ts';
 import { Paced } from './paced.ts';
+import { PATIENCE_MS } from '../../support/until.ts';
 
 const OPEN = 7200;
 const SHUT = 7100;
@@ -19,7 +20,6 @@ const OWN = [7301, 7302] as const;
 const CONNECTIONS_PER_SECOND = 100;
 const DATAGRAMS_PER_SECOND = 500;
 const DATAGRAM_PORT = 9800;
-const TRY_MS = 5000;
 const IPERF_LIMIT_S = 3600;
 const SETTLE_MS = 500;
 /** After so many swaps the version in force is looked at. */
@@ -109,8 +109,7 @@ export async function swapUnderLoad(iperf3: string, swaps: number, flags: string
     await new Promise((resolve) => setTimeout(resolve, SETTLE_MS));
     const knocks = await near.stop();
     const { sent } = await sender.stop();
-    await new Promise((resolve) => setTimeout(resolve, SETTLE_MS));
-    const { arrived, duplicates, longestGapMs } = await listener.stop();
+    const { arrived, duplicates, longestGapMs } = await listener.settled(sent);
     const rates = await load.stop();
     await Promise.all([sender.close(), listener.close()]);
     return { swaps, elapsedMs, swapMs, knocks, sent, arrived, duplicates, longestGapMs, rates };
@@ -122,7 +121,7 @@ export async function swapUnderLoad(iperf3: string, swaps: number, flags: string
 
 /** The version that was added last decides, and no other. */
 async function look(near: Knocks, last: number): Promise<void> {
-  const found = await Promise.all(OWN.map((port) => near.try(REMOTE, port, TRY_MS)));
+  const found = await Promise.all(OWN.map((port) => near.try(REMOTE, port, PATIENCE_MS)));
   const wanted = OWN.map((_, index) => (index === last ? 'refused' : 'open'));
   assert.equal(found, wanted, 'the version in force');
 }

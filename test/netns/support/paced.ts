@@ -4,6 +4,10 @@ import { once } from 'node:events';
 import { Worker } from 'node:worker_threads';
 import type { Host } from '../../../cli/demo/bed.ts';
 
+const POLL_MS = 20;
+/** Longer than any queue on the way holds a datagram. */
+const QUIET_MS = 2000;
+
 /** What a thread is given. */
 export interface PacedData {
   namespaceFd: number;
@@ -62,6 +66,18 @@ export class Paced {
 
   report(): Promise<PacedReport> {
     return this.#ask('report');
+  }
+
+  /** Waits until a listener has heard so many, or has heard nothing for a while. */
+  async settled(count: number): Promise<PacedReport> {
+    let last = await this.report();
+    for (let quietMs = 0; last.arrived < count && quietMs < QUIET_MS;) {
+      await new Promise((resolve) => setTimeout(resolve, POLL_MS));
+      const next = await this.report();
+      quietMs = next.arrived === last.arrived ? quietMs + POLL_MS : 0;
+      last = next;
+    }
+    return last;
   }
 
   /** Sends, or watches, no more. */

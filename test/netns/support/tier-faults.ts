@@ -8,7 +8,8 @@ import { TierLab, type Tier } from './tier-lab.ts';
 /** Per packet, each way. */
 const RATES = { drop: 0.0005, corrupt: 0.0005, duplicate: 0.002, reorder: 0.002 };
 /** TCP sends again after at most a few times 200 ms; more than this is a stall. */
-const STALL_MS = 5000;
+/** TCP sends again after 0.2 s, then waits twice as long each time: this is seven times in vain. */
+const STALL_MS = 25_400;
 const TRAIN_DATAGRAMS = 3000;
 const TRAIN_SIZE = 1200;
 /** Standard deviations that a count may lie away from what the rates say. */

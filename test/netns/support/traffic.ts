@@ -4,9 +4,11 @@
 import { once } from 'node:events';
 import { Worker } from 'node:worker_threads';
 import type { Host } from '../../../cli/demo/bed.ts';
+import { until } from '../../support/until.ts';
 
 /** Where every pod serves: TCP, and UDP of both families. */
 export const TRAFFIC_PORT = 9100;
+const UNDER_WAY_SEGMENTS = 100;
 
 /** A train of datagrams: `count` of `size` bytes, numbered from `first` on. Where `segmented`, the
  * sender's kernel makes super-packets of them (UDP_SEGMENT). `tos` goes into the IP headers. */
@@ -124,6 +126,14 @@ export class Traffic {
 
   counters(): Promise<KernelCounters> {
     return this.#ask({ verb: 'counters' }) as Promise<KernelCounters>;
+  }
+
+  /** Waits until this pod has sent so much of TCP since it had these counters that a stream is
+   * under way. */
+  async untilUnderWay(since: KernelCounters): Promise<void> {
+    const sent = (counters: KernelCounters): number => counters['TcpOutSegs'] ?? 0;
+    await until('a stream under way', async () =>
+      sent(await this.counters()) >= sent(since) + UNDER_WAY_SEGMENTS);
   }
 
   /** Ends the thread by its own hand: terminated in a system call, it would abort the process. */

@@ -11,6 +11,7 @@ import { hostPrefix, type Family } from '../../../engine/address.ts';
 import { endsWithUs, findTool, toolFolder } from '../../support/tools.ts';
 import { basesOf, ETHERNET_SIZE, FAMILIES, macOf, podAddressesOf, podCidrsOf, POD_NETWORKS,
   remotesOf, type Place, type TunnelLab } from './tunnel-lab.ts';
+import { PATIENCE_MS } from '../../support/until.ts';
 
 /** Where node `number` has others, and by which family the packets of both families go there. */
 export interface VxlanPeers {
@@ -110,7 +111,6 @@ export async function addFlannelUdp(
 
 /** Leaves room for an option beside the headers; the switch fragments nothing. */
 export const SWITCH_MTU = 1440;
-const SWITCH_TIMEOUT_MS = 10_000;
 /** The bridge that has the underlay's interface, and the one that has the pod and the tunnels. */
 const OUTER_BRIDGE = 'br-out';
 const INNER_BRIDGE = 'br-in';
@@ -141,7 +141,7 @@ export async function addOpenVswitch(
   ];
   const run = async (...command: string[]): Promise<void> => {
     const [program = '', ...words] = inFolder(command[0] ?? '', ...command.slice(1));
-    await promisify(execFile)(program, words, { timeout: SWITCH_TIMEOUT_MS });
+    await promisify(execFile)(program, words, { timeout: PATIENCE_MS });
   };
   mkdirSync(folder);
   await run('ovsdb-tool', 'create', database, schema);

@@ -13,6 +13,7 @@ import { eventsOf, type WatchEvent } from './recording.ts';
 import type { KubeObject, ServerVersion } from './resources.ts';
 import type { Rule } from './rbac.ts';
 import { ADMIN_TOKEN, TestApiServer } from './server.ts';
+import { PATIENCE_MS } from '../until.ts';
 
 export interface TargetAnswer {
   status: number;
@@ -33,7 +34,6 @@ export interface TargetWatch {
 
 const RELAY_HOST = '127.0.0.1';
 const POLL_MS = 10;
-const WAIT_MS = 15_000;
 const RBAC = '/apis/rbac.authorization.k8s.io/v1';
 
 export class Target {
@@ -196,7 +196,7 @@ export class Target {
 /** Waits for a condition on a server's answers. */
 export async function eventually(what: string, isSo: () => boolean | Promise<boolean>)
   : Promise<void> {
-  const deadline = performance.now() + WAIT_MS;
+  const deadline = performance.now() + PATIENCE_MS;
   while (!await isSo()) {
     if (performance.now() > deadline) throw new Error(`waited in vain for ${what}`);
     await new Promise((resolve) => { setTimeout(resolve, POLL_MS); });

@@ -5,6 +5,7 @@ import * as assert from 'uvu/assert';
 import { poolSource, type CalicoMode, type CalicoView } from '../../../sync/calico/pools.ts';
 import { CalicoProfile } from '../../../sync/calico/profile.ts';
 import type { NodeClient } from '../../../sync/node-writer.ts';
+import { PATIENCE_MS } from '../../support/until.ts';
 
 const test = suite('sync/calico/profile');
 const PREFIX = 'projectcalico.org/';
@@ -17,7 +18,6 @@ const FACTS = {
 };
 const CRD = '/apis/crd.projectcalico.org/v1/ippools';
 const OWN_API = '/apis/projectcalico.org/v3/ippools';
-const WAIT_LIMIT_MS = 10_000;
 
 function failure(status: number): Error {
   return Object.assign(new Error(`status ${status}`), { status });
@@ -85,7 +85,7 @@ async function run(
   profile.facts(facts);
   profile.node(structuredClone(server.node));
   const running = profile.run(stop.signal);
-  const deadline = performance.now() + WAIT_LIMIT_MS;
+  const deadline = performance.now() + PATIENCE_MS;
   while (!isEnough(seen)) {
     if (performance.now() > deadline) throw new Error(`in vain; told: ${seen.problems.join()}`);
     await new Promise((resolve) => setTimeout(resolve, 2));

@@ -9,6 +9,7 @@ import type { HostFacts, NetConfSource } from '../../../sync/flannel/net-conf.ts
 import { FlannelProfile } from '../../../sync/flannel/profile.ts';
 import type { NodeClient } from '../../../sync/node-writer.ts';
 import { RIVAL_CHANGES } from '../../../sync/rival.ts';
+import { PATIENCE_MS } from '../../support/until.ts';
 
 const test = suite('sync/flannel/profile');
 const PREFIX = 'flannel.alpha.coreos.com/';
@@ -25,7 +26,6 @@ const DUAL_FACTS: HostFacts = {
   underlay: [...FACTS.underlay, { family: 'IPv6', address: '2001:db8::10', mtu: 1500 }],
   podNetworks: ['10.244.0.0/16', 'fd00:10:244::/48'],
 };
-const WAIT_LIMIT_MS = 10_000;
 
 interface NodeObject {
   metadata: {
@@ -112,7 +112,7 @@ class Work {
   }
 
   async until(what: string, isSo: () => boolean): Promise<void> {
-    const deadline = performance.now() + WAIT_LIMIT_MS;
+    const deadline = performance.now() + PATIENCE_MS;
     while (!isSo()) {
       if (performance.now() > deadline) throw new Error(`in vain: ${what}; ${this.problems}`);
       await rest(2);

@@ -1,4 +1,3 @@
-// time limit: 60 s
 // The flannel profile before an API server of each version that the one for tests imitates, and
 // before the real one that KUBECONFIG names: what it writes is what stands there.
 

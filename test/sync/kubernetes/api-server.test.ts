@@ -1,4 +1,3 @@
-// time limit: 120 s
 // The test API server passes what real ones pass, in each version that it imitates.
 
 import { suite } from 'uvu';

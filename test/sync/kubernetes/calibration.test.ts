@@ -1,4 +1,3 @@
-// time limit: 200 s
 // The test API server against recordings of real ones: the same requests get the same answers.
 
 import { suite } from 'uvu';

@@ -1,4 +1,3 @@
-// time limit: 120 s
 // Eight minutes of churn with faults; churn.slow.test.ts has the two hours.
 
 import { suite } from 'uvu';

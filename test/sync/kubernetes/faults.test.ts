@@ -1,4 +1,3 @@
-// time limit: 240 s
 // Whatever goes wrong between the sidecar and the API server: afterwards the host has what a fresh
 // reading of all objects gives, with no peer, route or rule too many. Half-open connections are
 // noticed by a deadline of our own. Every fault there is, on each version of the server.
@@ -11,6 +10,7 @@ import type { ServerVersion } from '../../support/api-server/resources.ts';
 import { READER_RULES, TestApiServer } from '../../support/api-server/server.ts';
 import { Follower, SHORT, truthOf } from '../../support/follower.ts';
 import { Random } from '../../support/random.ts';
+import { PATIENCE_MS } from '../../support/until.ts';
 
 const test = suite('faults');
 const VERSIONS: readonly ServerVersion[] = ['1.36', '1.36-etcd3.4', '1.20'];
@@ -27,7 +27,6 @@ for (const [i, version] of VERSIONS.entries()) {
   });
 }
 
-const LIMIT_MS = 20_000;
 
 /** A server with a random cluster, and a follower that has read it; all ends with the test. */
 async function withCluster(work: (world: {
@@ -42,7 +41,7 @@ async function withCluster(work: (world: {
   const truth = (): string => truthOf(churn.objects(), LOCAL);
   if (!isUp) await server.kill();
   try {
-    if (isUp) await follower.settled(truth, LIMIT_MS);
+    if (isUp) await follower.settled(truth, PATIENCE_MS);
     await work({ server, churn, follower, truth });
     assert.equal(follower.host.faults, []);
   } finally {
@@ -55,7 +54,7 @@ async function withCluster(work: (world: {
 async function until(what: string, isSo: () => boolean): Promise<number> {
   const beganMs = performance.now();
   while (!isSo()) {
-    if (performance.now() - beganMs > LIMIT_MS) throw new Error(`waited in vain for ${what}`);
+    if (performance.now() - beganMs > PATIENCE_MS) throw new Error(`waited in vain for ${what}`);
     await new Promise((resolve) => { setTimeout(resolve, 2); });
   }
   return performance.now() - beganMs;
@@ -68,7 +67,7 @@ test('half-open connections are noticed by the deadline, and nothing is read ane
       server.freeze();
       server.thaw();
       churn.step();
-      const tookMs = await follower.settled(truth, LIMIT_MS);
+      const tookMs = await follower.settled(truth, PATIENCE_MS);
       assert.ok(tookMs < 2 * (SHORT.silenceMs ?? 0), `noticed after ${tookMs} ms`);
     }
     assert.ok(follower.sum('renewals') >= 5);
@@ -84,10 +83,10 @@ test('what comes before an ERROR in one piece counts, with nothing after it', ()
       await server.kill();
       server.patch('nodes', 'n1', { spec: { podCIDRs: [`10.245.${code % 256}.0/24`] } });
       await server.start();
-      await follower.settled(truth, LIMIT_MS);
+      await follower.settled(truth, PATIENCE_MS);
     }
     churn.step();
-    await follower.settled(truth, LIMIT_MS);
+    await follower.settled(truth, PATIENCE_MS);
   }, 22));
 
 test('a server that is away at the start is waited for, gently', () =>
@@ -96,7 +95,7 @@ test('a server that is away at the start is waited for, gently', () =>
     assert.is(follower.host.health_?.fresh, false);
     assert.is(follower.host.changes, 0, 'nothing was told');
     await server.start();
-    await follower.settled(truth, LIMIT_MS);
+    await follower.settled(truth, PATIENCE_MS);
   }, 23, false));
 
 test('while the server is away the host keeps what it has, and hears since when', () =>
@@ -109,7 +108,7 @@ test('while the server is away the host keeps what it has, and hears since when'
     assert.is(follower.host.text(), before);
     churn.step();
     await server.start();
-    await follower.settled(truth, LIMIT_MS);
+    await follower.settled(truth, PATIENCE_MS);
     assert.is(follower.sum('relists'), 0, 'the watches went on where they were');
   }, 24));
 

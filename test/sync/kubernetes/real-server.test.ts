@@ -1,4 +1,3 @@
-// time limit: 300 s
 // The same behaviours on any real server: the one that KUBECONFIG names, as a user who may do
 // everything. What is created there has names of this process, and is deleted again.
 //
