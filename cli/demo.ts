@@ -6,11 +6,12 @@ import { join, resolve } from 'node:path';
 import { addressFamily, prefixKey, prefixText, type Family } from '../engine/address.ts';
 import { SystemError } from '../ffi/errno.ts';
 import { createNamespace } from '../ffi/netns.ts';
-import { AGENT_PORT } from './demo/agent.ts';
+import { AGENT_PORT, type AgentAnswer } from './demo/agent.ts';
 import { Bed, type LabNode } from './demo/bed.ts';
 import { readCluster, type DemoCluster } from './demo/cluster.ts';
 import { CulvertNode } from './demo/culvert-node.ts';
 import { expectedOf } from './demo/expect.ts';
+import { keepNodes } from './demo/fewer.ts';
 import { addKernelPod, setUpKernelNode } from './demo/kernel-node.ts';
 import { findDns, findDnsServer, startDns, tryNames, type NameTrial } from './demo/names.ts';
 import { tryServices, type Client, type ServiceTrial } from './demo/services.ts';
@@ -27,13 +28,19 @@ const PAIR_TIMEOUT_MS = 4000;
 const BLOCKED_TIMEOUT_MS = 1000;
 const UDP_SIZE = 512;
 const PING_SIZE = 56;
-const THROUGHPUT_BYTES = 64 * 1024 * 1024;
+/** Throughput is measured with what a first, small transfer lets expect to take this long. */
+const THROUGHPUT_PROBE_BYTES = 512 * 1024;
+const THROUGHPUT_MS = 2000;
+const THROUGHPUT_BYTES_MAX = 64 * 1024 * 1024;
+const THROUGHPUT_TIMEOUT_MS = 30_000;
 const PARALLEL = 8;
 
 export interface DemoOptions {
   output: OutputFormat;
   keep: boolean;
   cluster?: string;
+  /** How many of the cluster's nodes; all where it is not given. */
+  nodes?: number;
   /** The DNS server to run; otherwise the machine's. */
   dns?: string;
   /** Where to leave a link to runtime directories and namespaces while it is kept running. */
@@ -88,9 +95,10 @@ interface Attempt {
 export async function demo(options: DemoOptions, stop: AbortSignal): Promise<number> {
   checkMachine();
   if (options.dns !== undefined) checkProgram(options.dns);
-  const cluster = readCluster(options.cluster ?? CLUSTER_FILE);
+  const { cluster: file = CLUSTER_FILE } = options;
+  readCluster(file);
   const bed = await Bed.create();
-  const work = runDemo(bed, cluster, options, stop);
+  const work = runDemo(bed, options, stop);
   try {
     const interrupted = aborted(stop).then(() => null);
     const report = await Promise.race([work, interrupted]);
@@ -105,13 +113,10 @@ export async function demo(options: DemoOptions, stop: AbortSignal): Promise<num
   }
 }
 
-async function runDemo(
-  bed: Bed,
-  cluster: DemoCluster,
-  options: DemoOptions,
-  stop: AbortSignal,
-): Promise<DemoReport> {
-  const ends = await build(bed, cluster, options);
+async function runDemo(bed: Bed, options: DemoOptions, stop: AbortSignal): Promise<DemoReport> {
+  const source = chooseNodes(bed, options);
+  const cluster = readCluster(source);
+  const ends = await build(bed, cluster, source, options);
   stop.throwIfAborted();
   const { possible, skipped } = listPairs(ends);
   const present = ends.filter(({ missing }) => missing === '');
@@ -171,9 +176,22 @@ function checkProgram(path: string): void {
   }
 }
 
+/** The file of the cluster's objects; in the bed, where it is not all of them. */
+function chooseNodes(bed: Bed, { cluster = CLUSTER_FILE, nodes }: DemoOptions): string {
+  const inBed = join(bed.folder, 'cluster.yaml');
+  if (nodes === undefined) {
+    symlinkSync(resolve(cluster), inBed);
+    return cluster;
+  }
+  const left = keepNodes(cluster, nodes, inBed);
+  if (left.length > 0) say(`left out: ${left.join(', ')}, with what runs there`);
+  return inBed;
+}
+
 /** Makes nodes and pods and starts what runs on them. */
-async function build(bed: Bed, cluster: DemoCluster, options: DemoOptions): Promise<End[]> {
-  const source = options.cluster ?? CLUSTER_FILE;
+async function build(
+  bed: Bed, cluster: DemoCluster, source: string, options: DemoOptions,
+): Promise<End[]> {
   const setUp = options.setUpKernelNode ?? setUpKernelNode;
   const ends: End[] = [];
   const missing = new Map<string, string>();
@@ -181,7 +199,9 @@ async function build(bed: Bed, cluster: DemoCluster, options: DemoOptions): Prom
   for (const { name, tunnels } of cluster.nodes) {
     const of = (family: Family): string =>
       tunnels.find((tunnel) => tunnel.family === family)?.remote ?? '';
-    labNodes.set(name, await bed.addNode(name, { ipv4: of('IPv4'), ipv6: of('IPv6') }));
+    const addresses = { ipv4: of('IPv4'), ipv6: of('IPv6') };
+    const txChecksum = cluster.kernelNodes.size === 0;
+    labNodes.set(name, await bed.addNode(name, addresses, { txChecksum }));
   }
   const culvertNodes = new Map<string, CulvertNode>();
   for (const [name, node] of labNodes) {
@@ -339,11 +359,15 @@ async function measure(ends: End[], cluster: DemoCluster): Promise<number> {
   const from = ends.find(({ name }) => name === `${first?.namespace ?? ''}/${first?.name ?? ''}`);
   const [address] = second?.addresses ?? [];
   if (from === undefined || address === undefined) return 0;
-  const answer = await from.host.agent.ask({
-    verb: 'upload', address, bytes: THROUGHPUT_BYTES, timeoutMs: 30_000,
-  });
+  const { agent } = from.host;
+  const upload = (bytes: number): Promise<AgentAnswer> =>
+    agent.ask({ verb: 'upload', address, bytes, timeoutMs: THROUGHPUT_TIMEOUT_MS });
+  const probe = await upload(THROUGHPUT_PROBE_BYTES);
+  const bytes = Math.min(THROUGHPUT_BYTES_MAX,
+    Math.ceil(THROUGHPUT_PROBE_BYTES * THROUGHPUT_MS / probe.elapsedMs));
+  const answer = probe.ok ? await upload(bytes) : probe;
   if (!answer.ok) say(`throughput: ${answer.detail}`);
-  return answer.ok ? Math.round((THROUGHPUT_BYTES * 8) / answer.elapsedMs / 1000) : 0;
+  return answer.ok ? Math.round((bytes * 8) / answer.elapsedMs / 100) / 10 : 0;
 }
 
 function show(report: DemoReport, output: OutputFormat): void {
@@ -397,9 +421,8 @@ function showNames(names: NameTrial[]): void {
 }
 
 async function keepRunning(
-  bed: Bed, { folder, cluster = CLUSTER_FILE }: DemoOptions, stop: AbortSignal,
+  bed: Bed, { folder }: DemoOptions, stop: AbortSignal,
 ): Promise<void> {
-  symlinkSync(resolve(cluster), join(bed.folder, 'cluster.yaml'));
   const namespaces = join(bed.folder, 'netns');
   mkdirSync(namespaces);
   const paths = new Map(bed.hosts.map(({ name, namespace }) => [name, namespace.path]));
