@@ -14,6 +14,7 @@ import { expectedOf } from './demo/expect.ts';
 import { keepNodes } from './demo/fewer.ts';
 import { addKernelPod, setUpKernelNode } from './demo/kernel-node.ts';
 import { findDns, findDnsServer, startDns, tryNames, type NameTrial } from './demo/names.ts';
+import { patienceFor, type Patience } from './demo/patience.ts';
 import { tryServices, type Client, type ServiceTrial } from './demo/services.ts';
 import { CommandError, EXIT_FAILED, EXIT_NO_PERMISSION, EXIT_OK } from './exit.ts';
 import { servicesFor } from './policy/services.ts';
@@ -23,9 +24,6 @@ import { PACKAGE_FOLDER } from './version.ts';
 
 const CLUSTER_FILE = join(PACKAGE_FOLDER, 'deploy', 'demo', 'cluster.yaml');
 const PROTOCOLS = ['TCP', 'UDP', 'ICMP'] as const;
-const PAIR_TIMEOUT_MS = 4000;
-/** How long a pair that policy blocks is tried. */
-const BLOCKED_TIMEOUT_MS = 1000;
 const UDP_SIZE = 512;
 const PING_SIZE = 56;
 /** Throughput is measured with what a first, small transfer lets expect to take this long. */
@@ -116,7 +114,9 @@ export async function demo(options: DemoOptions, stop: AbortSignal): Promise<num
 async function runDemo(bed: Bed, options: DemoOptions, stop: AbortSignal): Promise<DemoReport> {
   const source = chooseNodes(bed, options);
   const cluster = readCluster(source);
+  const startedMs = performance.now();
   const ends = await build(bed, cluster, source, options);
+  const patience = patienceFor(performance.now() - startedMs);
   stop.throwIfAborted();
   const { possible, skipped } = listPairs(ends);
   const present = ends.filter(({ missing }) => missing === '');
@@ -124,11 +124,12 @@ async function runDemo(bed: Bed, options: DemoOptions, stop: AbortSignal): Promi
   await Promise.all(present.map(({ host, addresses }) =>
     host.agent.ask({ verb: 'serve', addresses })));
   ask(cluster, possible);
-  const pairs = await tryPairs(possible, stop);
+  const pairs = await tryPairs(possible, patience, stop);
   stop.throwIfAborted();
   const clients = present.filter(({ node }) => !cluster.kernelNodes.has(node));
-  const services = await trySomeServices(clients, present, cluster, stop);
-  const { names, namesSkipped } = await trySomeNames(bed, clients, cluster, options.dns, stop);
+  const services = await trySomeServices(clients, present, cluster, patience, stop);
+  const { names, namesSkipped } = await trySomeNames(
+    bed, clients, cluster, options.dns, patience, stop);
   stop.throwIfAborted();
   say('measuring throughput');
   const throughputMbps = await measure(ends, cluster);
@@ -267,15 +268,16 @@ function around(places: string[], lengths: Record<Family, number>): string[] {
 
 /** Nodes with the kernel's vxlan know no Services: there it is others who would serve them. */
 function trySomeServices(
-  clients: End[], present: End[], { entries }: DemoCluster, stop: AbortSignal,
+  clients: End[], present: End[], { entries }: DemoCluster, patience: Patience, stop: AbortSignal,
 ): Promise<ServiceTrial[]> {
   if (servicesFor('', entries).length > 0) say('trying Services');
-  return tryServices(entries, clients, present, stop);
+  return tryServices(entries, clients, present, patience, stop);
 }
 
 /** Where the cluster has a DNS Service, has its names resolved through it. */
 async function trySomeNames(
-  bed: Bed, clients: End[], { entries }: DemoCluster, asked: string | undefined, stop: AbortSignal,
+  bed: Bed, clients: End[], { entries }: DemoCluster, asked: string | undefined,
+  patience: Patience, stop: AbortSignal,
 ): Promise<Pick<DemoReport, 'names' | 'namesSkipped'>> {
   const dns = findDns(entries, clients);
   if (dns === null) return { names: [], namesSkipped: 'the cluster has no DNS Service' };
@@ -286,7 +288,7 @@ async function trySomeNames(
   say('trying names');
   stop.throwIfAborted();
   await startDns(bed, program, dns, entries);
-  return { names: await tryNames(entries, clients, dns, stop), namesSkipped: '' };
+  return { names: await tryNames(entries, clients, dns, patience, stop), namesSkipped: '' };
 }
 
 /** Every pod with every other pod and node, each way; nodes among themselves are the underlay's. */
@@ -320,7 +322,9 @@ function ask({ entries }: DemoCluster, attempts: Attempt[]): void {
   }
 }
 
-async function tryPairs(attempts: Attempt[], stop: AbortSignal): Promise<Pair[]> {
+async function tryPairs(
+  attempts: Attempt[], patience: Patience, stop: AbortSignal,
+): Promise<Pair[]> {
   const pairs: Pair[] = [];
   let next = 0;
   const runner = async (): Promise<void> => {
@@ -330,7 +334,7 @@ async function tryPairs(attempts: Attempt[], stop: AbortSignal): Promise<Pair[]>
       const attempt = attempts[at];
       if (attempt === undefined) return;
       const { from, to, protocol, address, expected } = attempt;
-      const seen = await reaches(attempt) ? 'reach' : 'blocked';
+      const seen = await reaches(attempt, patience) ? 'reach' : 'blocked';
       const family = addressFamily(address);
       pairs[at] = { from: from.name, to: to.name, protocol, family, expected, seen };
       if (at % 50 === 49) say(`${at + 1} of ${attempts.length} tried`);
@@ -340,8 +344,10 @@ async function tryPairs(attempts: Attempt[], stop: AbortSignal): Promise<Pair[]>
   return pairs;
 }
 
-async function reaches({ from, protocol, address, expected }: Attempt): Promise<boolean> {
-  const timeoutMs = expected === 'reach' ? PAIR_TIMEOUT_MS : BLOCKED_TIMEOUT_MS;
+async function reaches(
+  { from, protocol, address, expected }: Attempt, { openMs, blockedMs }: Patience,
+): Promise<boolean> {
+  const timeoutMs = expected === 'reach' ? openMs : blockedMs;
   const { agent } = from.host;
   const answer = protocol === 'TCP'
     ? await agent.ask({ verb: 'tcp', address, timeoutMs })

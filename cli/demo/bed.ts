@@ -27,7 +27,8 @@ const HUB_IPV4 = '198.51.100.1';
 const HUB_LINK_LOCAL = 'fe80::1';
 const NODE_LINK_LOCAL = 'fe80::2';
 const HUB_ADDRESSES = [HUB_IPV4, HUB_LINK_LOCAL];
-const READY_TIMEOUT_MS = 30_000;
+/** Small boards that do other work take their time. */
+const READY_TIMEOUT_MS = 120_000;
 const STOP_TIMEOUT_MS = 10_000;
 
 /** A thread in a namespace that can be asked to serve or to reach out. */
