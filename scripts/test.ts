@@ -20,7 +20,7 @@ const GRACE_MS = 10_000;
 /** Output that arrives later than this after a test's exit is lost. */
 const LEFTOVER_MS = 2_000;
 /** Tests under these folders run alone. */
-const ALONE = /^test\/(netns|platform|ffi|host|cli|scripts|sync|cni|deploy)\//;
+const ALONE = /^test\/(netns|platform|ffi|host|cli|scripts|sync|cni|deploy|arm)\//;
 
 const children = new Set<ChildProcess>();
 let interrupted = false;
