@@ -26,4 +26,4 @@ function isCurrent(): boolean {
 }
 
 if (isCurrent()) createRequire(import.meta.url)(BUNDLE);
-else await import('./main.ts');
+else void import('./main.ts'); // Without waiting, so that it can also be required.

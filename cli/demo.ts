@@ -6,13 +6,15 @@ import { join, resolve } from 'node:path';
 import { addressFamily, prefixKey, prefixText, type Family } from '../engine/address.ts';
 import { SystemError } from '../ffi/errno.ts';
 import { createNamespace } from '../ffi/netns.ts';
-import { AGENT_PORT } from './demo/agent.ts';
+import { AGENT_PORT, type AgentAnswer } from './demo/agent.ts';
 import { Bed, type LabNode } from './demo/bed.ts';
 import { readCluster, type DemoCluster } from './demo/cluster.ts';
 import { CulvertNode } from './demo/culvert-node.ts';
 import { expectedOf } from './demo/expect.ts';
+import { keepNodes } from './demo/fewer.ts';
 import { addKernelPod, setUpKernelNode } from './demo/kernel-node.ts';
 import { findDns, findDnsServer, startDns, tryNames, type NameTrial } from './demo/names.ts';
+import { patienceFor, type Patience } from './demo/patience.ts';
 import { tryServices, type Client, type ServiceTrial } from './demo/services.ts';
 import { CommandError, EXIT_FAILED, EXIT_NO_PERMISSION, EXIT_OK } from './exit.ts';
 import { servicesFor } from './policy/services.ts';
@@ -22,18 +24,21 @@ import { PACKAGE_FOLDER } from './version.ts';
 
 const CLUSTER_FILE = join(PACKAGE_FOLDER, 'deploy', 'demo', 'cluster.yaml');
 const PROTOCOLS = ['TCP', 'UDP', 'ICMP'] as const;
-const PAIR_TIMEOUT_MS = 4000;
-/** How long a pair that policy blocks is tried. */
-const BLOCKED_TIMEOUT_MS = 1000;
 const UDP_SIZE = 512;
 const PING_SIZE = 56;
-const THROUGHPUT_BYTES = 64 * 1024 * 1024;
+/** Throughput is measured with what a first, small transfer lets expect to take this long. */
+const THROUGHPUT_PROBE_BYTES = 512 * 1024;
+const THROUGHPUT_MS = 2000;
+const THROUGHPUT_BYTES_MAX = 64 * 1024 * 1024;
+const THROUGHPUT_TIMEOUT_MS = 30_000;
 const PARALLEL = 8;
 
 export interface DemoOptions {
   output: OutputFormat;
   keep: boolean;
   cluster?: string;
+  /** How many of the cluster's nodes; all where it is not given. */
+  nodes?: number;
   /** The DNS server to run; otherwise the machine's. */
   dns?: string;
   /** Where to leave a link to runtime directories and namespaces while it is kept running. */
@@ -88,9 +93,10 @@ interface Attempt {
 export async function demo(options: DemoOptions, stop: AbortSignal): Promise<number> {
   checkMachine();
   if (options.dns !== undefined) checkProgram(options.dns);
-  const cluster = readCluster(options.cluster ?? CLUSTER_FILE);
+  const { cluster: file = CLUSTER_FILE } = options;
+  readCluster(file);
   const bed = await Bed.create();
-  const work = runDemo(bed, cluster, options, stop);
+  const work = runDemo(bed, options, stop);
   try {
     const interrupted = aborted(stop).then(() => null);
     const report = await Promise.race([work, interrupted]);
@@ -105,13 +111,12 @@ export async function demo(options: DemoOptions, stop: AbortSignal): Promise<num
   }
 }
 
-async function runDemo(
-  bed: Bed,
-  cluster: DemoCluster,
-  options: DemoOptions,
-  stop: AbortSignal,
-): Promise<DemoReport> {
-  const ends = await build(bed, cluster, options);
+async function runDemo(bed: Bed, options: DemoOptions, stop: AbortSignal): Promise<DemoReport> {
+  const source = chooseNodes(bed, options);
+  const cluster = readCluster(source);
+  const startedMs = performance.now();
+  const ends = await build(bed, cluster, source, options);
+  const patience = patienceFor(performance.now() - startedMs);
   stop.throwIfAborted();
   const { possible, skipped } = listPairs(ends);
   const present = ends.filter(({ missing }) => missing === '');
@@ -119,11 +124,12 @@ async function runDemo(
   await Promise.all(present.map(({ host, addresses }) =>
     host.agent.ask({ verb: 'serve', addresses })));
   ask(cluster, possible);
-  const pairs = await tryPairs(possible, stop);
+  const pairs = await tryPairs(possible, patience, stop);
   stop.throwIfAborted();
   const clients = present.filter(({ node }) => !cluster.kernelNodes.has(node));
-  const services = await trySomeServices(clients, present, cluster, stop);
-  const { names, namesSkipped } = await trySomeNames(bed, clients, cluster, options.dns, stop);
+  const services = await trySomeServices(clients, present, cluster, patience, stop);
+  const { names, namesSkipped } = await trySomeNames(
+    bed, clients, cluster, options.dns, patience, stop);
   stop.throwIfAborted();
   say('measuring throughput');
   const throughputMbps = await measure(ends, cluster);
@@ -171,9 +177,22 @@ function checkProgram(path: string): void {
   }
 }
 
+/** The file of the cluster's objects; in the bed, where it is not all of them. */
+function chooseNodes(bed: Bed, { cluster = CLUSTER_FILE, nodes }: DemoOptions): string {
+  const inBed = join(bed.folder, 'cluster.yaml');
+  if (nodes === undefined) {
+    symlinkSync(resolve(cluster), inBed);
+    return cluster;
+  }
+  const left = keepNodes(cluster, nodes, inBed);
+  if (left.length > 0) say(`left out: ${left.join(', ')}, with what runs there`);
+  return inBed;
+}
+
 /** Makes nodes and pods and starts what runs on them. */
-async function build(bed: Bed, cluster: DemoCluster, options: DemoOptions): Promise<End[]> {
-  const source = options.cluster ?? CLUSTER_FILE;
+async function build(
+  bed: Bed, cluster: DemoCluster, source: string, options: DemoOptions,
+): Promise<End[]> {
   const setUp = options.setUpKernelNode ?? setUpKernelNode;
   const ends: End[] = [];
   const missing = new Map<string, string>();
@@ -181,7 +200,9 @@ async function build(bed: Bed, cluster: DemoCluster, options: DemoOptions): Prom
   for (const { name, tunnels } of cluster.nodes) {
     const of = (family: Family): string =>
       tunnels.find((tunnel) => tunnel.family === family)?.remote ?? '';
-    labNodes.set(name, await bed.addNode(name, { ipv4: of('IPv4'), ipv6: of('IPv6') }));
+    const addresses = { ipv4: of('IPv4'), ipv6: of('IPv6') };
+    const txChecksum = cluster.kernelNodes.size === 0;
+    labNodes.set(name, await bed.addNode(name, addresses, { txChecksum }));
   }
   const culvertNodes = new Map<string, CulvertNode>();
   for (const [name, node] of labNodes) {
@@ -247,15 +268,16 @@ function around(places: string[], lengths: Record<Family, number>): string[] {
 
 /** Nodes with the kernel's vxlan know no Services: there it is others who would serve them. */
 function trySomeServices(
-  clients: End[], present: End[], { entries }: DemoCluster, stop: AbortSignal,
+  clients: End[], present: End[], { entries }: DemoCluster, patience: Patience, stop: AbortSignal,
 ): Promise<ServiceTrial[]> {
   if (servicesFor('', entries).length > 0) say('trying Services');
-  return tryServices(entries, clients, present, stop);
+  return tryServices(entries, clients, present, patience, stop);
 }
 
 /** Where the cluster has a DNS Service, has its names resolved through it. */
 async function trySomeNames(
-  bed: Bed, clients: End[], { entries }: DemoCluster, asked: string | undefined, stop: AbortSignal,
+  bed: Bed, clients: End[], { entries }: DemoCluster, asked: string | undefined,
+  patience: Patience, stop: AbortSignal,
 ): Promise<Pick<DemoReport, 'names' | 'namesSkipped'>> {
   const dns = findDns(entries, clients);
   if (dns === null) return { names: [], namesSkipped: 'the cluster has no DNS Service' };
@@ -266,7 +288,7 @@ async function trySomeNames(
   say('trying names');
   stop.throwIfAborted();
   await startDns(bed, program, dns, entries);
-  return { names: await tryNames(entries, clients, dns, stop), namesSkipped: '' };
+  return { names: await tryNames(entries, clients, dns, patience, stop), namesSkipped: '' };
 }
 
 /** Every pod with every other pod and node, each way; nodes among themselves are the underlay's. */
@@ -300,7 +322,9 @@ function ask({ entries }: DemoCluster, attempts: Attempt[]): void {
   }
 }
 
-async function tryPairs(attempts: Attempt[], stop: AbortSignal): Promise<Pair[]> {
+async function tryPairs(
+  attempts: Attempt[], patience: Patience, stop: AbortSignal,
+): Promise<Pair[]> {
   const pairs: Pair[] = [];
   let next = 0;
   const runner = async (): Promise<void> => {
@@ -310,7 +334,7 @@ async function tryPairs(attempts: Attempt[], stop: AbortSignal): Promise<Pair[]>
       const attempt = attempts[at];
       if (attempt === undefined) return;
       const { from, to, protocol, address, expected } = attempt;
-      const seen = await reaches(attempt) ? 'reach' : 'blocked';
+      const seen = await reaches(attempt, patience) ? 'reach' : 'blocked';
       const family = addressFamily(address);
       pairs[at] = { from: from.name, to: to.name, protocol, family, expected, seen };
       if (at % 50 === 49) say(`${at + 1} of ${attempts.length} tried`);
@@ -320,8 +344,10 @@ async function tryPairs(attempts: Attempt[], stop: AbortSignal): Promise<Pair[]>
   return pairs;
 }
 
-async function reaches({ from, protocol, address, expected }: Attempt): Promise<boolean> {
-  const timeoutMs = expected === 'reach' ? PAIR_TIMEOUT_MS : BLOCKED_TIMEOUT_MS;
+async function reaches(
+  { from, protocol, address, expected }: Attempt, { openMs, blockedMs }: Patience,
+): Promise<boolean> {
+  const timeoutMs = expected === 'reach' ? openMs : blockedMs;
   const { agent } = from.host;
   const answer = protocol === 'TCP'
     ? await agent.ask({ verb: 'tcp', address, timeoutMs })
@@ -339,11 +365,15 @@ async function measure(ends: End[], cluster: DemoCluster): Promise<number> {
   const from = ends.find(({ name }) => name === `${first?.namespace ?? ''}/${first?.name ?? ''}`);
   const [address] = second?.addresses ?? [];
   if (from === undefined || address === undefined) return 0;
-  const answer = await from.host.agent.ask({
-    verb: 'upload', address, bytes: THROUGHPUT_BYTES, timeoutMs: 30_000,
-  });
+  const { agent } = from.host;
+  const upload = (bytes: number): Promise<AgentAnswer> =>
+    agent.ask({ verb: 'upload', address, bytes, timeoutMs: THROUGHPUT_TIMEOUT_MS });
+  const probe = await upload(THROUGHPUT_PROBE_BYTES);
+  const bytes = Math.min(THROUGHPUT_BYTES_MAX,
+    Math.ceil(THROUGHPUT_PROBE_BYTES * THROUGHPUT_MS / probe.elapsedMs));
+  const answer = probe.ok ? await upload(bytes) : probe;
   if (!answer.ok) say(`throughput: ${answer.detail}`);
-  return answer.ok ? Math.round((THROUGHPUT_BYTES * 8) / answer.elapsedMs / 1000) : 0;
+  return answer.ok ? Math.round((bytes * 8) / answer.elapsedMs / 100) / 10 : 0;
 }
 
 function show(report: DemoReport, output: OutputFormat): void {
@@ -397,9 +427,8 @@ function showNames(names: NameTrial[]): void {
 }
 
 async function keepRunning(
-  bed: Bed, { folder, cluster = CLUSTER_FILE }: DemoOptions, stop: AbortSignal,
+  bed: Bed, { folder }: DemoOptions, stop: AbortSignal,
 ): Promise<void> {
-  symlinkSync(resolve(cluster), join(bed.folder, 'cluster.yaml'));
   const namespaces = join(bed.folder, 'netns');
   mkdirSync(namespaces);
   const paths = new Map(bed.hosts.map(({ name, namespace }) => [name, namespace.path]));

@@ -242,19 +242,21 @@ interface DemoFlags {
   output: OutputFormat;
   keep?: boolean;
   cluster?: string;
+  nodes?: number;
   folder?: string;
   dns?: string;
 }
 
 function addDemo(program: Command): void {
-  program.command('demo').description('three nodes in namespaces of this machine, real traffic')
+  program.command('demo').description('nodes in namespaces of this machine, real traffic')
     .addOption(outputOption())
     .option('--keep', 'leave it running until interrupted')
     .option('--cluster <file>', 'Kubernetes objects to use instead of deploy/demo/cluster.yaml')
+    .option('--nodes <count>', 'only the first so many of its nodes, and what runs there', Number)
     .option('--dns <program>', 'the dnsmasq to run as the cluster\'s DNS, not the machine\'s')
     .option('--folder <path>', 'with --keep: makes a link there to what belongs to nodes and pods')
     .addHelpText('after', '\nExamples:\n  culvert demo\n  culvert demo -o json\n'
-      + '  culvert demo --keep --folder lab\n')
+      + '  culvert demo --nodes 2\n  culvert demo --keep --folder lab\n')
     .action(async (options: DemoFlags) => {
       const { demo } = await import('./demo.ts');
       process.exitCode = await demo({ ...options, keep: options.keep === true }, stopOnSignals());

@@ -62,9 +62,9 @@ export const memfdCreate = define<(name: string, flags: number) => number>(
   'memfd_create', [TEXT, UINT]);
 export const ftruncate = define<(fd: number, length: number) => number>(
   'ftruncate', [INT, 'long']);
-/** Returns the address, or -1. */
+/** Returns the address, or one that nothing can have. */
 export const mmap = program.func(
-  'mmap', 'intptr_t', [POINTER, SIZE, INT, INT, INT, 'long']) as Ints;
+  'mmap', POINTER, [POINTER, SIZE, INT, INT, INT, 'long']) as Ints;
 export const unshare = define<Ints>('unshare', [INT]);
 export const setns = define<Ints>('setns', [INT, INT]);
 export const inetPton = define<(family: number, text: string, address: number) => number>(

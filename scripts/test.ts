@@ -21,10 +21,9 @@ const GRACE_MS = 10_000;
 /** Output that arrives later than this after a test's exit is lost. */
 const LEFTOVER_MS = 2_000;
 /** Tests under these folders may need programs of others, which are brought meanwhile. */
-const NEEDING_TOOLS = /^test\/(bench|cli|cni|deploy|ffi|host|netns|platform|scripts|sync)\//;
-/** These compare how long something takes with how long something else does. */
-const ALONE =
-  /^test\/((netns\/(killed|module-threats)|cni\/request)\.test|deploy\/.*\.slow\.test)\.ts$/;
+const NEEDING_TOOLS = /^test\/(bench|cli|cni|deploy|ffi|host|netns|platform|scripts|sync|arm)\//;
+/** These compare how long something takes with how long something else does, or are large. */
+const ALONE = /^test\/(netns\/(killed|module-threats)|cni\/request)\.test\.ts$|\.slow\.test\.ts$/;
 
 const children = new Set<ChildProcess>();
 let interrupted = false;

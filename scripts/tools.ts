@@ -88,6 +88,12 @@ export const COMPILERS: readonly Tool[] = [
     more: ['libstd-rust-dev-wasm32'] },
 ];
 
+/** Runs programs of other processors: large, so only slow tests bring it. */
+export const EMULATOR: Tool = {
+  name: 'qemu-aarch64-static', package: 'qemu-user-static', always: '',
+  program: 'usr/bin/qemu-aarch64-static', also: { 'qemu-arm-static': 'usr/bin/qemu-arm-static' },
+};
+
 /** The rival of `bench path`. The package of Debian 12 itself is older than the offloads that made
  * wireguard-go fast. */
 export const WIREGUARD_GO: Tool = {
@@ -149,7 +155,7 @@ export function toolFolder(name: string): string | null {
 
 /** Where a tool's package would be unpacked to: that of the tool it comes with. */
 function ownFolder(name: string): string {
-  const owner = TOOLS.find(({ also }) => also?.[name] !== undefined);
+  const owner = [...TOOLS, EMULATOR].find(({ also }) => also?.[name] !== undefined);
   return join(FOLDER, owner?.name ?? name);
 }
 
@@ -222,16 +228,22 @@ async function download(names: readonly string[], folder: string, untilMs: numbe
   await run('apt-get', [...aptOptions(folder, true), ...install], untilMs);
 }
 
-/** Downloads a package from the backports of the release this machine runs, with a list of sources
- * and package lists of our own; the server is the one that the machine takes its packages from. */
-async function downloadBackport(names: readonly string[], folder: string, untilMs: number)
-  : Promise<void> {
+/** The server that this machine takes its packages from, and the release of Debian it runs. */
+export async function packageServer(untilMs: number): Promise<{ uri: string; release: string }> {
   const targets = await run('apt-get', ['indextargets', '--format',
     '$(CREATED_BY) $(REPO_URI) $(RELEASE) $(COMPONENT)'], untilMs);
   const [, uri, release] = targets.split('\n').map((line) => line.split(' '))
     .find(([kind, , suite, part]) =>
       kind === 'Packages' && part === 'main' && suite?.includes('-') === false) ?? [];
   if (uri === undefined || release === undefined) throw new Error('no package server is known');
+  return { uri, release };
+}
+
+/** Downloads a package from the backports of the release this machine runs, with a list of sources
+ * and package lists of our own. */
+async function downloadBackport(names: readonly string[], folder: string, untilMs: number)
+  : Promise<void> {
+  const { uri, release } = await packageServer(untilMs);
   const lists = join(folder, 'backports');
   const sources = join(folder, 'backports.list');
   mkdirSync(join(lists, 'partial'), { recursive: true });

@@ -9,8 +9,8 @@
 //        |                                             |
 //     pods: TUN, TAP or veth                         pods
 //
-// Every veth end that a node sends from has its TX checksum offload off: a kernel tunnel device
-// over veth would else leave inner checksums unfinished.
+// Every veth end that a node sends from has its TX checksum offload off, unless asked otherwise: a
+// kernel tunnel device over veth would else leave inner checksums unfinished.
 
 import { spawn, type ChildProcess } from 'node:child_process';
 import { rmSync } from 'node:fs';
@@ -27,7 +27,8 @@ const HUB_IPV4 = '198.51.100.1';
 const HUB_LINK_LOCAL = 'fe80::1';
 const NODE_LINK_LOCAL = 'fe80::2';
 const HUB_ADDRESSES = [HUB_IPV4, HUB_LINK_LOCAL];
-const READY_TIMEOUT_MS = 30_000;
+/** Small boards that do other work take their time. */
+const READY_TIMEOUT_MS = 120_000;
 const STOP_TIMEOUT_MS = 10_000;
 
 /** A thread in a namespace that can be asked to serve or to reach out. */
@@ -122,6 +123,13 @@ export interface NodeAddresses {
   ipv6: string;
 }
 
+export interface LinkOptions {
+  mtu?: number;
+  /** The links may leave checksums to whom they send to: where no node has a kernel tunnel device.
+   * Otherwise every packet has its own. */
+  txChecksum?: boolean;
+}
+
 /** A node on the underlay. */
 export interface LabNode extends NodeAddresses {
   host: Host;
@@ -168,13 +176,15 @@ export class Bed {
   }
 
   /** Adds a node: eth0 with an address of each family, default routes through the hub. */
-  async addNode(name: string, addresses: NodeAddresses, mtu = 1500): Promise<LabNode> {
+  async addNode(
+    name: string, addresses: NodeAddresses, options: LinkOptions = {},
+  ): Promise<LabNode> {
     const port = `port${this.#nodes}`;
     this.#nodes += 1;
     const host = this.addHost(name);
     await this.hub.links.addVeth(port, 'eth0', host.namespace.fd);
-    await setUpPort(this.hub, port, mtu, HUB_ADDRESSES);
-    await setUpPort(host, 'eth0', mtu, [addresses.ipv4, addresses.ipv6, NODE_LINK_LOCAL]);
+    await setUpPort(this.hub, port, HUB_ADDRESSES, options);
+    await setUpPort(host, 'eth0', [addresses.ipv4, addresses.ipv6, NODE_LINK_LOCAL], options);
     for (const [address, prefix, via] of [
       [addresses.ipv4, '0.0.0.0/0', HUB_IPV4],
       [addresses.ipv6, '::/0', HUB_LINK_LOCAL],
@@ -240,12 +250,9 @@ export class Bed {
   }
 }
 
-/** Brings an end of a veth up with its addresses, usable at once, and honest checksums. */
+/** Brings an end of a veth up with its addresses, usable at once. */
 async function setUpPort(
-  host: Host,
-  device: string,
-  mtu: number,
-  addresses: string[],
+  host: Host, device: string, addresses: string[], { mtu = 1500, txChecksum = false }: LinkOptions,
 ): Promise<void> {
   await host.links.setLink(device, { mtu, linkLocalIpv6: false });
   await host.links.setLink(device, { up: true });
@@ -253,7 +260,7 @@ async function setUpPort(
     const isLinkLocal = address.startsWith('fe80:');
     await host.links.addAddress(device, isLinkLocal ? `${address}/64` : hostPrefix(address));
   }
-  host.namespace.run(() => setTxChecksum(device, false));
+  if (!txChecksum) host.namespace.run(() => setTxChecksum(device, false));
 }
 
 /** Ends a child process: a polite signal, then, if it stays, the other one. */

@@ -10,7 +10,7 @@ import type { Bed, Daemon, Host, LabNode } from './bed.ts';
 
 const CLI = join(PACKAGE_FOLDER, 'dist', 'cli', 'culvert.js');
 const WAIT_MS = 20;
-const WAIT_LIMIT_MS = 30_000;
+const WAIT_LIMIT_MS = 60_000;
 
 /** What tells one Culvert node from another. `extra` are further flags of `culvert run`. */
 export interface CulvertNodeOptions {

@@ -10,13 +10,11 @@ import { servicesFor } from '../policy/services.ts';
 import { PACKAGE_FOLDER } from '../version.ts';
 import type { Bed } from './bed.ts';
 import { expectedOf, type Question } from './expect.ts';
+import type { Patience } from './patience.ts';
 import type { Client } from './services.ts';
 
 const DNS_PORT = 53;
 const ZONE = 'svc.cluster.local';
-const TIMEOUT_MS = 4000;
-/** How long a question that policy blocks is waited for. */
-const BLOCKED_TIMEOUT_MS = 500;
 /** Where administrators' programs are, and what `npm run demo` fetches. */
 const PLACES = [
   '/usr/sbin/dnsmasq', '/usr/local/sbin/dnsmasq', '/usr/bin/dnsmasq',
@@ -74,7 +72,7 @@ export async function startDns(
 /** Has each client resolve each Service that is not the DNS server's own. */
 export async function tryNames(
   entries: readonly Entry[], clients: readonly Client[],
-  { addresses: servers, backend }: DnsService, stop: AbortSignal,
+  { addresses: servers, backend }: DnsService, { openMs, blockedMs }: Patience, stop: AbortSignal,
 ): Promise<NameTrial[]> {
   const services = servicesFor('', entries).filter(({ addresses }) => addresses[0] !== servers[0]);
   const plans = clients.filter((client) => client !== backend).flatMap((client) =>
@@ -91,7 +89,7 @@ export async function tryNames(
     const expected = answers[at] ?? 'blocked';
     const { ok, from } = await client.host.agent.ask({
       verb: 'resolve', server, name, kind: family === 'IPv4' ? 'A' : 'AAAA',
-      timeoutMs: expected === 'reach' && !stop.aborted ? TIMEOUT_MS : BLOCKED_TIMEOUT_MS,
+      timeoutMs: expected === 'reach' && !stop.aborted ? openMs : blockedMs,
     });
     const answer = ok ? from : '';
     const isAsExpected = answer === (expected === 'reach' ? address : '');

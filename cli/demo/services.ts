@@ -9,13 +9,11 @@ import { AGENT_PORT } from './agent.ts';
 import { servicesFor } from '../policy/services.ts';
 import type { Host } from './bed.ts';
 import { expectedOf } from './expect.ts';
+import type { Patience } from './patience.ts';
 
 /** Connections at a time, and how many times so many are tried before a backend is given up. */
 const AT_A_TIME = 4;
 const ROUNDS = 12;
-const TIMEOUT_MS = 4000;
-/** How long a connection that policy may block is waited for. */
-const BLOCKED_TIMEOUT_MS = 1000;
 
 /** A pod or a node: `namespace/pod` or `node/name`. */
 export interface Client {
@@ -55,12 +53,12 @@ interface Plan {
 /** Tries every Service from every client. `everyone` are the ends that backends may be. */
 export async function tryServices(
   entries: readonly Entry[], clients: readonly Client[],
-  everyone: readonly Pick<Client, 'name' | 'addresses'>[], stop: AbortSignal,
+  everyone: readonly Pick<Client, 'name' | 'addresses'>[], patience: Patience, stop: AbortSignal,
 ): Promise<ServiceTrial[]> {
   const names = new Map(everyone.flatMap(({ name, addresses }) =>
     addresses.map((address) => [address, name] as const)));
   const plans = clients.flatMap((client) => planFor(client, entries, names));
-  return Promise.all(plans.map((plan) => tryOne(plan, names, stop)));
+  return Promise.all(plans.map((plan) => tryOne(plan, names, patience, stop)));
 }
 
 function planFor(
@@ -87,11 +85,11 @@ function planFor(
 
 async function tryOne(
   { client, service, address, port, backends, isBackend }: Plan, names: ReadonlyMap<string, string>,
-  stop: AbortSignal,
+  { openMs, blockedMs }: Patience, stop: AbortSignal,
 ): Promise<ServiceTrial> {
   const admitted = backends.filter(({ isAdmitted }) => isAdmitted).map(({ name }) => name);
   const isOpen = admitted.length === backends.length && !isBackend;
-  const timeoutMs = isOpen ? TIMEOUT_MS : BLOCKED_TIMEOUT_MS;
+  const timeoutMs = isOpen ? openMs : blockedMs;
   const answered = new Set<string>();
   let seesClient = true;
   let failures = 0;

@@ -87,6 +87,22 @@ test('pages around the file are as before, and what is outside the memory traps'
   closeFd(fd);
 });
 
+/** Memories of 64 MiB that together reach into the upper half of a 32-bit address space. */
+const LARGE_PAGES = 1024;
+const LARGE_COUNT = 32;
+
+test('a file is mapped wherever a memory lies', () => {
+  const fd = createMemfd('culvert-test', MAPPED_SIZE);
+  const memories = Array.from({ length: LARGE_COUNT }, () =>
+    new WebAssembly.Memory({ initial: LARGE_PAGES, maximum: LARGE_PAGES, shared: true }));
+  memories.forEach((memory, number) => {
+    mapFile(memory, fd);
+    new Uint8Array(memory.buffer)[MAPPED_START] = number + 1;
+    assert.is(wordInFile(fd, MAPPED_START), number + 1);
+  });
+  closeFd(fd);
+});
+
 test('two memories that map one file have the same bytes', () => {
   const fd = createMemfd('culvert-test', MAPPED_SIZE);
   const [one, other] = [makeMemory(), makeMemory()];

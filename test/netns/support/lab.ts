@@ -151,7 +151,7 @@ export class Lab {
       const self = cluster[index];
       if (self === undefined) return;
       const [ipv4 = '', ipv6 = ''] = self.addresses;
-      const node = await this.bed.addNode(self.name, { ipv4, ipv6 }, underlayMtu);
+      const node = await this.bed.addNode(self.name, { ipv4, ipv6 }, { mtu: underlayMtu });
       this.places[index] = kind === 'culvert'
         ? await this.#addCulvert(node, self, cluster, flags[index] ?? [], options.podMtu)
         : await this.#addKernel(node, self, cluster);
