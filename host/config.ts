@@ -46,6 +46,8 @@ export interface HostConfig {
     port: number;
     /** MTU of the link; 0 takes the interface's. */
     mtu: number;
+    /** Probe what the paths to peers take, and hold packets to it. */
+    pathMtu: boolean;
     /** Sending sockets per family. */
     sendSockets: number;
     /** Take inner checksums that a peer's kernel left to a device which never finished them. */
@@ -114,7 +116,7 @@ export const DEFAULTS: HostConfig = {
   services: { enabled: true, empty: 'reject' },
   nodePorts: { enabled: false, addresses: [], range: '30000-32767' },
   underlay: {
-    addresses: [], interface: '', port: FLANNEL_VXLAN_PORT, mtu: 0, sendSockets: 16,
+    addresses: [], interface: '', port: FLANNEL_VXLAN_PORT, mtu: 0, pathMtu: true, sendSockets: 16,
     takeUnfinished: false,
   },
   device: { name: 'culvert0', keep: false },
@@ -166,6 +168,7 @@ const SourceSchema = v.strictObject({
     interface: interfaceName,
     port: integer(1, 65535),
     mtu: v.optional(v.pipe(v.number(), v.integer(), v.check(isMtu, 'not 0 or 576 to 65535'))),
+    pathMtu: v.optional(v.boolean()),
     sendSockets: integer(1, 64),
     takeUnfinished: v.optional(v.boolean()),
   })),
