@@ -81,6 +81,8 @@ export interface HostConfig {
   /** The user of this machine that stands for both; empty for none. */
   syncUser: string;
   memory: ProfileName;
+  /** Hold the MSS that TCP names in tunnelled connections to what the tunnel takes. */
+  mssClamp: boolean;
   /** ICMP errors per second and origin. */
   icmp: { rate: number; burst: number };
   policy: {
@@ -129,6 +131,7 @@ export const DEFAULTS: HostConfig = {
   syncUid: -1,
   syncUser: '',
   memory: 'standard',
+  mssClamp: false,
   icmp: { rate: 100, burst: 50 },
   policy: { unknownPods: 'closed', denyWithIcmp: false },
   cni: { podCidrs: [], policyWaitSeconds: 10 },
@@ -193,6 +196,7 @@ const SourceSchema = v.strictObject({
   syncUid: integer(-1, 0x7fffffff),
   syncUser: text,
   memory: v.optional(v.picklist(['small', 'standard', 'full'])),
+  mssClamp: v.optional(v.boolean()),
   icmp: v.optional(v.strictObject({ rate: integer(0, 1_000_000), burst: integer(0, 100_000) })),
   policy: v.optional(v.strictObject({
     unknownPods: v.optional(v.picklist(['closed', 'open'])),
