@@ -86,7 +86,7 @@ test('the core is at most 9,500 lines', () => {
   expectNone(checkTotal('wasm', core, CORE_LINES_LIMIT));
 });
 
-test('the code is at most 50,000 lines without tests and benches', () => {
+test('the code is at most 56,000 lines without tests and benches', () => {
   const product = code.filter(({ path }) => !NOT_PRODUCT.test(path));
   expectNone(checkTotal('all code', product, CODE_LINES_LIMIT));
 });

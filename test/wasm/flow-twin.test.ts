@@ -3,6 +3,7 @@
 
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
+import { readEvents } from '../../engine/counters.ts';
 import type { PolicyChange, Program, RuleSet } from '../../engine/model.ts';
 import { FlowTwin, type TwinPacket } from '../reference/flows.ts';
 import { identityOf, ruleSetAnswer } from '../reference/policy-match.ts';
@@ -69,6 +70,7 @@ class PolicyState {
   readonly prefixes = new Map<string, number>();
   readonly ruleSets = new Map<number, RuleSet>();
   readonly endpoints = new Map<string, { ingress: number; egress: number }>();
+  readonly verdicts = { egressAllowed: 0, egressDenied: 0, ingressAllowed: 0, ingressDenied: 0 };
 
   take(change: PolicyChange): void {
     for (const [prefix, identity] of change.identities) this.prefixes.set(prefix, identity);
@@ -76,17 +78,25 @@ class PolicyState {
     for (const endpoint of change.endpoints) this.endpoints.set(endpoint.name, endpoint);
   }
 
-  /** Why the first packet of a flow is dropped, null where it is allowed. */
+  /** Why the first packet of a flow is dropped, null where it is allowed. Both ends on this node
+   * judge, whatever the other one says. */
   judge({ source, destination, protocol, destinationPort }: TwinPacket): string | null {
     const hasPort = protocol === 6 || protocol === 17;
     const key = (protocol * 65536) + (hasPort ? destinationPort : 0);
     const identity = (address: string): number => identityOf([...this.prefixes], address);
-    const pod = (address: string) =>
-      this.endpoints.get(Object.keys(LOCAL).find((name) => LOCAL[name]?.includes(address)) ?? '');
-    const egress = this.ruleSets.get(pod(source)?.egress ?? 0);
-    const ingress = this.ruleSets.get(pod(destination)?.ingress ?? 0);
-    if ((ruleSetAnswer(egress, identity(destination), key) & 1) === 0) return 'policyEgress';
-    return (ruleSetAnswer(ingress, identity(source), key) & 1) === 0 ? 'policyIngress' : null;
+    const allows = (direction: 'egress' | 'ingress', own: string, other: string): boolean => {
+      const name = Object.keys(LOCAL).find((pod) => LOCAL[pod]?.includes(own));
+      if (name === undefined) return true;
+      const set = this.ruleSets.get(this.endpoints.get(name)?.[direction] ?? 0);
+      const isAllowed = (ruleSetAnswer(set, identity(other), key) & 1) !== 0;
+      this.verdicts[`${direction}${isAllowed ? 'Allowed' : 'Denied'}`] += 1;
+      return isAllowed;
+    };
+    const [mayLeave, mayCome] = [
+      allows('egress', source, destination), allows('ingress', destination, source),
+    ];
+    if (!mayLeave) return 'policyEgress';
+    return mayCome ? null : 'policyIngress';
   }
 }
 
@@ -143,6 +153,10 @@ test('random packets under changing policies agree with the twin', () => {
       const place = `seed ${seed} step ${step} ${JSON.stringify(packet)}`;
       assert.is(sendTo(bed, packet), expected, place);
       fates.set(expected, (fates.get(expected) ?? 0) + 1);
+    }
+    const events = readEvents(bed.core);
+    for (const [event, count] of Object.entries(state.verdicts)) {
+      assert.is(events[event], count, `seed ${seed} ${event}`);
     }
   }
   for (const fate of ['pass', 'policyEgress', 'policyIngress']) {

@@ -21,7 +21,8 @@ import { flowIsError, flowMatches, flowSameWay } from "../flow-key";
 import { findLive, unknownEpoch } from "../flow-track";
 import { packetStart, packetTranslated } from "../packet";
 import {
-  flowCandidate, flowInsert, flowIsTranslated, flowPair, flowRemove, flowSession, packetFlow,
+  flowCandidate, flowFind, flowInsert, flowIsTranslated, flowPair, flowRemove, flowSession,
+  packetFlow,
 } from "../table/flow";
 import { isFragment, isHeaderless, isLaterFragment, transportProtocol } from "../wire/transport";
 import { translate, translateQuote } from "./translate";
@@ -42,7 +43,7 @@ function settleServed(
   descriptor: usize, transport: i32, worker: i32, nowMs: i32, flow: usize,
 ): i32 {
   if (isHeaderless(transport) || flowIsError(flowCandidate(worker))) return REASON_NONE;
-  if (flow == 0) return REASON_FLOW_TABLE_FULL;
+  if (flow == 0) return whyNoFlow(worker);
   const key = flowSession(worker);
   let session = flowPair(flow);
   if (session == 0 || !flowMatches(session, key)) {
@@ -53,6 +54,13 @@ function settleServed(
   // By the addresses that the datagram's other fragments come with.
   const isKept = rememberFirst(packetStart(descriptor), transport, key, session, nowMs);
   return isKept ? REASON_NONE : REASON_FRAGMENT_TABLE_FULL;
+}
+
+/** Why a packet that may pass has no flow: another worker's packet has made one from the backend's
+ * end, with the same ends and ports, since the backend was chosen; or there was no room. */
+function whyNoFlow(worker: i32): i32 {
+  const other = flowFind(flowCandidate(worker));
+  return other != 0 ? REASON_SERVICE_CONFLICT : REASON_FLOW_TABLE_FULL;
 }
 
 /** Makes a session for a flow, and both a pair. Returns the session, 0 if there is no room. */
