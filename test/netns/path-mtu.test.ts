@@ -1,7 +1,7 @@
 // time limit: 300 s
 //
 // A router in the middle takes 1,280 bytes, and both nodes' links 1,500: all gets through at every
-// tier, either family in either, and soon without fragments.
+// tier, either family in either, and soon without fragments; with mssClamp at once.
 //
 //   pod 1                                                                     pod 2
 //   [ TUN 1430 ]                                                       [ TUN 1430 ]
@@ -22,7 +22,7 @@ const CROSSED: Carriers = { IPv4: 'IPv6', IPv6: 'IPv4' };
 const PATH_MTU = 1280;
 const LINK_MTU = 1500;
 const OVERHEAD = { IPv4: 50, IPv6: 70 };
-const BYTES = 10 * 1024 * 1024;
+const BYTES = 4 * 1024 * 1024;
 const TIMEOUT_MS = 30_000;
 const STALL_MS = 5000;
 /** Two looks of host/path-mtu.ts, and as much again. */
@@ -96,7 +96,7 @@ function pathTests(tier: Tier, carriers: Carriers): void {
   const lab = async (): Promise<TierLab> => {
     if (made !== null) return made;
     made = await TierLab.create({ tiers: [tier, tier], carriers });
-    await NarrowLink.create(made.lab, 2, PATH_MTU);
+    await NarrowLink.create(made.lab.bed, made.lab.place(2).node, PATH_MTU);
     return made;
   };
   test.after(() => made?.close());
@@ -122,6 +122,55 @@ function pathTests(tier: Tier, carriers: Carriers): void {
 
   test.run();
 }
+
+function clampTests(tier: Tier): void {
+  const name = `netns/path-mtu, ${tier}, mssClamp`;
+  const test = suite(name);
+  const flags = [['--mss-clamp', 'true'], []];
+  let made: TierLab | null = null;
+  const lab = async (): Promise<TierLab> => {
+    made ??= await TierLab.create({ tiers: [tier, null], carriers: STRAIGHT, flags });
+    return made;
+  };
+  test.after(() => made?.close());
+
+  tierTest(tier, test, `${tier}: the MTU of the underlay's link is followed`, async () => {
+    const bed = await lab();
+    const { node } = bed.lab.place(1);
+    for (const mtu of [1400, LINK_MTU]) {
+      await node.host.links.setLink('eth0', { mtu });
+      await waitForMtu(bed, 1, mtu);
+      assert.is((await bed.status(1)).underlay.mtu, mtu);
+      assert.is((await node.host.links.link('culvert0')).mtu, mtu - OVERHEAD.IPv6);
+    }
+  });
+  tierTest(tier, test, `${tier}: TCP goes without fragments, of a kernel peer, too`, async () => {
+    const bed = await lab();
+    await NarrowLink.create(bed.lab.bed, bed.lab.place(2).node, PATH_MTU);
+    for (const family of FAMILIES) {
+      await bed.pod(1).agent.ask(
+        { verb: 'ping', address: bed.address(2, family), size: 64, timeoutMs: TIMEOUT_MS });
+    }
+    await waitForMtu(bed, 1, PATH_MTU);
+    for (const family of FAMILIES) {
+      const before = (await bed.status(1)).events;
+      for (const way of ['send', 'fetch'] as const) {
+        const stream = await bed.traffic(1)[way](bed.address(2, family), BYTES, TIMEOUT_MS);
+        assert.ok(stream.same);
+        const speed = Math.round(BYTES / 1000 / stream.elapsedMs);
+        console.log(`${name}, ${family}, ${way}: ${speed} MB/s`);
+      }
+      const { mssClamped = 0, outerFragmented } = (await bed.status(1)).events;
+      assert.is(outerFragmented, before['outerFragmented'], `${family}: no outer fragments`);
+      assert.ok(mssClamped >= (before['mssClamped'] ?? 0) + 4, `${family}: ${mssClamped} clamped`);
+    }
+    assert.equal(dropsOf(await bed.status(1)), []);
+  });
+
+  test.run();
+}
+
+for (const tier of ['T0', 'T2'] as const) clampTests(tier);
 
 for (const tier of TIERS) {
   for (const carriers of [STRAIGHT, CROSSED]) pathTests(tier, carriers);

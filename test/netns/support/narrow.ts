@@ -1,4 +1,4 @@
-// Puts a router between the hub of a lab and a node: what the node's path takes is less than its
+// Puts a router between the hub of a bed and a node: what the node's path takes is less than its
 // link and everybody else's.
 //
 //   node 1            hub                    router              node N
@@ -10,8 +10,7 @@
 
 import { hostPrefix } from '../../../engine/address.ts';
 import { setTxChecksum } from '../../../ffi/ethtool.ts';
-import type { Host } from '../../../cli/demo/bed.ts';
-import type { Lab } from './lab.ts';
+import type { Bed, Host, LabNode } from '../../../cli/demo/bed.ts';
 
 const LINK = 'narrow';
 const HUB = ['198.51.100.3', 'fe80::3'] as const;
@@ -20,28 +19,27 @@ const ROUTER = ['198.51.100.4', 'fe80::4'] as const;
 const GATEWAY = ['198.51.100.1', 'fe80::1'] as const;
 
 export class NarrowLink {
-  readonly #lab: Lab;
-  readonly #router: Host;
+  readonly router: Host;
+  readonly #hub: Host;
 
-  private constructor(lab: Lab, router: Host) {
-    this.#lab = lab;
-    this.#router = router;
+  private constructor(hub: Host, router: Host) {
+    this.#hub = hub;
+    this.router = router;
   }
 
-  /** Moves node `number` behind a link of this MTU. */
-  static async create(lab: Lab, number: number, mtu: number): Promise<NarrowLink> {
-    const { bed } = lab;
+  /** Moves a node behind a link of this MTU. */
+  static async create(bed: Bed, node: LabNode, mtu: number): Promise<NarrowLink> {
     const router = bed.addHost('router');
     router.sysctl({ 'net.ipv4.ip_forward': 1, 'net.ipv6.conf.all.forwarding': 1 });
-    const link = new NarrowLink(lab, router);
+    const link = new NarrowLink(bed.hub, router);
     await bed.hub.links.addVeth(LINK, LINK, router.namespace.fd);
     await setUp(bed.hub, LINK, HUB);
     await setUp(router, LINK, ROUTER);
     await link.setMtu(mtu);
-    const { port, ...addresses } = lab.place(number).node;
+    const { port, ipv4, ipv6 } = node;
     await bed.hub.links.setLink(port, { namespaceFd: router.namespace.fd });
     await setUp(router, port, GATEWAY);
-    for (const [place, address] of [addresses.ipv4, addresses.ipv6].entries()) {
+    for (const [place, address] of [ipv4, ipv6].entries()) {
       const prefix = hostPrefix(address);
       await router.links.addRoute({ prefix, device: port });
       const [back = '', there = ''] = [HUB[place], ROUTER[place]];
@@ -53,7 +51,7 @@ export class NarrowLink {
   }
 
   async setMtu(mtu: number): Promise<void> {
-    for (const host of [this.#lab.bed.hub, this.#router]) await host.links.setLink(LINK, { mtu });
+    for (const host of [this.#hub, this.router]) await host.links.setLink(LINK, { mtu });
   }
 }
 
