@@ -36,7 +36,7 @@ import { PrefixTable } from './tables/prefix.ts';
 import { groupTunnels, isOtherKind, tunnelOverhead, withPort, type PeerTunnel } from './tunnel.ts';
 
 /** What the tables need to know beside the cluster. `podNetworks` get an unreachable route under
- * the nodes' own; `underlayMtu` is the MTU of the link that carries the tunnels. */
+ * the nodes' own; `underlayMtu` is the MTU of the link that carries the tunnels, at first. */
 export interface ForwardingOptions {
   nodeName: string;
   podNetworks: string[];
@@ -48,15 +48,17 @@ export interface ForwardingOptions {
   defaultMac: Record<Family, string>;
 }
 
-/** A tunnel to a remote node, as published, and the pod packets that take it. `previous` is another
- * kind of tunnel, whose packets are taken, too: what it was until lately or, lasting, what the
- * other end may choose in its place; `record` counts in the table. */
+/** A tunnel to a remote node, as published, and the pod packets that take it. `pathMtu` is what the
+ * way there takes, null where that is no less than the link; `mtu` what that leaves to the packets
+ * of pods. `previous` is another kind of tunnel, whose packets are taken, too: what it was until
+ * lately or, lasting, what the other end may choose in its place; `record` counts in the table. */
 export interface Peer {
   node: string;
   families: Family[];
   tunnel: PeerTunnel;
   nextHop: number;
   record: number;
+  pathMtu: number | null;
   mtu: number;
   previous: { tunnel: PeerTunnel; record: number; isLasting: boolean } | null;
 }
@@ -76,6 +78,7 @@ export class Forwarding {
   readonly peers = new Map<string, Peer>();
   #core: Core;
   #options: ForwardingOptions;
+  #underlayMtu: number;
   #routes: Record<Family, ClaimTable>;
   #remotes: Record<Family, ClaimTable>;
   /** Peers whose routes go with the next settling, and they after them. */
@@ -87,6 +90,7 @@ export class Forwarding {
   constructor(core: Core, limits: Limits, options: ForwardingOptions) {
     this.#core = core;
     this.#options = options;
+    this.#underlayMtu = options.underlayMtu;
     this.nextHops = new NextHopTable(core);
     this.peerTable = new PeerTable(core);
     this.devices = new DeviceTable(core);
@@ -317,7 +321,9 @@ export class Forwarding {
       return known;
     }
     const nextHop = this.nextHops.allocate(`peer ${key}`);
-    const peer: Peer = { node, families: [], tunnel, nextHop, record: -1, mtu: 0, previous: null };
+    const peer: Peer = {
+      node, families: [], tunnel, nextHop, record: -1, pathMtu: null, mtu: 0, previous: null,
+    };
     try {
       this.#publishPeer(peer);
     } catch (error) {
@@ -331,13 +337,14 @@ export class Forwarding {
   /** Writes the peer a new record and points its id there. */
   #publishPeer(peer: Peer, tunnel = peer.tunnel): void {
     const { nextHop, record: left, previous: before } = peer;
+    if (tunnel.remote !== peer.tunnel.remote) peer.pathMtu = null;
     const isSwitch = left >= 0 && isOtherKind(peer.tunnel, tunnel);
     let previous = before?.isLasting === true ? null : before;
     if (isSwitch) previous = { tunnel: peer.tunnel, record: left, isLasting: false };
     previous ??= this.#addAlternative(peer, tunnel);
     const record = this.#addRecord(peer, tunnel, previous);
     this.nextHops.publish(nextHop, NEXT_HOP_KIND_PEER, record);
-    Object.assign(peer, { tunnel, record, mtu: this.#mtu(tunnel), previous });
+    Object.assign(peer, { tunnel, record, mtu: this.#mtu(peer, tunnel), previous });
     for (const gone of [left, before?.record ?? -1]) {
       if (gone >= 0 && gone !== previous?.record) this.peerTable.remove(gone);
     }
@@ -352,8 +359,9 @@ export class Forwarding {
   }
 
   /** Throws TableFullError; then the alternative that was to be its previous has no record. */
-  #addRecord({ nextHop }: Peer, tunnel: PeerTunnel, previous: Peer['previous']): number {
-    const [ownMac, mtu] = [this.#ownMac(tunnel), this.#mtu(tunnel)];
+  #addRecord(peer: Peer, tunnel: PeerTunnel, previous: Peer['previous']): number {
+    const { nextHop } = peer;
+    const [ownMac, mtu] = [this.#ownMac(tunnel), this.#mtu(peer, tunnel)];
     try {
       return this.peerTable.add({
         tunnel, nextHop, ownMac, mtu, previous: previous?.record ?? -1,
@@ -364,8 +372,33 @@ export class Forwarding {
     }
   }
 
-  #mtu(tunnel: PeerTunnel): number {
-    return this.#options.underlayMtu - tunnelOverhead(tunnel);
+  /** The MTU of the link that carries the tunnels. */
+  get underlayMtu(): number {
+    return this.#underlayMtu;
+  }
+
+  /** Holds packets for every peer to another MTU of the link. */
+  setUnderlayMtu(mtu: number): void {
+    this.#underlayMtu = mtu;
+    for (const peer of this.peers.values()) this.#holdToMtu(peer);
+  }
+
+  /** Holds packets for a peer to what the way there takes; null for no less than the link. Nothing
+   * happens to a peer that has gone. */
+  setPathMtu(peer: Peer, mtu: number | null): void {
+    peer.pathMtu = mtu;
+    if (peer.record >= 0) this.#holdToMtu(peer);
+  }
+
+  #holdToMtu(peer: Peer): void {
+    peer.mtu = this.#mtu(peer, peer.tunnel);
+    this.peerTable.setMtu(peer.record, peer.mtu);
+  }
+
+  /** A peer without a tunnel is on our link. */
+  #mtu({ pathMtu }: Peer, tunnel: PeerTunnel): number {
+    const most = tunnel.kind === 'direct' ? null : pathMtu;
+    return Math.min(this.#underlayMtu, most ?? Infinity) - tunnelOverhead(tunnel);
   }
 
   /** The MAC of our own end: what the cluster says of our tunnel, or our default. */
@@ -403,6 +436,7 @@ export class Forwarding {
     this.nextHops.release(peer.nextHop);
     this.#forgetPrevious(peer);
     this.peerTable.remove(peer.record);
+    peer.record = -1;
   }
 
   #claimRoutes(owner: string, claims: Claim[]): void {

@@ -46,7 +46,25 @@ const IP_TOS = 1;
 const IPV6_TCLASS = 67;
 const UDP_SEGMENT = 103;
 const UDP_GRO = 104;
+const IP_RECVERR = 11;
+const IPV6_RECVERR = 25;
+/** Offsets into struct sock_extended_err, linux/errqueue.h. */
+const EE_ERRNO = 0;
+const EE_ORIGIN = 4;
+const EE_TYPE = 5;
+const EE_CODE = 6;
+const EE_INFO = 8;
 const AF_INET6 = 10;
+
+/** An error about a datagram that was sent, ip(7): its errno, who says so, and an ICMP message's
+ * type and code; `info` is the MTU where it is about that. */
+export interface ExtendedError {
+  errno: number;
+  origin: number;
+  type: number;
+  code: number;
+  info: number;
+}
 
 /** A fixed number of messages that are received or sent in one call. */
 export class MessageVector {
@@ -128,16 +146,16 @@ export class MessageVector {
 
   /**
    * Receives into messages `first` and following, without waiting. Returns how many arrived, or
-   * a negative errno (-EAGAIN when there was none).
+   * a negative errno (-EAGAIN when there was none). `flags` are recvmmsg()'s.
    */
-  receive(fd: number, first: number, count: number): number {
+  receive(fd: number, first: number, count: number, flags = 0): number {
     for (let i = first; i < first + count; i++) {
       const header = i * MMSGHDR_SIZE;
       this.#words[(header + MSG_NAMELEN) >>> 2] = this.#nameRooms[i] as number;
       this.#words[(header + MSG_CONTROLLEN) >>> 2] = CONTROL_SIZE;
     }
     const address = this.#headers.address + first * MMSGHDR_SIZE;
-    const received = libc.recvmmsg(fd, address, count, MSG_DONTWAIT, 0);
+    const received = libc.recvmmsg(fd, address, count, MSG_DONTWAIT | flags, 0);
     return received < 0 ? libc.negativeErrno() : received;
   }
 
@@ -184,6 +202,21 @@ export class MessageVector {
     if (found < 0) found = this.#find(index, SOL_IPV6, IPV6_TCLASS);
     // The kernel gives a byte in the one case and an int in the other.
     return found < 0 ? 0 : this.#control.bytes[found + CMSG_DATA] as number;
+  }
+
+  /** The error that was received; null where a datagram was. */
+  extendedError(index: number): ExtendedError | null {
+    let found = this.#find(index, SOL_IP, IP_RECVERR);
+    if (found < 0) found = this.#find(index, SOL_IPV6, IPV6_RECVERR);
+    if (found < 0) return null;
+    const { bytes } = this.#control;
+    const at = found + CMSG_DATA;
+    const word = (offset: number): number => this.#controlWords[(at + offset) >>> 2] as number;
+    return {
+      errno: word(EE_ERRNO), origin: bytes[at + EE_ORIGIN] as number,
+      type: bytes[at + EE_TYPE] as number, code: bytes[at + EE_CODE] as number,
+      info: word(EE_INFO),
+    };
   }
 
   /** Writes a control message. Returns where the next one begins. */

@@ -33,8 +33,8 @@ export interface AttachmentsOptions {
   endpoints: Endpoints;
   policy: PolicyGate;
   log: Log;
-  /** The overlay's MTU. */
-  mtu: number;
+  /** The node's device, whose MTU is the overlay's. */
+  device: { readonly mtu: number };
   /** How long to wait for a pod's rule sets. */
   policyWaitMs: number;
   /** Notes of attachments that ended while no daemon ran. */
@@ -151,7 +151,7 @@ export class Attachments {
   }
 
   async #add(add: CniAdd, from: Connection): Promise<CniAddAnswer> {
-    const { ipam, endpoints, ended, mtu, reason, onChange } = this.#options;
+    const { ipam, endpoints, ended, device: { mtu }, reason, onChange } = this.#options;
     if (ipam.find(add) !== undefined) {
       throw new RequestError(CNI_FAILURES.attached, `${keyText(add)} is attached already`);
     }

@@ -46,6 +46,8 @@ export interface HostConfig {
     port: number;
     /** MTU of the link; 0 takes the interface's. */
     mtu: number;
+    /** Probe what the paths to peers take, and hold packets to it. */
+    pathMtu: boolean;
     /** Sending sockets per family. */
     sendSockets: number;
     /** Take inner checksums that a peer's kernel left to a device which never finished them. */
@@ -79,6 +81,8 @@ export interface HostConfig {
   /** The user of this machine that stands for both; empty for none. */
   syncUser: string;
   memory: ProfileName;
+  /** Hold the MSS that TCP names in tunnelled connections to what the tunnel takes. */
+  mssClamp: boolean;
   /** ICMP errors per second and origin. */
   icmp: { rate: number; burst: number };
   policy: {
@@ -114,7 +118,7 @@ export const DEFAULTS: HostConfig = {
   services: { enabled: true, empty: 'reject' },
   nodePorts: { enabled: false, addresses: [], range: '30000-32767' },
   underlay: {
-    addresses: [], interface: '', port: FLANNEL_VXLAN_PORT, mtu: 0, sendSockets: 16,
+    addresses: [], interface: '', port: FLANNEL_VXLAN_PORT, mtu: 0, pathMtu: true, sendSockets: 16,
     takeUnfinished: false,
   },
   device: { name: 'culvert0', keep: false },
@@ -127,6 +131,7 @@ export const DEFAULTS: HostConfig = {
   syncUid: -1,
   syncUser: '',
   memory: 'standard',
+  mssClamp: false,
   icmp: { rate: 100, burst: 50 },
   policy: { unknownPods: 'closed', denyWithIcmp: false },
   cni: { podCidrs: [], policyWaitSeconds: 10 },
@@ -166,6 +171,7 @@ const SourceSchema = v.strictObject({
     interface: interfaceName,
     port: integer(1, 65535),
     mtu: v.optional(v.pipe(v.number(), v.integer(), v.check(isMtu, 'not 0 or 576 to 65535'))),
+    pathMtu: v.optional(v.boolean()),
     sendSockets: integer(1, 64),
     takeUnfinished: v.optional(v.boolean()),
   })),
@@ -190,6 +196,7 @@ const SourceSchema = v.strictObject({
   syncUid: integer(-1, 0x7fffffff),
   syncUser: text,
   memory: v.optional(v.picklist(['small', 'standard', 'full'])),
+  mssClamp: v.optional(v.boolean()),
   icmp: v.optional(v.strictObject({ rate: integer(0, 1_000_000), burst: integer(0, 100_000) })),
   policy: v.optional(v.strictObject({
     unknownPods: v.optional(v.picklist(['closed', 'open'])),

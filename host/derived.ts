@@ -14,7 +14,9 @@ import { ServiceTables } from '../engine/tables/services.ts';
 import { SystemError } from '../ffi/errno.ts';
 import { lockFile } from '../ffi/file.ts';
 import { localPort } from '../ffi/socket.ts';
-import { VXLAN_OVERHEAD_IPV4, VXLAN_OVERHEAD_IPV6 } from '../wasm/abi/headers.ts';
+import {
+  IPV6_MINIMUM_MTU, VXLAN_OVERHEAD_IPV4, VXLAN_OVERHEAD_IPV6,
+} from '../wasm/abi/headers.ts';
 import { DIRECTORY_TAKE_UNFINISHED, WORKER_LIMIT } from '../wasm/abi/layout.ts';
 import type { HostConfig } from './config.ts';
 import { workerCount } from './data-plane.ts';
@@ -85,9 +87,15 @@ export function handoverOptions(
   return { runtimeDirectory, isEnabled: enabled, awayMs: awaySeconds * 1000 };
 }
 
-/** The MTU that every path of the overlay takes. */
-export function overlayMtu({ mtu, addresses }: Pick<Underlay, 'mtu' | 'addresses'>): number {
-  return mtu - (addresses.IPv6 === undefined ? VXLAN_OVERHEAD_IPV4 : VXLAN_OVERHEAD_IPV6);
+/** The MTU of pods and of the node's device: what every tunnel over the underlay's link takes.
+ * Where that is less than IPv6 needs of an interface, and pods have IPv6, tunnels go in
+ * fragments. */
+export function overlayMtu(
+  { mtu, addresses }: Pick<Underlay, 'mtu' | 'addresses'>, { podNetworks }: HostConfig,
+): number {
+  const taken = mtu - (addresses.IPv6 === undefined ? VXLAN_OVERHEAD_IPV4 : VXLAN_OVERHEAD_IPV6);
+  const hasIpv6 = podNetworks.some((prefix) => addressFamily(prefix) === 'IPv6');
+  return hasIpv6 ? Math.max(taken, IPV6_MINIMUM_MTU) : taken;
 }
 
 /** Tells the core what the kernel takes over. */

@@ -38,6 +38,7 @@ import { Modules } from './modules.ts';
 import { keptDevice, NodeDevice } from './node-device.ts';
 import type { NodePorts } from './node-ports.ts';
 import { Observer } from './observe.ts';
+import { PathMtus, takeUnderlayMtu } from './path-mtu.ts';
 import { PeerTunnels } from './peer-tunnels.ts';
 import { PolicyGate } from './policy-gate.ts';
 import {
@@ -109,6 +110,7 @@ export class Host {
   readonly handover: Handover;
   readonly metrics = new HostMetrics(this);
   readonly capture = new Capture(this);
+  readonly pathMtus: PathMtus;
   readonly freshness = new Freshness(Date.now);
   readonly lastKnown: LastKnown;
   /** What an earlier daemon has left us. */
@@ -138,7 +140,8 @@ export class Host {
     this.underlay = underlay;
     this.#specs = new DeviceSpecs(config, tier);
     const onMoved = (): Promise<void> => this.#takeUnderlay();
-    this.#underlayWatch = new UnderlayWatch({ underlay, links, log, onMoved });
+    const onMtu = (): Promise<void> => takeUnderlayMtu(this);
+    this.#underlayWatch = new UnderlayWatch({ underlay, links, log, onMoved, onMtu });
     this.tier = tier;
     this.tierName = tier.name;
     this.handover = handover;
@@ -150,6 +153,7 @@ export class Host {
     const policyTables = new PolicyTables(this.core, limits.policy);
     this.policy = new PolicyGate(policyTables, config.policy.unknownPods, log);
     this.forwarding = new Forwarding(this.core, limits, forwardingOptions(config, underlay.mtu));
+    this.pathMtus = new PathMtus({ core: this.core, forwarding: this.forwarding, underlay, log });
     this.services = makeServices(this.core, limits, this.forwarding, config);
     this.nodePorts = makeNodePorts(config, underlay, log);
     const onOpened = (): Promise<void> => this.#attachUnderlay();
@@ -161,7 +165,7 @@ export class Host {
     setTunnelTap(this.forwarding.devices, underlay.tap, log);
     const podNetworks = overlayNetworks(config);
     this.nodeDevice = new NodeDevice(links, {
-      ...config.device, mtu: overlayMtu(underlay), podNetworks, tier, queues, handover,
+      ...config.device, mtu: overlayMtu(underlay, config), podNetworks, tier, queues, handover,
     });
     this.endpoints = new Endpoints({
       core: this.core,
@@ -277,6 +281,7 @@ export class Host {
     if (this.#isStopping) return;
     this.#isStopping = true;
     this.#underlayWatch.close();
+    this.pathMtus.close();
     const isKept = isLeft && this.handover.keeper !== 'none';
     await this.#http?.close();
     this.attachments.close();
@@ -325,6 +330,7 @@ export class Host {
       [...this.#specs.underlay(this.underlay), this.#specs.node(this.nodeDevice), ...pods.specs]);
     this.#hasBegun = true;
     this.#underlayWatch.begin();
+    if (this.options.config.underlay.pathMtu) this.pathMtus.begin();
     times.mark('workers');
     log.info({ ...this.recovered, keeper: this.handover.keeper }, 'left by an earlier daemon');
     await this.control.listen();
@@ -351,7 +357,7 @@ export class Host {
       endpoints: this.endpoints,
       policy: this.policy,
       log,
-      mtu: this.nodeDevice.options.mtu,
+      device: this.nodeDevice.options,
       policyWaitMs: config.cni.policyWaitSeconds * 1000,
       ended: diskFiles(join(config.runtimeDirectory, ENDED_FOLDER)),
       reason: (hasOwnIpam) => this.#closedReason(hasOwnIpam),

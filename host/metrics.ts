@@ -104,6 +104,8 @@ export class HostMetrics {
       counter('culvert_peer_tx_bytes_total', 'Bytes of them.', samples('txBytes')),
       counter('culvert_peer_rx_packets_total', 'Packets of a peer.', samples('rxPackets')),
       counter('culvert_peer_rx_bytes_total', 'Bytes of them.', samples('rxBytes')),
+      counter('culvert_path_mtu_events_total', 'What came of probing the paths to peers.',
+        named(this.#host.pathMtus.counts, 'event')),
       gauge('culvert_peer_mtu_bytes', 'Largest packet that a peer is sent.', own.map(
         ({ node, kind, mtu }) => ({ labels: { peer: node, encap: kind }, value: mtu }))),
     ];

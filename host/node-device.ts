@@ -80,6 +80,12 @@ export class NodeDevice {
     }
   }
 
+  /** Gives the interface another MTU, now and whenever it is made again. */
+  async setMtu(mtu: number): Promise<void> {
+    this.options.mtu = mtu;
+    await this.#links.setLink(this.options.name, { mtu });
+  }
+
   /** Makes the interface again after somebody deleted it. */
   async reopen(): Promise<void> {
     this.abandon();

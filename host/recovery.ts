@@ -9,12 +9,7 @@ import type { Log } from '../engine/log.ts';
 import type { Limits } from '../engine/memory-map.ts';
 import type { Attachment, Delta, LossReason, Snapshot } from '../engine/model.ts';
 import {
-  DEVICE_FIRST_ENDPOINT,
-  DEVICE_NODE,
-  DIRECTORY_DENY_WITH_ICMP,
-  DIRECTORY_ICMP_BURST,
-  DIRECTORY_ICMP_RATE,
-  DIRECTORY_WORKER_COUNT,
+  DEVICE_FIRST_ENDPOINT, DEVICE_NODE, DIRECTORY_WORKER_COUNT,
 } from '../wasm/abi/layout.ts';
 import { endpointOf } from './attachments.ts';
 import { monotonicClock } from './clock.ts';
@@ -25,6 +20,7 @@ import { KEPT_FOLDER, type Handover } from './handover.ts';
 import { Journal, deltaFrame, snapshotFrames, type Recalled } from './journal.ts';
 import { keepFlows } from './kept-flows.ts';
 import { LastState } from './last-state.ts';
+import { applyLive } from './reload.ts';
 import { Slots } from './slots.ts';
 import type { DeviceSpec } from './worker.ts';
 
@@ -51,14 +47,12 @@ export function nothingRecovered(): Recovered {
 
 /** Makes the core, with the flows that an earlier daemon has left. */
 export function makeCore(
-  module: WebAssembly.Module, limits: Limits, { icmp, policy, handover: { enabled } }: HostConfig,
+  module: WebAssembly.Module, limits: Limits, config: HostConfig,
   handover: Handover, recovered: Recovered, log: Log,
 ): Core {
   const core = Core.create(module, limits, randomBytes(4).readUInt32LE());
-  core.setDirectory(DIRECTORY_ICMP_RATE, icmp.rate);
-  core.setDirectory(DIRECTORY_ICMP_BURST, icmp.burst);
-  core.setDirectory(DIRECTORY_DENY_WITH_ICMP, policy.denyWithIcmp ? 1 : 0);
-  if (!enabled) return core;
+  applyLive(core, config);
+  if (!config.handover.enabled) return core;
   const held = handover.take(FLOWS);
   const { fd, adopted } = keepFlows(core, held, monotonicClock()());
   // A new file may have the number that the one of no use had.

@@ -3,12 +3,14 @@
 
 import type { Core } from '../engine/core.ts';
 import {
-  DIRECTORY_DENY_WITH_ICMP, DIRECTORY_ICMP_BURST, DIRECTORY_ICMP_RATE,
+  DIRECTORY_DENY_WITH_ICMP, DIRECTORY_ICMP_BURST, DIRECTORY_ICMP_RATE, DIRECTORY_MSS_CLAMP,
 } from '../wasm/abi/layout.ts';
 import { settingPaths, type HostConfig } from './config.ts';
 
 /** Paths of settings that need no other daemon. */
-const LIVE: readonly string[] = ['icmp.rate', 'icmp.burst', 'policy.denyWithIcmp', 'logLevel'];
+const LIVE: readonly string[] = [
+  'icmp.rate', 'icmp.burst', 'mssClamp', 'policy.denyWithIcmp', 'logLevel',
+];
 
 export interface Changes {
   /** What differs and can be in force at once. */
@@ -30,9 +32,10 @@ export function compareConfigs(before: HostConfig, after: HostConfig): Changes {
 }
 
 /** Has the core go by the settings that need no other daemon. */
-export function applyLive(core: Core, { icmp, policy }: HostConfig): void {
+export function applyLive(core: Core, { icmp, mssClamp, policy }: HostConfig): void {
   core.setDirectory(DIRECTORY_ICMP_RATE, icmp.rate);
   core.setDirectory(DIRECTORY_ICMP_BURST, icmp.burst);
+  core.setDirectory(DIRECTORY_MSS_CLAMP, mssClamp ? 1 : 0);
   core.setDirectory(DIRECTORY_DENY_WITH_ICMP, policy.denyWithIcmp ? 1 : 0);
 }
 

@@ -1,11 +1,12 @@
 // Notices that the underlay's interface has other addresses than those that tunnels start from (a
-// new lease of DHCP, a new prefix of the provider), and has everybody go on with the new ones.
+// new lease of DHCP, a new prefix of the provider), or another MTU, and has everybody go on with
+// the new ones.
 
 import type { Log } from '../engine/log.ts';
 import type { Links } from '../ffi/netlink.ts';
 import type { Underlay } from './underlay.ts';
 
-/** A lost address is noticed within this time; a look costs one short exchange with the kernel. */
+/** A change is noticed within this time; a look costs two short exchanges with the kernel. */
 const CHECK_MS = 1000;
 
 export interface UnderlayWatchOptions {
@@ -14,6 +15,8 @@ export interface UnderlayWatchOptions {
   log: Log;
   /** Uses the underlay's sockets as they are now. When it resolves, the old ones are closed. */
   onMoved(): Promise<void>;
+  /** Goes by the underlay's MTU as it is now. */
+  onMtu(): Promise<void>;
 }
 
 export class UnderlayWatch {
@@ -38,8 +41,12 @@ export class UnderlayWatch {
   }
 
   async #check(): Promise<void> {
-    const { underlay, links, log, onMoved } = this.#options;
+    const { underlay, links, log, onMoved, onMtu } = this.#options;
     try {
+      if (await underlay.followMtu(links)) {
+        await onMtu();
+        log.info({ mtu: underlay.mtu }, 'the underlay has another MTU');
+      }
       const left = await underlay.follow(links);
       if (left === null) return;
       await onMoved();
@@ -50,7 +57,7 @@ export class UnderlayWatch {
     } catch (error) {
       const { message } = error as Error;
       if (message !== this.#told && !this.#isClosed) {
-        log.warn({ error: message }, 'cannot follow the underlay\'s addresses');
+        log.warn({ error: message }, 'cannot follow the underlay');
       }
       this.#told = message;
     }

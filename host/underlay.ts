@@ -23,6 +23,9 @@ import {
 } from './underlay-tunnels.ts';
 
 const DEFAULT_MTU = 1500;
+/** What every host takes in fragments, RFC 791 section 3.1: an interface that has less is not
+ * followed. */
+const MTU_MIN = 576;
 const KEPT_PREFIX = 'udp.';
 
 /** Where tunnels start from. */
@@ -48,7 +51,7 @@ export interface UnderlaySockets {
 /** What tunnels start from, and what they leave and arrive by. */
 export class Underlay {
   readonly interface: string;
-  readonly mtu: number;
+  mtu: number;
   readonly addresses: Partial<Record<Family, string>>;
   readonly prefixes: Partial<Record<Family, string>>;
   readonly sockets: UnderlaySockets[] = [];
@@ -116,6 +119,16 @@ export class Underlay {
     return null;
   }
 
+  /** Goes by the interface's MTU as it is now, unless the operator has named one. False: it is what
+   * it was. */
+  async followMtu(links: Links): Promise<boolean> {
+    if (this.interface === '' || this.#options.mtu !== 0) return false;
+    const { mtu } = await links.link(this.interface);
+    if (mtu === this.mtu || mtu < MTU_MIN) return false;
+    this.mtu = mtu;
+    return true;
+  }
+
   /** Closes what follow() has left. */
   release(left: UnderlaySockets): void {
     this.#options.handover.forgetAll(keptName(left.address, this.#options));
@@ -175,6 +188,7 @@ export class Underlay {
 /** What sockets of the underlay are like. */
 interface SocketOptions {
   addresses: readonly string[];
+  mtu: number;
   port: number;
   sendSockets: number;
   /** Receiving sockets of each address. */

@@ -16,6 +16,7 @@ import {
 import { countEvents, countSent, drop } from "./count";
 import { enforce, isPending } from "./flow";
 import { answerWithError } from "./icmp-error";
+import { clampMss } from "./mss";
 import { cutSegments } from "./offload/segment";
 import {
   emitVnet, finishChecksum, keepFirst, largestPacket, lastPacket, needsChecksum,
@@ -79,6 +80,7 @@ export function forwardOutbound(
     if (reason == REASON_NONE) reason = checkSize(descriptor, worker, peerMtu(peer));
     if (reason == REASON_NONE) {
       if (costsHop) spendHop(descriptor);
+      clampMss(descriptor, worker, peerMtu(peer));
       return sendToPeer(descriptor, worker, nextHop, peer);
     }
     mtu = peerMtu(peer);

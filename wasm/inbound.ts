@@ -22,6 +22,7 @@ import {
 import { countReceived, drop } from "./count";
 import { checkPacket, forwardInbound } from "./forward";
 import { beginTrain, datagramInHand, standAtDatagram, trainInHand, trainLength } from "./hand";
+import { clampMss } from "./mss";
 import { extendRun, finishRun, meetSlot, openRun } from "./offload/coalesce";
 import { takeUnfinished } from "./offload/unfinished";
 import {
@@ -29,7 +30,7 @@ import {
   setPacket, setRoom, setSegments,
 } from "./packet";
 import {
-  deviceAt, deviceTunnel, nextHopAt, nextHopIndex, nextHopKind, peerAt,
+  deviceAt, deviceTunnel, nextHopAt, nextHopIndex, nextHopKind, peerAt, peerMtu,
 } from "./table/record";
 import { routeDestination, routeRemote, routeSource } from "./table/route";
 import { takeOuterOff } from "./tunnel/ipip";
@@ -127,6 +128,7 @@ function receive(
   const header = <i32>(packetStart(descriptor) - datagram);
   setRoom(descriptor, packetRoom(descriptor) + header);
   takeUnfinished(descriptor, worker);
+  clampMss(descriptor, worker, peerMtu(peer));
   if (openRun(descriptor, worker, origin, header)) return;
   const nextHop = routeDestination(packetStart(descriptor));
   countReceived(worker, origin, descriptor);

@@ -1,5 +1,6 @@
-// Peers: records with ready-made headers. A published record is never written again; a change is a
-// new record, and the old index waits out its grace period.
+// Peers: records with ready-made headers. A published record is written again in single words only,
+// the MTU and the previous record; any other change is a new record, and the old index waits out
+// its grace period.
 
 import {
   ETHERNET_DESTINATION,
@@ -80,8 +81,17 @@ export class PeerTable {
 
   /** From now on a record's packets are the only ones that are taken. */
   forgetPrevious(index: number): void {
-    const at = this.#start + (index * PEER_STRIDE) + PEER_PREVIOUS;
-    Atomics.store(new Int32Array(this.#core.memory.buffer), at / 4, 0);
+    this.#store(index, PEER_PREVIOUS, 0);
+  }
+
+  /** From now on packets are held to this. One that is under way may be held to both. */
+  setMtu(index: number, mtu: number): void {
+    this.#store(index, PEER_MTU, mtu);
+  }
+
+  #store(index: number, field: number, value: number): void {
+    const at = this.#start + (index * PEER_STRIDE) + field;
+    Atomics.store(new Int32Array(this.#core.memory.buffer), at / 4, value);
   }
 
   /** Gives a record back. Precondition: no next hop points at it any more. */

@@ -35,7 +35,7 @@ test('a new core has counted nothing, and says so for every reason', () => {
       segmented: 0, coalesced: 0, unfinished: 0, served: 0, resetSent: 0,
       egressAllowed: 0, egressDenied: 0, ingressAllowed: 0, ingressDenied: 0,
       moduleEgressAllowed: 0, moduleEgressDenied: 0, moduleIngressAllowed: 0,
-      moduleIngressDenied: 0 });
+      moduleIngressDenied: 0, mssClamped: 0 });
 });
 
 test('packets are counted where they come from and go to, as IP packets', () => {
@@ -82,7 +82,7 @@ test('an ICMP error is beside the drop, and its rate is limited for each origin'
       segmented: 0, coalesced: 0, unfinished: 0, served: 0, resetSent: 0,
       egressAllowed: 1, egressDenied: 0, ingressAllowed: 0, ingressDenied: 0,
       moduleEgressAllowed: 0, moduleEgressDenied: 0, moduleIngressAllowed: 0,
-      moduleIngressDenied: 0 });
+      moduleIngressDenied: 0, mssClamped: 0 });
 });
 
 test('the rate limit outlives a wrap of the clock', () => {

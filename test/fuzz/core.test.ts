@@ -41,7 +41,7 @@ test('damaged packets neither trap nor write astray nor get lost', () => {
   assert.ok(report.dropped > report.packets / 20, 'many packets did not');
 });
 
-test('nor do they where policy looks at every pod', () => {
+test('nor do they where policy looks at every pod, and SYNs are clamped', () => {
   const fuzzer = new Fuzzer(SEED, (scene) => {
     const http = program([{ protocol: 6, first: 0, last: 1023 }, { protocol: 17 }]);
     const policy = new PolicyTables(scene.core, TEST_LIMITS.policy);
@@ -53,6 +53,7 @@ test('nor do they where policy looks at every pod', () => {
       })),
     }), (_namespace, name) => scene.endpoints.get(name)?.device ?? null);
     scene.core.setDirectory(layout.DIRECTORY_DENY_WITH_ICMP, 1);
+    scene.core.setDirectory(layout.DIRECTORY_MSS_CLAMP, 1);
   });
   const report = fuzzer.run(POLICY_PACKETS);
   console.log(`fuzz with policy: ${report.packets} packets; ${report.sent} sent`);

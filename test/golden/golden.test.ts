@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { REASON_NAMES } from '../../engine/counters.ts';
+import { DIRECTORY_MSS_CLAMP } from '../../wasm/abi/layout.ts';
 import { processOne } from '../support/core.ts';
 import { deviceIndex, deviceName, makeHome } from '../support/home.ts';
 import { fromHex, toHex } from '../support/packets.ts';
@@ -16,6 +17,7 @@ const FOLDER = join(ROOT, 'test/golden');
 interface Golden {
   name: string;
   input: string;
+  clamps: boolean;
   source: string | null;
   packet: Uint8Array;
   /** As written after `Verdict: `. */
@@ -31,12 +33,13 @@ function readSections(file: string): Golden[] {
 function readSection(name: string, text: string): Golden {
   const [, input, source] = /^Input: `([^`]+)`(?:, from `([^`]+)`)?$/m.exec(text) ?? [];
   const verdict = /^Verdict: (.+)$/m.exec(text)?.[1];
+  const clamps = /^With: `mssClamp`$/m.test(text);
   const [packet, output, ...more] = [...text.matchAll(/^```\n(.*?)^```$/gms)]
     .map(([, block = '']) => readBlock(block));
   if (input === undefined || verdict === undefined || packet === undefined || more.length > 0) {
     throw new Error(`${name}: a section has an input, a packet, a verdict and one output or none`);
   }
-  return { name, input, source: source ?? null, packet, verdict, output: output ?? null };
+  return { name, input, clamps, source: source ?? null, packet, verdict, output: output ?? null };
 }
 
 /** Hexadecimal with comments, in which `2e x 40` stands for a byte 40 times. */
@@ -48,6 +51,7 @@ function readBlock(block: string): Uint8Array {
 
 function check(golden: Golden): void {
   const scene = makeHome();
+  if (golden.clamps) scene.core.setDirectory(DIRECTORY_MSS_CLAMP, 1);
   const source = golden.source === null ? undefined : { address: golden.source, port: 40000 };
   const found = processOne(scene.core, golden.packet, deviceIndex(scene, golden.input), source);
   const reason = found.reason === 0 ? '' : `drop, \`${REASON_NAMES[found.reason]}\``;

@@ -6,8 +6,9 @@
 //   10.244.1.10     192.0.2.1             192.0.2.2              10.244.2.10
 //   MTU 1430 .. 1280      MTU 1500 .. 1400
 //
-// Pods send packets that no longer fit the underlay behind their tunnel headers: the outer packets
-// go in fragments meanwhile, as the kernel's own VXLAN sends them.
+// Pods send packets that no longer fit the underlay behind their tunnel headers: until the daemon
+// has seen the change the outer packets go in fragments, as the kernel's own VXLAN sends them, and
+// after it pods hear what is too large.
 
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
@@ -82,7 +83,7 @@ for (const tier of TIERS) {
     const drops = dropsOf(status);
     console.log(`${name}: ${drops.join(' ') || 'no drops'}`);
     assert.is(status.dataPlane.crashes, 0);
-    assert.equal(drops, []);
+    assert.equal(drops.filter((drop) => !drop.startsWith('outbound.tooBig=')), []);
   });
 
   test.run();

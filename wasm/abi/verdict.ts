@@ -85,4 +85,5 @@ export const EVENT_MODULE_EGRESS_ALLOWED = 13;
 export const EVENT_MODULE_EGRESS_DENIED = 14;
 export const EVENT_MODULE_INGRESS_ALLOWED = 15;
 export const EVENT_MODULE_INGRESS_DENIED = 16;
-export const EVENT_COUNT = 17;
+export const EVENT_MSS_CLAMPED = 17;          // SYN segments that named more than a tunnel takes
+export const EVENT_COUNT = 18;

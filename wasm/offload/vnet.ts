@@ -102,6 +102,13 @@ export function checksumOffset(descriptor: usize): i32 {
   return load<u16>(descriptor, DESCRIPTOR_CHECKSUM_OFFSET);
 }
 
+/** True where the checksum that is left is that of the header at `start`, its field `offset` bytes
+ * from there. */
+export function leavesChecksum(descriptor: usize, start: i32, offset: i32): bool {
+  return needsChecksum(descriptor) && checksumStart(descriptor) == start
+    && checksumOffset(descriptor) == offset;
+}
+
 /** Bytes of payload in each of a super-packet's packets but the last. */
 export function segmentSize(descriptor: usize): i32 {
   return load<u16>(descriptor, DESCRIPTOR_SEGMENT_SIZE);

@@ -16,7 +16,7 @@ import {
 } from "../abi/layout";
 import { checksumAdd, checksumFold, checksumUpdate } from "../checksum";
 import { flowDestination, flowOpenerPorts, flowSameWay, flowSource } from "../flow-key";
-import { checksumOffset, checksumStart, finishChecksum, needsChecksum } from "../offload/vnet";
+import { finishChecksum, leavesChecksum } from "../offload/vnet";
 import { packetHead, packetLength, packetStart } from "../packet";
 import { flowQuoted } from "../table/flow";
 import { ipDestinationAddress, ipSourceAddress, ipTransport, isIpv4 } from "../wire/ip";
@@ -102,8 +102,7 @@ function exchange(descriptor: usize, ends: usize): void {
   const packet = packetStart(descriptor);
   const transport = ipTransport(packet);
   const field = checksumField(transportProtocol(transport));
-  const isOpen = needsChecksum(descriptor) && checksumOffset(descriptor) == field
-    && checksumStart(descriptor) == transportOffset(transport);
+  const isOpen = leavesChecksum(descriptor, transportOffset(transport), field);
   exchangeEnds(packet, transport, packetHead(descriptor), ends, isOpen);
 }
 
