@@ -19,6 +19,17 @@ export function addOperate(program: Command, shared: Shared): void {
   addCapture(program, shared);
   addTrace(program, shared);
   addDiag(program, shared);
+  addRestart(program, shared);
+}
+
+function addRestart(program: Command, { runtimeOption }: Shared): void {
+  program.command('restart').description('have another daemon take over from the running one')
+    .addOption(runtimeOption())
+    .addHelpText('after', '\nThe next one makes everything ready while this one forwards: the '
+      + 'program as it is\ninstalled now, and the configuration as it is now. Where it cannot, '
+      + 'this one goes on.\n\nExample:\n  culvert restart\n')
+    .action(async (options: { runtimeDirectory: string }) =>
+      (await import('./restart.ts')).restart(options));
 }
 
 function addMetrics(program: Command, { runtimeOption }: Shared): void {

@@ -8,7 +8,9 @@ import { SecondInstanceError } from '../host/derived.ts';
 import { Host } from '../host/main.ts';
 import { Manager, Reports } from '../host/notify.ts';
 import { applyLive, compareConfigs } from '../host/reload.ts';
+import { Predecessor } from '../host/predecessor.ts';
 import { StartTimes } from '../host/start-times.ts';
+import { Succession } from '../host/succession.ts';
 import { TierError } from '../host/tier.ts';
 import { SystemdStore } from '../host/systemd-store.ts';
 import { CommandError, EXIT_CONFIG, EXIT_FAILED, EXIT_NO_PERMISSION } from './exit.ts';
@@ -38,18 +40,27 @@ export async function runDaemon(
   const log = makeLog('host', config.logLevel);
   const store = SystemdStore.from(environment);
   const manager = new Manager(environment);
-  const host = await Host.start({
+  const predecessor = Predecessor.from(environment);
+  const over = new AbortController();
+  const succession = new Succession(environment, manager, () => over.abort());
+  const host: Host = await Host.start({
     config, log, version: VERSION, corePath: CORE_PATH, store, times,
-  }).catch((error: unknown) => Promise.reject(explain(error)));
+    predecessor,
+    restart: () => succession.begin(host),
+  }).catch((error: unknown) => {
+    predecessor?.leave();
+    throw explain(error);
+  });
   log.debug({}, times.describe());
   log.info({ node: config.nodeName, version: VERSION }, 'ready');
   const reports = new Reports(manager, host);
   onReload(() => reload(read, { host, log, manager, reports }));
-  await aborted(stop);
-  log.info({}, 'stopping');
-  reports.close();
+  await Promise.race([aborted(stop), aborted(over.signal)]);
+  const isOver = over.signal.aborted;
+  if (!isOver) log.info({}, 'stopping');
+  reports.close(isOver);
   // Whether another daemon follows, only the manager knows: it lets go of everything otherwise.
-  await host.stop(config.device.keep || store !== null);
+  await host.stop(config.device.keep || store !== null || isOver);
 }
 
 interface Running {

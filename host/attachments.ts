@@ -144,6 +144,11 @@ export class Attachments {
     }
   }
 
+  /** Resolves when all words have been acted on. */
+  async settle(): Promise<void> {
+    while (this.#queues.size > 0) await Promise.all(this.#queues.values());
+  }
+
   /** Lets go of the plugins that are at work; their attachments are only claimed on disk. */
   close(): void {
     for (const { timer } of this.#claims.values()) clearTimeout(timer);

@@ -25,6 +25,8 @@ export interface DataPlaneOptions {
   core: Core;
   module: WebAssembly.Module;
   log: Log;
+  /** Workers turn nothing over before begin(): another process may still do so. */
+  isHeld?: boolean;
   /** A device ended by itself: its interface was deleted. It is detached already. */
   onLost(index: number, errno: number): void;
   /** The TAP of tier T3 was deleted; frames for it are lost until the core makes none. */
@@ -57,11 +59,11 @@ export class DataPlane {
 
   constructor(options: DataPlaneOptions) {
     this.#options = options;
-    const { core, module, log } = options;
+    const { core, module, log, isHeld = false } = options;
     const count = core.directory(DIRECTORY_WORKER_COUNT);
     const threads = new OwnThreads();
     this.workers = Array.from({ length: count }, (_, worker) => new WorkerThread({
-      core, module, log, worker, threads,
+      core, module, log, worker, threads, isHeld,
       devices: this.#devices,
       modules: () => this.#modulesNow(),
       onReport: (report) => this.#hear(report),
@@ -85,20 +87,10 @@ export class DataPlane {
 
   /** Gives devices to the workers, to each between two of its turns. Resolves when all workers read
    * them, and survives their crashes. */
-  attach(...devices: DeviceSpec[]): Promise<void> {
-    return this.#attach(devices, false);
-  }
-
-  /** Likewise for the first devices of a daemon; the packets that an earlier one had in its hands
-   * come first. */
-  begin(devices: DeviceSpec[]): Promise<void> {
-    return this.#attach(devices, true);
-  }
-
-  async #attach(devices: DeviceSpec[], isFirst: boolean): Promise<void> {
+  async attach(...devices: DeviceSpec[]): Promise<void> {
     for (const device of devices) this.#devices.set(device.index, device);
     const outcomes = await Promise.allSettled(
-      this.workers.map((worker) => worker.command({ verb: 'attach', devices, isFirst })));
+      this.workers.map((worker) => worker.command({ verb: 'attach', devices })));
     const failed = outcomes.find(({ status }) => status === 'rejected');
     if (failed?.status !== 'rejected') return;
     for (const { index } of devices) await this.detach(index);
@@ -110,6 +102,17 @@ export class DataPlane {
     const ending = this.#ending.get(index);
     if (ending !== undefined) return ending;
     if (this.#devices.delete(index)) await this.#takeBack(index);
+  }
+
+  /** Has workers that were held turn packets over. Those that an earlier process had in its hands
+   * come first. */
+  begin(): void {
+    for (const worker of this.workers) worker.begin();
+  }
+
+  /** Has the workers turn nothing over any more after the turns they are in. */
+  async halt(): Promise<void> {
+    await Promise.all(this.workers.map((worker) => worker.halt()));
   }
 
   /** Ends the workers after the turns they are in. */

@@ -5,7 +5,7 @@ import { MessageChannel, Worker, receiveMessageOnPort } from 'node:worker_thread
 import type { MessagePort } from 'node:worker_threads';
 import { closeFd, openEventFd, signalEventFd } from '../ffi/file.ts';
 import {
-  THREAD_EVENTS, THREAD_GO, THREAD_STANDBY_EVENTS, THREAD_STATE_SIZE,
+  GO_FIRST, GO_INSTEAD, THREAD_EVENTS, THREAD_GO, THREAD_STANDBY_EVENTS, THREAD_STATE_SIZE,
 } from './thread-state.ts';
 import type { Command, WorkerData, WorkerReport } from './worker.ts';
 
@@ -116,9 +116,10 @@ export class DataThread {
     });
   }
 
-  /** Has a standby begin, in the place of a thread that turns nothing over any more. */
-  go(): void {
-    Atomics.store(this.#state, THREAD_GO, 1);
+  /** Has a standby begin: in the place of a thread that turns nothing over any more, or as the
+   * first one of this process. */
+  go(isFirst = false): void {
+    Atomics.store(this.#state, THREAD_GO, isFirst ? GO_FIRST : GO_INSTEAD);
     if (!this.#isOver) signalEventFd(this.#wakeFd);
   }
 

@@ -6,6 +6,9 @@
 // what it has a use for, by name, and drops the rest; from then on it tells the keeper of whatever
 // it opens or closes, in that order: nothing is in use that is not kept. A keeper that ends is
 // replaced, and told everything again. Without a keeper the daemon works as well, and says so.
+//
+// A daemon that takes over from one that still runs has its descriptors from that one
+// (succession.ts). Until settle() the keeper is the other's to tell.
 
 import { createHash } from 'node:crypto';
 import { rmSync } from 'node:fs';
@@ -75,6 +78,8 @@ export class Handover {
   /** What is kept now, and our descriptor of it. */
   readonly #kept = new Map<string, number>();
   #keeper: Keeper | null = null;
+  /** While another daemon tells the keeper: names that we shall have to tell it of. */
+  #untold: Set<string> | null = null;
   #restartMs = RESTART_FIRST_MS;
   #restartTimer: NodeJS.Timeout | null = null;
   #isOver = false;
@@ -99,9 +104,38 @@ export class Handover {
     return handover;
   }
 
+  /** Goes on with what another daemon has given, whose keeper stays as it is until settle(). */
+  static succeed(options: HandoverOptions, given: ReadonlyMap<string, number>): Handover {
+    const handover = new Handover(options);
+    for (const [name, fd] of given) handover.#offered.set(name, fd);
+    handover.#untold = new Set();
+    options.store?.adopt(given.keys());
+    return handover;
+  }
+
   /** Starts a keeper where there is none. A failure is logged, and then there is none. */
   async ensure(): Promise<void> {
-    if (this.#options.isEnabled && this.#keeper === null) await this.#find();
+    if (this.#options.isEnabled && this.#keeper === null && this.#untold === null) {
+      await this.#find();
+    }
+  }
+
+  /** From now on the keeper is ours. */
+  async settle(): Promise<void> {
+    const untold = this.#untold;
+    if (untold === null) return;
+    this.#untold = null;
+    this.#keeper = this.#options.store;
+    await this.ensure();
+    for (const name of untold) {
+      const fd = this.#kept.get(name);
+      this.#tell(name, (keeper) => (fd === undefined ? keeper.drop(name) : keeper.put(name, fd)));
+    }
+  }
+
+  /** What is kept now, by name. */
+  get kept(): ReadonlyMap<string, number> {
+    return this.#kept;
   }
 
   /** Who keeps things for us: `holder`, `systemd`, or `none`. */
@@ -146,7 +180,7 @@ export class Handover {
     for (const name of this.offered(prefix)) {
       const fd = this.#offered.get(name);
       this.#offered.delete(name);
-      this.#tell((keeper) => keeper.drop(name));
+      this.#tell(name, (keeper) => keeper.drop(name));
       if (fd !== undefined) closeFd(fd);
     }
   }
@@ -155,13 +189,13 @@ export class Handover {
   keep(name: string, fd: number): void {
     if (!this.#options.isEnabled) return;
     this.#kept.set(name, fd);
-    this.#tell((keeper) => keeper.put(name, fd));
+    this.#tell(name, (keeper) => keeper.put(name, fd));
   }
 
   /** Has a descriptor let go; to be called before it is closed. */
   forget(name: string): void {
     if (!this.#kept.delete(name)) return;
-    this.#tell((keeper) => keeper.drop(name));
+    this.#tell(name, (keeper) => keeper.drop(name));
   }
 
   /** Likewise for descriptors of which each worker has one. */
@@ -267,8 +301,9 @@ export class Handover {
     this.#restartMs = Math.min(this.#restartMs * 2, RESTART_LIMIT_MS);
   }
 
-  /** Tells the keeper, if there is one; one that fails is of no more use. */
-  #tell(say: (keeper: Keeper) => void): void {
+  /** Tells the keeper what is new of a name, if there is one; one that fails is of no more use. */
+  #tell(name: string, say: (keeper: Keeper) => void): void {
+    this.#untold?.add(name);
     const keeper = this.#keeper;
     if (keeper === null) return;
     try {

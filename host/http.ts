@@ -52,6 +52,7 @@ export class HttpServer {
    * told, and the daemon goes on. The server's code is loaded now, not before packets flow. */
   async listen(): Promise<void> {
     const { address, port, log } = this.#options;
+    this.#isClosed = false;
     const { createServer } = await import('node:http');
     if (this.#isClosed) return;
     const server = createServer({
@@ -75,7 +76,7 @@ export class HttpServer {
     server.unref();
   }
 
-  /** Ends all connections, and listening. */
+  /** Ends all connections, and listening, until it is to listen again. */
   async close(): Promise<void> {
     this.#isClosed = true;
     const server = this.#server;

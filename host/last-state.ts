@@ -138,7 +138,13 @@ export class LastState {
   /** Writes what still waits. */
   async close(): Promise<void> {
     this.#isClosed = true;
+    await this.settle();
+  }
+
+  /** Likewise, and goes on. */
+  async settle(): Promise<void> {
     if (this.#timer !== null) clearTimeout(this.#timer);
+    this.#timer = null;
     await this.#writing;
     await this.#write();
   }

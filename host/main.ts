@@ -1,32 +1,27 @@
 // The node daemon: puts devices, tables, data workers and control sockets together, and takes them
 // apart again in the opposite order.
 
-import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { DEVICE_NODE } from '../wasm/abi/layout.ts';
 import type { Core } from '../engine/core.ts';
 import { Forwarding } from '../engine/forwarding.ts';
-import type { Log } from '../engine/log.ts';
-import type { Limits } from '../engine/memory-map.ts';
 import { ENDED_FOLDER, type Delta, type Pod, type Snapshot } from '../engine/model.ts';
 import { PolicyTables } from '../engine/tables/policy.ts';
 import { errnoName } from '../ffi/errno.ts';
 import { closeFd } from '../ffi/file.ts';
-import { Links } from '../ffi/netlink.ts';
+import type { Links } from '../ffi/netlink.ts';
 import { Attachments } from './attachments.ts';
 import { Capture } from './capture.ts';
-import type { HostConfig } from './config.ts';
 import type { ControlServer } from './control.ts';
-import { DataPlane } from './data-plane.ts';
+import type { DataPlane } from './data-plane.ts';
 import {
-  forwardingOptions, handoverOptions, lockRuntimeDirectory, makeIpam, makeNodePorts, makeServices,
-  memoryLimits, moduleEndpoints, moduleStore, nodePortAddresses, overlayMtu, overlayNetworks,
-  setOffloads, setTunnelStarts, setTunnelTap,
+  forwardingOptions, makeIpam, makeNodePorts, makeServices, moduleEndpoints, moduleStore,
+  nodePortAddresses, overlayMtu, overlayNetworks, setOffloads, setTunnelStarts, setTunnelTap,
 } from './derived.ts';
 import { diskFiles } from './durable.ts';
 import { Endpoints } from './endpoints.ts';
 import { Freshness } from './freshness.ts';
-import { Handover } from './handover.ts';
+import type { Handover } from './handover.ts';
 import { Heap } from './heap.ts';
 import type { HttpServer } from './http.ts';
 import { httpServer } from './http-health.ts';
@@ -35,56 +30,31 @@ import { Ipam } from './ipam.ts';
 import { nodeFacts } from './methods.ts';
 import { HostMetrics } from './metrics.ts';
 import { Modules } from './modules.ts';
-import { keptDevice, NodeDevice } from './node-device.ts';
+import { NodeDevice } from './node-device.ts';
 import type { NodePorts } from './node-ports.ts';
 import { Observer } from './observe.ts';
+import { openParts, type HostOptions, type HostParts } from './parts.ts';
 import { PathMtus, takeUnderlayMtu } from './path-mtu.ts';
 import { PeerTunnels } from './peer-tunnels.ts';
 import { PolicyGate } from './policy-gate.ts';
 import {
-  LastKnown, makeCore, nothingRecovered, recoverPackets, restorePods,
-  type Recovered,
+  LastKnown, nothingRecovered, recoverPackets, restorePods, takeFlows, type RestoredPods,
 } from './recovery.ts';
 import type { ServiceGate } from './service-gate.ts';
 import { controlServer, syncServer } from './sockets.ts';
 import { DeviceSpecs } from './specs.ts';
-import type { StartTimes } from './start-times.ts';
-import type { SystemdStore } from './systemd-store.ts';
+import { LOCK_NAME } from './succession-words.ts';
 import { tellSubnet } from './subnet-env.ts';
-import { chooseTier, probeKernel, type Tier, type TierName } from './tier.ts';
-import { Underlay } from './underlay.ts';
+import type { Tier, TierName } from './tier.ts';
+import type { Underlay } from './underlay.ts';
 import { UnderlayWatch } from './underlay-watch.ts';
-import { warmUp } from './warm-up.ts';
 
+export type { HostOptions } from './parts.ts';
 export { CONTROL_SOCKET, SYNC_SOCKET } from './sockets.ts';
 
 /** First wait before a deleted device is made again, and the longest. */
 const REOPEN_FIRST_MS = 50;
 const REOPEN_LIMIT_MS = 5000;
-
-export interface HostOptions {
-  config: HostConfig;
-  log: Log;
-  version: string;
-  /** The core's WebAssembly module. */
-  corePath: string;
-  /** Where systemd runs us and keeps descriptors for us. */
-  store?: SystemdStore | null;
-  times: StartTimes;
-}
-
-/** What a daemon is made of and must close in the end. */
-interface HostParts {
-  lock: number;
-  links: Links;
-  handover: Handover;
-  tier: Tier;
-  underlay: Underlay;
-  limits: Limits;
-  core: Core;
-  dataPlane: DataPlane;
-  recovered: Recovered;
-}
 
 /** One running daemon. */
 export class Host {
@@ -114,7 +84,7 @@ export class Host {
   readonly freshness = new Freshness(Date.now);
   readonly lastKnown: LastKnown;
   /** What an earlier daemon has left us. */
-  readonly recovered: Recovered;
+  readonly recovered = nothingRecovered();
   isNodeDeviceLost = false;
   /** The tier in use: one less once the TAP of T3 is gone. */
   tierName: TierName;
@@ -147,7 +117,6 @@ export class Host {
     this.handover = handover;
     this.core = parts.core;
     this.dataPlane = parts.dataPlane;
-    this.recovered = parts.recovered;
     this.lastKnown = new LastKnown(config, log);
     const { limits, limits: { workers: queues } } = parts;
     const policyTables = new PolicyTables(this.core, limits.policy);
@@ -203,57 +172,21 @@ export class Host {
 
   /** Starts a daemon. Rejects with what is missing; then nothing is left behind. */
   static async start(options: HostOptions): Promise<Host> {
-    const { config, log, times } = options;
-    const lock = lockRuntimeDirectory(config.runtimeDirectory);
-    const links = new Links();
-    const { store = null } = options;
-    const handover = await Handover.begin({ ...handoverOptions(config), log, store });
-    // A daemon that cannot start leaves what it has found to one that can.
-    const isLeft = handover.offered('').length > 0;
-    const recovered = nothingRecovered();
-    times.mark('holder');
-    const module = new WebAssembly.Module(readFileSync(options.corePath));
-    const queues = handover.offered(`${keptDevice(config.device.name)}.`).length;
-    const limits = memoryLimits(config, queues);
-    const core = makeCore(module, limits, config, handover, recovered, log);
-    times.mark('core');
-    let underlay: Underlay | null = null;
     let host: Host | null = null;
-    // The workers' threads start while all else is made ready.
-    const dataPlane = new DataPlane({
-      core,
-      module,
-      log,
+    const parts = await openParts(options, {
       onLost: (index, errno) => (host as Host).#lost(index, errno),
       onTapLost: () => (host as Host).#tapLost(),
       onModule: (report) => host?.modules.hear(report),
       onStuck: (stuck) => host?.modules.stuck(stuck),
     });
+    host = new Host(options, parts);
     try {
-      const tier = chooseTier(config.dataPlane.tier, probeKernel());
-      const warm = isLeft ? Promise.resolve() : warmUp(module, tier);
-      times.mark('tier');
-      await handover.ensure();
-      underlay = await Underlay.open(links, config, tier, limits.workers, handover);
-      times.mark('underlay');
-      host = new Host(options, {
-        lock, links, handover, tier, underlay, limits, core, dataPlane, recovered,
-      });
-      // Packets that have waited long enough are not kept waiting for that.
-      await warm;
-      times.mark('tables');
+      await parts.warm;
+      options.times.mark('tables');
       await host.#open();
       return host;
     } catch (error) {
-      if (host === null) {
-        await dataPlane.stop();
-        underlay?.close();
-        handover.end(isLeft);
-        links.close();
-        closeFd(lock);
-      } else {
-        await host.stop(isLeft);
-      }
+      await host.stop(parts.isLeft);
       throw error;
     }
   }
@@ -273,6 +206,42 @@ export class Host {
   problems(): string[] {
     return [this.forwarding, this.services.tables, this.#peerTunnels]
       .flatMap((part) => part.problems());
+  }
+
+  /** Why no other daemon could take over from this one, or null. */
+  succeedsNot(): string | null {
+    if (this.handover.keeper === 'none') return 'nothing is handed over: handover.enabled is false';
+    if (this.tierName === 'T3') return 'two daemons cannot share the device of tier T3';
+    return null;
+  }
+
+  /** What another daemon needs of ours to take over, by name. */
+  possessions(): Map<string, number> {
+    return new Map(this.handover.kept).set(LOCK_NAME, this.#lock);
+  }
+
+  /** Takes no changes from now on, and makes those that are under way. */
+  async freeze(): Promise<void> {
+    const reason = 'another daemon takes over';
+    await Promise.all([this.control.close(reason), this.sync.close(reason), this.#http?.close()]);
+    await this.attachments.settle();
+    await this.modules.settle();
+    await this.lastKnown.settle();
+  }
+
+  /** Takes changes again. */
+  async thaw(): Promise<void> {
+    await this.control.listen();
+    await this.attachments.takeNotes();
+    await this.sync.listen();
+    void this.#http?.listen();
+  }
+
+  /** Turns no more packets over, and touches nothing that another daemon has. */
+  async halt(): Promise<void> {
+    this.#underlayWatch.close();
+    await this.nodePorts.close();
+    await this.dataPlane.halt();
   }
 
   /** Ends the daemon: no more requests, no more packets, then no more devices, unless these are
@@ -323,21 +292,35 @@ export class Host {
     times.mark('cluster');
     const pods = await restorePods(
       this.handover, this.endpoints, this.attachments.ready, this.recovered, log);
-    recoverPackets(this.core, this.nodeDevice.isLeft, pods, this.recovered);
     times.mark('pods');
     await this.modules.restore();
-    await this.dataPlane.begin(
-      [...this.#specs.underlay(this.underlay), this.#specs.node(this.nodeDevice), ...pods.specs]);
+    await this.dataPlane.attach(
+      ...this.#specs.underlay(this.underlay), this.#specs.node(this.nodeDevice), ...pods.specs);
     this.#hasBegun = true;
+    times.mark('workers');
+    await this.#begin(pods);
+    times.mark('flows');
+    log.info({ ...this.recovered, keeper: this.handover.keeper }, 'left by an earlier daemon');
     this.#underlayWatch.begin();
     if (this.options.config.underlay.pathMtu) this.pathMtus.begin();
-    times.mark('workers');
-    log.info({ ...this.recovered, keeper: this.handover.keeper }, 'left by an earlier daemon');
+    this.nodePorts.begin();
     await this.control.listen();
     this.attachments.takeNotes();
     await this.sync.listen();
     times.mark('sockets');
     void this.#http?.listen();
+  }
+
+  /** Has packets turned over from now on: those first that an earlier daemon had in its hands. */
+  async #begin(pods: RestoredPods): Promise<void> {
+    const { predecessor = null, config, log } = this.options;
+    await predecessor?.stop();
+    if (config.handover.enabled) takeFlows(this.core, this.handover, this.recovered, log);
+    recoverPackets(this.core, this.nodeDevice.isLeft, pods, this.recovered);
+    this.dataPlane.begin();
+    predecessor?.end();
+    this.handover.refuse('');
+    await this.handover.settle();
   }
 
   #makeModules(policy: PolicyTables): Modules {

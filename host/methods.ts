@@ -47,6 +47,7 @@ export function controlMethods(host: Host): Methods {
     ...host.capture.methods(),
     trace: method(TraceSchema, (query) => trace(host, query)),
     config: method(Nothing, () => withoutSecrets(host.options.config)),
+    restart: method(Nothing, () => restart(host)),
     ...host.attachments.methods(),
     ...moduleMethods(host.modules),
     'endpoint.add': method(EndpointSchema, (endpoint) =>
@@ -54,6 +55,16 @@ export function controlMethods(host: Host): Methods {
     'endpoint.remove': method(EndpointNameSchema, ({ namespace, name }) =>
       explained('endpoint', () => host.endpoints.remove(namespace, name), host)),
   };
+}
+
+/** Has another daemon take over. Answers once that is certain to try. */
+async function restart({ options }: Host): Promise<null> {
+  try {
+    await options.restart?.();
+    return null;
+  } catch (error) {
+    throw new RequestError('restart', (error as Error).message);
+  }
 }
 
 /** What both sockets have counted. */

@@ -133,6 +133,11 @@ export class Modules {
     return this.#held.map((held) => this.#report(held));
   }
 
+  /** Resolves when all changes are made. */
+  settle(): Promise<void> {
+    return this.#inOrder(() => Promise.resolve());
+  }
+
   states(): ModuleState[] {
     return this.#held.map(({ kept: { name }, reason }) =>
       ({ name, state: reason === null ? 'enabled' : 'disabled', reason }));

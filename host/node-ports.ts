@@ -30,6 +30,7 @@ export class NodePorts {
   readonly #plans = new Map<string, Plan>();
   #worker: Worker | null = null;
   #restartTimer: NodeJS.Timeout | null = null;
+  #hasBegun = false;
   #isStopped = false;
   #report: ProxyReport | null = null;
   /** What threads had counted that are no more. */
@@ -39,6 +40,12 @@ export class NodePorts {
   constructor(options: NodePortsOptions) {
     this.#options = options;
     this.#addresses = options.addresses;
+  }
+
+  /** Opens ports from now on: an earlier daemon may have had them until now. */
+  begin(): void {
+    this.#hasBegun = true;
+    if (this.#plans.size > 0) this.#start();
   }
 
   /** Makes ports what a snapshot says. One that does not speak of Services leaves theirs. */
@@ -137,7 +144,7 @@ export class NodePorts {
     if (plan === null && !this.#plans.delete(owner)) return;
     if (plan !== null) this.#plans.set(owner, plan);
     if (this.#worker !== null) this.#tell(owner, plan);
-    else if (this.#restartTimer === null) this.#start();
+    else if (this.#hasBegun && this.#restartTimer === null) this.#start();
   }
 
   #tell(owner: string, plan: Plan | null): void {

@@ -101,10 +101,10 @@ export class Reports {
     this.#manager.tell('READY=1', this.#status());
   }
 
-  /** The daemon is about to end. */
-  close(): void {
+  /** The daemon is about to end; the service is not where another daemon has taken over. */
+  close(isOver = false): void {
     if (this.#timer !== null) clearInterval(this.#timer);
-    this.#manager.tell('STOPPING=1', 'STATUS=stopping');
+    if (!isOver) this.#manager.tell('STOPPING=1', 'STATUS=stopping');
   }
 
   #report(): void {

@@ -45,14 +45,20 @@ export function nothingRecovered(): Recovered {
   return { flows: null, pods: 0, packets: 0, lostPods: 0, lostBecause: [], isClusterKnown: false };
 }
 
-/** Makes the core, with the flows that an earlier daemon has left. */
+/** Makes the core. It has no flows yet. */
 export function makeCore(
   module: WebAssembly.Module, limits: Limits, config: HostConfig,
-  handover: Handover, recovered: Recovered, log: Log,
 ): Core {
   const core = Core.create(module, limits, randomBytes(4).readUInt32LE());
   applyLive(core, config);
-  if (!config.handover.enabled) return core;
+  return core;
+}
+
+/** Gives the core the flows that an earlier daemon has left, and has them kept. Precondition: no
+ * worker turns, of that daemon neither. */
+export function takeFlows(
+  core: Core, handover: Handover, recovered: Recovered, log: Log,
+): void {
   const held = handover.take(FLOWS);
   const { fd, adopted } = keepFlows(core, held, monotonicClock()());
   // A new file may have the number that the one of no use had.
@@ -62,7 +68,6 @@ export function makeCore(
     log.warn({}, 'connections are judged anew: '
       + 'the flow table is of another build, profile or number of workers');
   }
-  return core;
 }
 
 /** The cluster as it was last told, in files: for the next daemon of this boot, where anything is
@@ -149,6 +154,11 @@ export class LastKnown {
     this.#journal?.clear();
   }
 
+  /** Resolves when all is written. */
+  async settle(): Promise<void> {
+    await this.#disk?.settle();
+  }
+
   async close(): Promise<void> {
     this.#journal?.close();
     await this.#disk?.close();
@@ -229,7 +239,6 @@ export async function restorePods(
     recovered.lostPods += 1;
     lost.add('ended');
   }
-  handover.refuse('');
   recovered.lostBecause = [...lost];
   recovered.pods = specs.length;
   return { specs, indexes };

@@ -13,7 +13,7 @@ import { disableModule } from '../engine/modules.ts';
 import { endTurn } from '../engine/tables/grace.ts';
 import { signalEventFd } from '../ffi/file.ts';
 import { startWorker } from './data-thread.ts';
-import { THREAD_GO } from './thread-state.ts';
+import { GO_INSTEAD, THREAD_GO } from './thread-state.ts';
 import type { WorkerData } from './worker.ts';
 import { WATCH_MS } from './modules/limits.ts';
 import { CallWatch } from './modules/watch.ts';
@@ -113,7 +113,7 @@ class Supervisor {
       this.#standbys.delete(worker);
       endTurn(this.#core, worker);
       if (standby !== undefined) {
-        Atomics.store(standby.data.state, THREAD_GO, 1);
+        Atomics.store(standby.data.state, THREAD_GO, GO_INSTEAD);
         signalEventFd(standby.data.wakeFd);
       }
     } else if (this.#standbys.get(worker) === id) {

@@ -45,6 +45,11 @@ export class SystemdStore implements Keeper {
     return this.#left;
   }
 
+  /** Goes on with what another process of the service has had kept under these names. */
+  adopt(names: Iterable<string>): void {
+    for (const name of names) this.#names.add(name);
+  }
+
   put(name: string, fd: number): void {
     if (this.#names.has(name)) this.drop(name);
     this.#names.add(name);

@@ -5,6 +5,9 @@
 //
 //   no standby:   runs -- crash --> (wait) --> another thread runs
 //   standby:      runs -- crash, or ended within a module --> the standby runs, (wait) --> standby
+//
+// A worker may be held at first: its thread has all that it needs, and turns nothing over, as long
+// as another process does.
 
 import type { Core } from '../engine/core.ts';
 import type { Log } from '../engine/log.ts';
@@ -32,6 +35,8 @@ export interface WorkerThreadOptions {
   /** The worker's number; its slots and counters go by it. */
   worker: number;
   threads: Threads;
+  /** It turns nothing over before begin(). */
+  isHeld: boolean;
   /** What a thread has that starts. */
   devices: ReadonlyMap<number, DeviceSpec>;
   modules(): ModulesOfWorker;
@@ -55,7 +60,9 @@ export class WorkerThread {
   readonly #orphans = new Set<() => void>();
   /** To be told of the ends of threads that were stopped. */
   readonly #exits = new Map<DataThread, () => void>();
+  readonly #ends: Promise<void>[] = [];
   #restartMs = RESTART_FIRST_MS;
+  #isHeld: boolean;
   #isStopping = false;
   #isStopped = false;
   /** Of what is to be started again. */
@@ -64,7 +71,8 @@ export class WorkerThread {
   constructor(options: WorkerThreadOptions) {
     this.#options = options;
     this.#threads = options.threads;
-    this.#running = this.#start(false);
+    this.#isHeld = options.isHeld;
+    this.#running = this.#start(this.#isHeld);
   }
 
   /** True while it turns packets over. */
@@ -82,8 +90,7 @@ export class WorkerThread {
    * good has none. */
   async command(body: CommandBody): Promise<void> {
     if (this.#isStopped) return;
-    const first = body.verb === 'attach' ? { ...body, isFirst: false } : body;
-    const others = this.#standby?.command(first).catch(() => {});
+    const others = this.#standby?.command(body).catch(() => {});
     if (this.#running === null) {
       await new Promise<void>((resolve) => void this.#orphans.add(resolve));
     } else {
@@ -140,7 +147,7 @@ export class WorkerThread {
     // The old thread ends by itself; #exited() must not take that for a crash.
     this.#running = next;
     if (!await before.command({ verb: 'stop' })) endTurn(core, worker);
-    next.go();
+    if (!this.#isHeld) next.go();
     this.#startStandby();
     return true;
   }
@@ -151,19 +158,32 @@ export class WorkerThread {
     this.#endStandby();
   }
 
-  /** Ends it after the turn it is in. */
-  async stop(): Promise<void> {
+  /** Has one that was held turn packets over, those first that an earlier process had read. */
+  begin(): void {
+    if (!this.#isHeld) return;
+    this.#isHeld = false;
+    this.#running?.go(true);
+  }
+
+  /** Has it turn nothing over any more after the turn it is in. Its threads end soon. */
+  async halt(): Promise<void> {
+    if (this.#isStopping) return;
     this.#isStopping = true;
     for (const timer of this.#timers) clearTimeout(timer);
     this.#timers.clear();
     const threads = [this.#running, this.#standby].filter((thread) => thread !== null);
     await Promise.all(threads.map(async (thread) => {
       const exited = new Promise<void>((resolve) => void this.#exits.set(thread, resolve));
-      const isHeard = await thread.command({ verb: 'stop' });
-      if (isHeard) await exited;
+      if (await thread.command({ verb: 'stop' })) this.#ends.push(exited);
     }));
     this.#isStopped = true;
     this.#releaseOrphans();
+  }
+
+  /** Ends it after the turn it is in. */
+  async stop(): Promise<void> {
+    await this.halt();
+    await Promise.all(this.#ends);
   }
 
   #start(isStandby: boolean): DataThread {
@@ -185,7 +205,7 @@ export class WorkerThread {
     this.#note();
     this.#standbyReady = Promise.all([
       standby.command({ verb: 'modules', ...modules() }),
-      standby.command({ verb: 'attach', devices: [...devices.values()], isFirst: false }),
+      standby.command({ verb: 'attach', devices: [...devices.values()] }),
     ]).catch((error: Error) => {
       log.error({ worker, error: error.message }, 'cannot make a standby ready');
     });
@@ -224,7 +244,7 @@ export class WorkerThread {
     }
     this.#standby = null;
     this.#running = standby;
-    if (next !== standby.id) standby.go();
+    if (next !== standby.id && !this.#isHeld) standby.go();
     log.warn({ worker }, 'the standby has taken over');
     this.#releaseOrphans();
     this.#again(thread, () => this.#startStandby());
@@ -246,13 +266,13 @@ export class WorkerThread {
   /** Starts a thread with all devices. Commands that were under way are covered by that. */
   #restart(): void {
     const { log, devices, worker, modules } = this.#options;
-    const running = this.#start(false);
+    const running = this.#start(this.#isHeld);
     this.#running = running;
     this.#note();
     // Modules come first: no packet is judged without them.
     Promise.all([
       running.command({ verb: 'modules', ...modules() }),
-      running.command({ verb: 'attach', devices: [...devices.values()], isFirst: false }),
+      running.command({ verb: 'attach', devices: [...devices.values()] }),
     ]).catch((error: Error) => {
       log.error({ worker, error: error.message }, 'cannot attach devices again');
     });

@@ -25,7 +25,7 @@ import type { ModuleEndpoint, ModulesOfWorker } from './modules/load.ts';
 import type { ModuleReports } from './modules/instances.ts';
 import { Slots } from './slots.ts';
 import {
-  THREAD_EVENTS, THREAD_GO, THREAD_ID, THREAD_STANDBY_EVENTS,
+  GO_FIRST, THREAD_EVENTS, THREAD_GO, THREAD_ID, THREAD_STANDBY_EVENTS,
 } from './thread-state.ts';
 
 /** What a device is and what it is made of. Descriptors stay the main thread's to close. */
@@ -58,12 +58,12 @@ export interface WorkerData {
   commands: MessagePort;
   /** Words of thread-state.ts. */
   state: Int32Array;
-  /** It makes everything ready, and begins once THREAD_GO says so. */
+  /** It makes everything ready, and begins once THREAD_GO says how. */
   isStandby: boolean;
 }
 
 export type Command =
-  | { id: number; verb: 'attach'; devices: DeviceSpec[]; isFirst: boolean }
+  | { id: number; verb: 'attach'; devices: DeviceSpec[] }
   | { id: number; verb: 'detach'; index: number }
   /** What sits at these places of the core's table from now on. */
   | { id: number; verb: 'modules' } & ModulesOfWorker
@@ -171,7 +171,7 @@ class DataWorker {
     try {
       for (;;) {
         if (this.#obey()) return false;
-        if (Atomics.load(state, THREAD_GO) === 1) return true;
+        if (Atomics.load(state, THREAD_GO) > 0) return true;
         if (events.wait(WAIT_MS) > 0) drainEventFd(wakeFd);
       }
     } finally {
@@ -186,7 +186,9 @@ class DataWorker {
       this.#attachNow(device);
     }
     this.#later.clear();
-    if (currentModule(this.#core, this.#data.worker) >= 0) this.#loop.resume(nowMs);
+    const isFirst = Atomics.load(this.#data.state, THREAD_GO) === GO_FIRST;
+    const isHalfDone = currentModule(this.#core, this.#data.worker) >= 0;
+    if (isFirst || isHalfDone) this.#loop.resume(nowMs);
     else this.#slots.endTurn();
   }
 
@@ -217,7 +219,6 @@ class DataWorker {
       case 'attach':
         // All before the next turn: a packet may go from each of them to each other.
         for (const device of command.devices) attempt(() => this.#attach(device));
-        if (command.isFirst) attempt(() => this.#loop.resume(monotonicClock()()));
         break;
       case 'detach':
         this.#later.delete(command.index);

@@ -9,7 +9,7 @@ import * as assert from 'uvu/assert';
 import type { Bed } from '../../cli/demo/bed.ts';
 import { findTool, toolReason } from '../../scripts/tools.ts';
 import { openBed } from '../netns/support/forge-scene.ts';
-import { until } from '../netns/support/forge.ts';
+import { until } from '../support/until.ts';
 import { testNeeding } from '../support/needs.ts';
 import {
   NEXT_VERSION, pause, packagePath, SERVICE, ServiceScene, WATCHDOG_SECONDS, type Account,

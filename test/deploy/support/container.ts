@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import type { Host } from '../../../cli/demo/bed.ts';
 import { debianTree } from '../../../scripts/debian-tree.ts';
 import { findTool, toolReason } from '../../../scripts/tools.ts';
-import { until } from '../../netns/support/forge.ts';
+import { until } from '../../support/until.ts';
 
 /** What systemd's process 1 takes for: halt. systemd(1), SIGNALS. */
 const HALT = 'RTMIN+4';

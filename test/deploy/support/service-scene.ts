@@ -20,7 +20,7 @@ import {
   POD_NETWORKS, podAddress, podAddresses, podName,
 } from '../../netns/support/forge-cluster.ts';
 import { Place, mustReach, type Pod } from '../../netns/support/forge-scene.ts';
-import { until } from '../../netns/support/forge.ts';
+import { until } from '../../support/until.ts';
 import { Paced, type PacedReport } from '../../netns/support/paced.ts';
 import { ROOT } from '../../support/source.ts';
 import { Container } from './container.ts';

@@ -130,6 +130,7 @@ test('snapshots and deltas reach the proxy in its thread', async () => {
   const ports = new NodePorts({
     enabled: true, addresses: ['127.0.0.1'], range: '1-65535', log: quiet,
   });
+  ports.begin();
   try {
     const target = await bed.server(echo('a'));
     const ask = async (): Promise<string> =>
