@@ -178,7 +178,7 @@ test('7: a half-open connection is found out, and what was missed is caught up w
   server.create('pods', podObject('a', 'new', '10.0.3.1'));
   await new Promise((resolve) => { setTimeout(resolve, 100); });
   server.thaw();
-  await settled(3000);
+  await settled();
 });
 
 test('8: withdrawn rights are told of when the watch ends, and what was known stays', async () => {
