@@ -40,7 +40,8 @@ test.after(() => rmSync(folder, { recursive: true, force: true }));
 
 /** Nothing but the explanation, on standard error, and the exit code. */
 function assertRefused(outcome: Outcome, code: number, expected: RegExp): void {
-  assert.match(outcome.stderr, expected);
+  assert.is(outcome.signal, null, 'it ends by itself');
+  assert.match(outcome.stderr, expected, `${outcome.code}: ${outcome.stderr}`);
   assert.is(outcome.code, code, outcome.stderr);
   assert.is(outcome.stdout, '', 'standard output is for answers');
   assert.not.match(outcome.stderr, /^ {4}at /m, 'no stack for a user');

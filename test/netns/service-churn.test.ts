@@ -37,7 +37,8 @@ const CHURNED = [2, 3, 4, 5, 6, 7, 8, 9];
 const HELD_PER_FAMILY = 50;
 const CHANGES = 4000;
 const CHANGES_PER_SECOND = 1000;
-const DATAGRAMS_PER_SECOND = 2000;
+/** The load goes with the changes, so that there is as much of it where a machine is slow. */
+const DATAGRAMS_PER_CHANGE = 2;
 const SEED = 20_251;
 /** How many datagrams each port sends, and whether that needs more flows than there may be. */
 const LOADS = {
@@ -225,7 +226,9 @@ interface Churned {
 
 /** Has backends of Services that have all of them go and come, a few at a time; each Service keeps
  * one at least. */
-async function churn(voice: ServiceVoice, membership: Membership): Promise<Churned> {
+async function churn(
+  voice: ServiceVoice, membership: Membership, load: Load,
+): Promise<Churned> {
   const random = new Random(SEED);
   const all = BACKENDS.map((_, b) => b);
   const members = new Map(CHURNED.map((n) => [n, new Set(all)]));
@@ -254,6 +257,7 @@ async function churn(voice: ServiceVoice, membership: Membership): Promise<Churn
       await pause(1);
       continue;
     }
+    load.due(done * DATAGRAMS_PER_CHANGE);
     const askedMs = nowMs();
     await voice.say(changed.map((n) => churnService(n, ADDRESSES, members.get(n) ?? [])));
     times.push(nowMs() - askedMs);
@@ -282,10 +286,15 @@ function testLoad({ name, each, isFull }: (typeof LOADS)['full']): void {
     try {
       await lab.say(...all);
       await lines.hold(serviceAddress(1, 'IPv4'), frontPort(1), KEPT, PATIENCE_MS);
-      await load.start(CHURNED.map(loadTarget), DATAGRAMS_PER_SECOND, each);
-      const { rate, medianMs, p99Ms } = await churn(voice, judge.membership);
-      await pause(SETTLE_MS);
+      await load.start(CHURNED.map(loadTarget), each);
+      const { rate, medianMs, p99Ms } = await churn(voice, judge.membership, load);
+      await until('most answers', async () => {
+        const { sent, answered, connected, failed } = await load.report();
+        const isSent = sent >= CHANGES * DATAGRAMS_PER_CHANGE;
+        return isSent && answered > sent / 2 && connected > failed;
+      });
       const report = await load.stop();
+      await pause(SETTLE_MS);
       for (const capture of captures) capture.drain();
       const status = await lab.place.culvert.status();
       const { used = 0, limit = 0 } = status.tables.find((table) => table.name === 'flows') ?? {};

@@ -16,11 +16,11 @@ import type { Host } from '../../cli/demo/bed.ts';
 import { dropsOf, FAMILIES, STRAIGHT } from './support/lab.ts';
 import { TierLab, TIERS, tierTest } from './support/tier-lab.ts';
 
-const BYTES = 60 * 1024 * 1024;
+const BYTES = 30 * 1024 * 1024;
 const TIMEOUT_MS = 60_000;
 /** TCP sends again after 0.2 s, then waits twice as long each time: this is seven times in vain. */
 const STALL_MS = 25_400;
-const CHANGE_MS = 100;
+const CHANGE_MS = 50;
 const UNDERLAY_MTUS = [1400, 1500];
 const POD_MTUS = [1280, 1430];
 

@@ -16,7 +16,7 @@ import { dropsOf, FAMILIES, STRAIGHT, type Carriers } from './support/lab.ts';
 import { TierLab, TIERS, tierTest, type Tier } from './support/tier-lab.ts';
 import type { TrainAnswer } from './support/traffic.ts';
 
-const TRANSFER_BYTES = 50 * 1024 * 1024;
+const TRANSFER_BYTES = 20 * 1024 * 1024;
 const TIMEOUT_MS = 60_000;
 const PING_SIZES = [0, 56, 1300, 3000, 20_000, 65_000];
 const DATAGRAM_SIZES = [...range(1, 20, 1), ...range(1340, 1500, 4), 3000, 9000, 30_000, 65_000];

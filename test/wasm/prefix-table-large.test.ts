@@ -16,9 +16,9 @@ const SEED = 20251;
 const IPV4_COUNT = 955_000;          // 900,000 different ones
 const IPV6_COUNT = 170_000;          // 160,000
 const UPDATES = 2000;
-const CHECKED_BATCHES = 128;          // of BATCH keys, for each kind of keys
-const TIMED_BATCHES = 64;
-const TIMED_ROUNDS = 4;
+const CHECKED_BATCHES = 64;           // of BATCH keys, for each kind of keys
+const TIMED_BATCHES = 32;
+const TIMED_ROUNDS = 2;
 const WORDS = abi.PREFIX_KEY_SIZE / 4;
 const MIB = 1024 * 1024;
 

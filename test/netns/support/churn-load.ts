@@ -20,8 +20,8 @@ export interface LoadTarget {
 }
 
 export type LoadRequest =
-  | { verb: 'start'; targets: LoadTarget[]; perSecond: number; each: number }
-  | { verb: 'stop' };
+  | { verb: 'start'; targets: LoadTarget[]; pace: Int32Array; each: number }
+  | { verb: 'report' | 'stop' };
 
 /** Of datagrams and of connections; `opened` counts ports of both. */
 export interface LoadReport {
@@ -34,18 +34,29 @@ export interface LoadReport {
 
 export class Load {
   readonly #thread: Thread<LoadRequest>;
+  /** One word: how many datagrams are to be sent so far. */
+  readonly #pace = new Int32Array(new SharedArrayBuffer(4));
 
   constructor(host: Host) {
     this.#thread = new Thread(host, new URL('./churn-worker.js', import.meta.url));
   }
 
-  /** Sends datagrams at a rate, `each` from one port, and opens a connection of each Service after
-   * the other. */
-  async start(targets: LoadTarget[], perSecond: number, each: number): Promise<void> {
-    await this.#thread.ask({ verb: 'start', targets, perSecond, each });
+  /** Sends datagrams as they fall due, `each` from one port, and opens a connection of each Service
+   * after the other. */
+  async start(targets: LoadTarget[], each: number): Promise<void> {
+    await this.#thread.ask({ verb: 'start', targets, pace: this.#pace, each });
   }
 
-  /** Sends no more. */
+  /** Has so many datagrams be sent in all. */
+  due(count: number): void {
+    Atomics.store(this.#pace, 0, count);
+  }
+
+  report(): Promise<LoadReport> {
+    return this.#thread.ask({ verb: 'report' }) as Promise<LoadReport>;
+  }
+
+  /** Sends no more, and opens no more. */
   stop(): Promise<LoadReport> {
     return this.#thread.ask({ verb: 'stop' }) as Promise<LoadReport>;
   }

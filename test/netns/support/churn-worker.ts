@@ -11,9 +11,7 @@ import { serveThread } from './thread.ts';
 const SOCKETS = 4;
 /** Between the end of a connection and the next one of a Service. */
 const PAUSE_MS = 20;
-/** A datagram's answer comes within this; its port is needed again. */
-const SOCKET_MS = 1000;
-/** Far longer than a connection takes, where its backend is there. */
+/** Far longer than a connection takes, or an answer, where its backend is there. */
 const CONNECTION_MS = 5000;
 
 const report: LoadReport = { sent: 0, answered: 0, opened: 0, connected: 0, failed: 0 };
@@ -61,24 +59,22 @@ function speak(talker: Talker): void {
   report.sent += 1;
 }
 
-function sendAll(targets: LoadTarget[], perSecond: number, each: number): void {
+function sendAll(targets: LoadTarget[], pace: Int32Array, each: number): void {
   const talkers = targets.flatMap((target) =>
     Array.from({ length: SOCKETS }, () => makeTalker(target, each)));
-  const startMs = nowMs();
   let turn = 0;
   const timer = setInterval(() => {
     if (isOver) {
       clearInterval(timer);
       return;
     }
-    const due = Math.floor(((nowMs() - startMs) * perSecond) / 1000);
-    for (; report.sent < due; turn += 1) {
+    for (const due = Atomics.load(pace, 0); report.sent < due; turn += 1) {
       const at = turn % talkers.length;
       const talker = talkers[at];
       if (talker === undefined) return;
       speak(talker);
       if (talker.left > 0) continue;
-      setTimeout(() => talker.socket.close(), SOCKET_MS);
+      setTimeout(() => talker.socket.close(), CONNECTION_MS);
       talkers[at] = makeTalker(talker.target, each);
     }
   }, 1);
@@ -106,7 +102,7 @@ function connectAll(target: LoadTarget): void {
 
 serveThread<LoadRequest>(async (request) => {
   if (request.verb === 'start') {
-    sendAll(request.targets, request.perSecond, request.each);
+    sendAll(request.targets, request.pace, request.each);
     request.targets.forEach(connectAll);
   }
   if (request.verb === 'stop') isOver = true;

@@ -43,12 +43,13 @@ function listenDatagrams({ address, port, name }: Post): Promise<void> {
   return new Promise((resolve) => { socket.bind(port, address, resolve); });
 }
 
-/** Opens a connection and hears the greeting. */
+/** Opens a connection and hears the greeting. One that is half open does not end by itself where
+ * the other end does. */
 function greet(
-  { address, port, timeoutMs }: Target,
+  { address, port, timeoutMs }: Target, allowHalfOpen = false,
 ): Promise<{ socket: Socket; greeting: Greeting }> {
   return new Promise((resolve, reject) => {
-    const socket = connect({ host: address, port, noDelay: true });
+    const socket = connect({ host: address, port, noDelay: true, allowHalfOpen });
     const timer = setTimeout(() => socket.destroy(new Error('no answer in time')), timeoutMs);
     const end = (error?: Error): void => {
       clearTimeout(timer);
@@ -63,6 +64,7 @@ function greet(
       resolve({ socket, greeting: JSON.parse(text) as Greeting });
     };
     socket.on('data', take);
+    socket.once('end', () => { if (text === '') socket.destroy(); });
     socket.once('error', end);
     socket.once('close', () => end());
   });
@@ -107,7 +109,7 @@ async function hold(request: Target & { count: number }): Promise<Held[]> {
 }
 
 async function holdOne(request: Target): Promise<void> {
-  const { socket, greeting: { by } } = await greet(request);
+  const { socket, greeting: { by } } = await greet(request, true);
   const state: Held = { by, localPort: socket.localPort ?? 0, echoes: 0, end: '' };
   const ask = (): void => { socket.write('again\n'); };
   socket.on('data', () => {
@@ -115,6 +117,11 @@ async function holdOne(request: Target): Promise<void> {
     setTimeout(ask, PAUSE_MS);
   });
   socket.on('error', (error: NodeJS.ErrnoException) => { state.end ||= error.code ?? 'error'; });
+  // libuv tells of an end, too, where a reset comes together with data; a write fails after it.
+  socket.on('end', () => socket.write('again\n', (error?: NodeJS.ErrnoException | null) => {
+    state.end ||= error?.code ?? 'closed';
+    socket.destroy();
+  }));
   socket.on('close', () => { state.end ||= 'closed'; });
   held.push({ state, socket });
   ask();

@@ -135,7 +135,7 @@ async function follow(
   }, collector);
   const running = source.run(abort.signal);
   const total = bytes.length + (list === undefined ? 0 : bodyOf(list).length);
-  await until('all bytes are read', () => source.resources[0]?.counters.bytes === total, 20_000);
+  await until('all bytes are read', () => source.resources[0]?.counters.bytes === total);
   abort.abort();
   await running;
   server.closeAllConnections();
