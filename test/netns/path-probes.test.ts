@@ -126,7 +126,7 @@ async function place(mtu: number): Promise<Place> {
 
 test.after(() => made?.bed.close());
 
-testNeeding('root', test, 'a path is probed where something is sent, until it is known', async () => {
+testNeeding('root', test, 'paths in use are probed, until they are known', async () => {
   const stage = new Stage((await place(1280)).home);
   await stage.settle();
   assert.is(stage.probes, 0);
