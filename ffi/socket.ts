@@ -1,7 +1,9 @@
 // UDP sockets of the underlay, and what may be asked of any socket.
 //
-// Outer packets leave with DF clear (IP_PMTUDISC_DONT), as a kernel tunnel device sends them, so
-// the kernel fragments a datagram that is larger than the link. The socket is created in the
+// Outer packets leave with DF clear, as a kernel tunnel device sends them, so the kernel fragments
+// a datagram that is larger than the link. Of IPv4 it goes by the link alone (IP_PMTUDISC_OMIT):
+// what it has been told of a path anybody may have made up, and routers fragment. Of IPv6 it goes
+// by the path (IPV6_PMTUDISC_DONT), since nobody else fragments. The socket is created in the
 // network namespace of the calling thread and stays there.
 
 import {
@@ -35,6 +37,7 @@ const IPV6_MTU_DISCOVER = 23;
 const IPV6_V6ONLY = 26;
 const IPV6_RECVTCLASS = 66;
 const PMTUDISC_DONT = 0;
+const PMTUDISC_OMIT = 5;
 const UDP_SEGMENT = 103;
 const UDP_GRO = 104;
 const UCRED_SIZE = 12;
@@ -223,12 +226,13 @@ export function getOption(
   check(libc.result(result), `getsockopt(${name})`, `descriptor ${fd}`);
 }
 
-/** Lets the kernel fragment what is larger than the link, and others on the way. */
+/** Lets the kernel fragment what is larger than the link, and others on the way what is larger than
+ * theirs. */
 export function clearDontFragment(fd: number, family: IpFamily): void {
   if (family === 'IPv6') {
     setOption(fd, IPPROTO_IPV6, IPV6_MTU_DISCOVER, PMTUDISC_DONT, 'IPV6_MTU_DISCOVER');
   } else {
-    setOption(fd, IPPROTO_IP, IP_MTU_DISCOVER, PMTUDISC_DONT, 'IP_MTU_DISCOVER');
+    setOption(fd, IPPROTO_IP, IP_MTU_DISCOVER, PMTUDISC_OMIT, 'IP_MTU_DISCOVER');
   }
 }
 

@@ -90,7 +90,7 @@ export class PathMtus {
   /** Errors that were taken, errors that were refused, and paths found wider again. */
   readonly counts = { taken: 0, refused: 0, widened: 0 };
   readonly #options: PathMtusOptions;
-  readonly #paths = new WeakMap<Peer, Path>();
+  #paths = new WeakMap<Peer, Path>();
   #walk: Iterator<Peer> | null = null;
   #round: Round | null = null;
   #timer: NodeJS.Timeout | undefined;
@@ -102,7 +102,8 @@ export class PathMtus {
 
   /** Probes from now on, until close(). */
   begin(): void {
-    this.#timer = setInterval(() => this.#try(), LOOK_MS).unref();
+    this.#timer = setInterval(() => this.#try(() => this.look(performance.now())), LOOK_MS)
+      .unref();
   }
 
   close(): void {
@@ -115,12 +116,20 @@ export class PathMtus {
     this.#readAnswers(nowMs);
     this.#endRound();
     const probes = this.#due(nowMs);
-    if (probes.length > 0) this.#probe(probes, nowMs);
+    if (probes.length > 0) this.#probe(probes);
   }
 
-  #try(): void {
+  /** Forgets what paths take: they begin with another link. */
+  forget(): void {
+    this.#endRound();
+    this.#paths = new WeakMap();
+    const { forwarding } = this.#options;
+    for (const peer of forwarding.peers.values()) forwarding.setPathMtu(peer, null);
+  }
+
+  #try(work: () => void): void {
     try {
-      this.look(performance.now());
+      work();
     } catch (error) {
       const { message } = error as Error;
       if (message !== this.#told) {
@@ -137,16 +146,11 @@ export class PathMtus {
 
   /** What is to be probed now, each of another address. */
   #due(nowMs: number): Probe[] {
-    const { forwarding: { peers } } = this.#options;
+    const { peers } = this.#options.forwarding;
     const remotes = new Set<string>();
     const probes: Probe[] = [];
-    for (let looked = 0; looked < Math.min(LOOK_LIMIT, peers.size); looked += 1) {
-      this.#walk ??= peers.values();
-      const { value: peer, done } = this.#walk.next();
-      if (done === true) {
-        this.#walk = null;
-        continue;
-      }
+    for (let left = Math.min(LOOK_LIMIT, peers.size); left > 0; left -= 1) {
+      const peer = this.#nextPeer();
       const probe = remotes.has(peer.tunnel.remote) ? null : this.#probeOf(peer, nowMs);
       if (probe === null) continue;
       remotes.add(probe.path.remote);
@@ -154,6 +158,16 @@ export class PathMtus {
       if (probes.length === PROBE_LIMIT) break;
     }
     return probes;
+  }
+
+  /** Goes round the peers, of which there has to be one. */
+  #nextPeer(): Peer {
+    for (;;) {
+      this.#walk ??= this.#options.forwarding.peers.values();
+      const { value, done } = this.#walk.next();
+      if (done !== true) return value;
+      this.#walk = null;
+    }
   }
 
   /** The probe that a peer's path needs now; null for none. */
@@ -180,8 +194,7 @@ export class PathMtus {
     return path;
   }
 
-  #probe(probes: Probe[], nowMs: number): void {
-    const { underlay: { addresses } } = this.#options;
+  #probe(probes: Probe[]): void {
     const round: Round = {
       sockets: new Map(), nonce: randomBytes(NONCE_BYTES),
       probes: new Map(probes.map((probe) => [probe.path.remote, probe])),
@@ -190,14 +203,21 @@ export class PathMtus {
     const payload = new Uint8Array(Math.max(...probes.map(({ size }) => size)));
     payload.set(round.nonce);
     for (const probe of probes) {
-      const { path: { remote }, size } = probe;
-      const family = addressFamily(remote);
-      const fd = round.sockets.get(family) ?? openProbeSocket(family, addresses[family] ?? '');
-      round.sockets.set(family, fd);
-      const bytes = payload.subarray(0, size - OVERHEADS[family]);
-      probe.hasLeft = sendProbe(fd, bytes, remote, DISCARD_PORT);
+      this.#try(() => {
+        const { path: { remote }, size } = probe;
+        const family = addressFamily(remote);
+        const bytes = payload.subarray(0, size - OVERHEADS[family]);
+        probe.hasLeft = sendProbe(this.#socketOf(round, family), bytes, remote, DISCARD_PORT);
+      });
     }
-    this.#options.log.debug({ probes: probes.length, atMs: Math.round(nowMs) }, 'paths probed');
+    this.#options.log.debug({ probes: probes.length }, 'paths probed');
+  }
+
+  #socketOf({ sockets }: Round, family: Family): number {
+    const fd = sockets.get(family)
+      ?? openProbeSocket(family, this.#options.underlay.addresses[family] ?? '');
+    sockets.set(family, fd);
+    return fd;
   }
 
   #readAnswers(nowMs: number): void {
@@ -257,8 +277,9 @@ function isCredible(
 /** Goes by the underlay's MTU as it is now. Pods keep the one that they were attached with: they
  * hear of what is too large. */
 export async function takeUnderlayMtu(host: Host): Promise<void> {
-  const { underlay, forwarding, nodeDevice, intake, options: { config, log } } = host;
+  const { underlay, forwarding, pathMtus, nodeDevice, intake, options: { config, log } } = host;
   forwarding.setUnderlayMtu(underlay.mtu);
+  pathMtus.forget();
   await nodeDevice.setMtu(overlayMtu(underlay, config));
   tellSubnet(config, nodeDevice, log);
   intake.tellNode();

@@ -13,13 +13,16 @@ import * as assert from 'uvu/assert';
 import { Bed, type LabNode } from '../../cli/demo/bed.ts';
 import type { Family } from '../../engine/address.ts';
 import type { Peer } from '../../engine/forwarding.ts';
+import { closeFd } from '../../ffi/file.ts';
+import { sendTo } from '../../ffi/raw-socket.ts';
+import { openUdpSocket } from '../../ffi/socket.ts';
 import { PathMtus } from '../../host/path-mtu.ts';
 import { DIRECTORY_PEERS, PEER_MTU, PEER_STRIDE } from '../../wasm/abi/layout.ts';
 import { processOne } from '../support/core.ts';
 import { deviceIndex, makeHome } from '../support/home.ts';
 import { testNeeding } from '../support/needs.ts';
 import {
-  PROTOCOL, concat, icmp, icmpv6, ipv4, ipv6, read16, udp, word16,
+  PROTOCOL, concat, icmp, icmpv6, ipv4, ipv6, parseIpv4, read16, udp, word16,
 } from '../support/packets.ts';
 import type { Scene } from '../support/scene.ts';
 import { Capture, sendPackets } from './support/capture.ts';
@@ -126,7 +129,7 @@ async function place(mtu: number): Promise<Place> {
 
 test.after(() => made?.bed.close());
 
-testNeeding('root', test, 'a path in use is probed until it is known', async () => {
+testNeeding('root', test, 'paths in use are probed, until they are known', async () => {
   const stage = new Stage((await place(1280)).home);
   await stage.settle();
   assert.is(stage.probes, 0);
@@ -237,6 +240,28 @@ testNeeding('root', test, 'of a router that quotes no payload the port is enough
   await stage.look();
   assert.is(stage.held('IPv4'), 1300 - OVERHEAD.IPv4);
   stage.paths.close();
+});
+
+testNeeding('root', test, 'what the kernel is told by anybody changes no data', async () => {
+  const { bed, home, narrow } = await place(LINK_MTU);
+  const reply = ipv4({ source: HOME.ipv4, destination: EDGE.ipv4, protocol: PROTOCOL.icmp },
+    icmp(0, 0, 0, new Uint8Array(0)));
+  sendPackets(narrow.router, HOME.ipv4, [tooBig('IPv4', reply, 600)]);
+  await new Promise((resolve) => setTimeout(resolve, ANSWER_MS));
+  const capture = new Capture(bed.hub, 'port0');
+  const fd = home.host.namespace.run(() => openUdpSocket({
+    family: 'IPv4', address: HOME.ipv4, port: 0, receiveBufferBytes: 65536, sendBufferBytes: 65536,
+  }));
+  try {
+    sendTo(fd, new Uint8Array(1400), EDGE.ipv4, DISCARD);
+    const [frame = new Uint8Array(0)] = await capture.take(1, (bytes) =>
+      (bytes[ETHERNET_SIZE] ?? 0) >> 4 === 4 && bytes[ETHERNET_SIZE + 9] === PROTOCOL.udp);
+    const { totalLength, dontFragment } = parseIpv4(frame.subarray(ETHERNET_SIZE));
+    assert.equal([totalLength, dontFragment], [1428, false]);
+  } finally {
+    closeFd(fd);
+    capture.close();
+  }
 });
 
 testNeeding('root', test, 'a path of IPv4 is held to 576 bytes at least', async () => {
