@@ -1,6 +1,6 @@
 // How long the demo waits for answers: longer on machines that take long for everything.
 
-/** Milliseconds for an answer that is expected, and for one that policy blocks. */
+/** Whole milliseconds for an answer that is expected, and for one that policy blocks. */
 export interface Patience {
   openMs: number;
   blockedMs: number;
@@ -13,7 +13,7 @@ const BLOCKED_PART = 1 / 8;
 /** What a machine needs that took so long to start all nodes. */
 export function patienceFor(startMs: number): Patience {
   return {
-    openMs: Math.max(LEAST.openMs, startMs),
-    blockedMs: Math.max(LEAST.blockedMs, startMs * BLOCKED_PART),
+    openMs: Math.max(LEAST.openMs, Math.round(startMs)),
+    blockedMs: Math.max(LEAST.blockedMs, Math.round(startMs * BLOCKED_PART)),
   };
 }

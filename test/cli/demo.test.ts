@@ -446,6 +446,24 @@ testWith('', 'a kernel without vxlan has its pairs skipped by name', async (run)
   await run.assertNothingIsLeft();
 });
 
+testWith('', '--nodes has only the first so many, and says what it leaves out', async (run) => {
+  const outcome = await run.start([...DEMO, '--nodes', '2', '-o', 'json']).ended;
+  assert.is(outcome.code, 0, outcome.stderr);
+  assert.match(outcome.stderr, /^demo: left out: core-1, with what runs there$/m);
+  const report = reportOf(outcome);
+  assert.equal([report.ok, report.skipped], [true, []]);
+  assert.equal(report.nodes.map(({ kind }) => kind), ['culvert', 'culvert']);
+  const ends = Object.keys(PLACES).filter((end) => PLACES[end] !== 'core-1');
+  assert.equal(pairNames(report.pairs), allPairs(ends));
+  assertServes(report);
+  for (const count of ['1', '4', 'two']) {
+    const { code, stderr } = await run.start([...DEMO, '--nodes', count]).ended;
+    assert.is(code, 1);
+    assert.match(stderr, /^culvert: demo --nodes .*cluster\.yaml has 3, and at least 2 are needed$/m);
+  }
+  await run.assertNothingIsLeft();
+});
+
 const NOBODY_TEST = 'without privileges it ends with 77 and says what it needs';
 const nobody = await unprivileged();
 if (nobody === null) {
