@@ -1,7 +1,7 @@
 // What a soak does to the nodes, one thing after the other, again and again: pods come and go, a
 // policy closes and opens a gate, a Service loses and gets back a backend, the sidecar is ended and
-// killed, the configuration is read again, the daemon is killed. Each sees to it that what it did
-// is in force.
+// killed, the configuration is read again, the daemon is killed or restarted. Each sees to it that
+// what it did is in force.
 
 import type { Host } from '../../cli/demo/bed.ts';
 import { podAddress, podAddresses, podName } from '../netns/support/forge-cluster.ts';
@@ -19,9 +19,9 @@ export interface Action {
   run(): Promise<void>;
 }
 
-/** The actions of one cycle, in order. `beforeKill` is run while the daemon still answers. */
+/** The actions of one cycle, in order. `beforeEnd` is run while the daemon still answers. */
 export function soakActions(
-  scene: SoakScene, probes: Probes, beforeKill: () => Promise<void>,
+  scene: SoakScene, probes: Probes, beforeEnd: () => Promise<void>,
 ): Action[] {
   const { killed, lasting } = scene;
   const hosts = new Map<Place, Host>(scene.places.map((place) =>
@@ -34,8 +34,8 @@ export function soakActions(
     action('the gate closes', () => gate(scene, probes, false)),
     action('a backend leaves', () => scene.say({ backends: [10, 11] })),
     action('the daemon is killed', async () => {
-      await beforeKill();
-      await probes.disturb(() => killDaemon(killed));
+      await beforeEnd();
+      await probes.disturb(() => renewDaemon(killed, 'SIGKILL'));
     }),
     action('a pod of the lasting node', comeAndGo(lasting)),
     action('the gate opens', () => gate(scene, probes, true)),
@@ -45,6 +45,11 @@ export function soakActions(
       for (const { daemon } of scene.places) daemon.process.kill('SIGHUP');
     }),
     action('the sidecar is killed', () => renewSidecar(killed, 'SIGKILL')),
+    // Only a manager knows of a daemon that ends in peace that another one follows.
+    ...scene.manager === null ? [] : [action('the daemon is restarted', async () => {
+      await beforeEnd();
+      await probes.disturb(() => renewDaemon(killed, 'SIGTERM'));
+    })],
   ];
 }
 
@@ -68,8 +73,8 @@ async function gate(scene: SoakScene, probes: Probes, isOpen: boolean): Promise<
   if (passed !== isOpen) probes.blame(`a gate ${isOpen ? 'opened' : 'closed'} is not`);
 }
 
-async function killDaemon({ daemon, culvert }: Place): Promise<void> {
-  await kill(daemon, 'SIGKILL');
+async function renewDaemon({ daemon, culvert }: Place, signal: NodeJS.Signals): Promise<void> {
+  await kill(daemon, signal);
   await culvert.startDaemon();
   await culvert.waitFor(({ sync }) => sync.connected && sync.revision !== null);
 }

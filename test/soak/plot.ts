@@ -31,8 +31,8 @@ const PANEL_HEIGHT = 190;
 const AREA = { left: 70, right: 740, top: 34, bottom: 160 };
 const LEGEND_LEFT = AREA.right + 16;
 
-/** Draws all panels. `kills` are seconds, as in the samples; what lies before `judgedFrom` is shaded:
- * it is the warm-up. */
+/** Draws all panels. `kills` are seconds, as in the samples; the warm-up, up to `judgedFrom`, is
+ * shaded. */
 export function soakPlot(
   samples: readonly Sample[], kills: readonly number[], judgedFrom: number,
 ): string {

@@ -2,8 +2,8 @@
 // goes on for the whole time.
 //
 //   namespace node-3                    hub (router)           namespace node-2
-//   culvert run, killed and started                            culvert run: one process all the
-//   again; culvert sync                                        time; culvert sync
+//   culvert run, restarted, killed and                         culvert run: one process all the
+//   started again; culvert sync                                time; culvert sync
 //   eth0 192.0.2.3 -------------------- port1   port0 -------- eth0 192.0.2.2
 //     |                                                          |
 //     +-- pod-3-10   a connection, datagrams and echoes <-----> pod-2-10
@@ -13,6 +13,7 @@
 //     +-- pod-3-12   short connections, questions, uploads ----> Service, of pod-2-10 to pod-2-12
 //     +-- pod-3-13   comes and goes                             pod-2-13   comes and goes
 
+import { join } from 'node:path';
 import type { Bed } from '../../cli/demo/bed.ts';
 import { clusterNode, nodeAddress, podAddress, podName } from '../netns/support/forge-cluster.ts';
 import { Place, mustReach, type Pod } from '../netns/support/forge-scene.ts';
@@ -22,6 +23,7 @@ import { FAMILIES, serviceObject, sliceObjects, type EndpointObject } from
   '../netns/support/kube-scene.ts';
 import { Lines } from '../netns/support/lines.ts';
 import { SERVICE_NETWORKS } from '../netns/support/service-scene.ts';
+import { Manager } from './manager.ts';
 
 const NODES = [2, 3];
 /** Port of the gate, and of the backends. */
@@ -52,6 +54,9 @@ export interface Wanted {
   backends: number[];
 }
 
+/** Who keeps the descriptors of the daemon that is killed. */
+export type Keeper = 'holder' | 'systemd';
+
 type Flows = Record<'outbound' | 'inbound' | 'denied', Flow>;
 
 export class SoakScene {
@@ -64,19 +69,23 @@ export class SoakScene {
   wanted: Wanted = { isGateOpen: true, backends: [10, 11, 12] };
   flows: Flows | null = null;
   streams: Stream[] = [];
+  /** Keeps what the killed daemon leaves; null where its holder does. */
+  readonly manager: Manager | null;
   #said = 0;
 
-  private constructor(bed: Bed, killed: Place, lasting: Place) {
+  private constructor(bed: Bed, killed: Place, lasting: Place, manager: Manager | null) {
+    this.manager = manager;
     this.bed = bed;
     this.killed = killed;
     this.lasting = lasting;
   }
 
-  static async make(bed: Bed): Promise<SoakScene> {
+  static async make(bed: Bed, keeper: Keeper): Promise<SoakScene> {
     const flags = [...AWAY_FLAGS, '--service-networks', SERVICE_NETWORKS.join(',')];
     const lasting = await Place.add(bed, 2, NODES, flags);
-    const killed = await Place.add(bed, 3, NODES, flags);
-    const scene = new SoakScene(bed, killed, lasting);
+    const manager = keeper === 'systemd' ? new Manager(join(bed.folder, 'notify')) : null;
+    const killed = await Place.add(bed, 3, NODES, flags, manager?.launch.bind(manager));
+    const scene = new SoakScene(bed, killed, lasting, manager);
     scene.#write();
     await lasting.culvert.start();
     await killed.culvert.start();
@@ -156,6 +165,7 @@ export class SoakScene {
   async close(): Promise<void> {
     for (const lines of this.lines.values()) await lines.close();
     await this.bed.close();
+    this.manager?.close();
   }
 
   async #serve({ host, name, addresses }: Pod): Promise<void> {

@@ -1,7 +1,7 @@
 // A soak: traffic and change for a long time, looked at all the while, and judged at the end.
 //
-// A cycle of actions is the unit: the first ones are the warm-up, and descriptors are counted at the
-// end of the warm-up and at the end, so that both counts see the same state.
+// A cycle of actions is the unit: the first ones are the warm-up, and descriptors are counted at
+// its end and at the end of all, so that both counts see the same state.
 
 import { appendFileSync, mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -11,11 +11,12 @@ import { soakActions, type Action } from './actions.ts';
 import { soakPlot } from './plot.ts';
 import { Probes } from './probes.ts';
 import { Sampler, type Figures } from './samples.ts';
-import { SoakScene } from './scene.ts';
+import { SoakScene, type Keeper } from './scene.ts';
 import { judgeDescriptors, judgeSamples, type Check } from './verdict.ts';
 
 export interface SoakOptions {
   minutes: number;
+  keeper: Keeper;
   /** Where samples, plot and verdict go. */
   folder: string;
   print(line: string): void;
@@ -34,7 +35,7 @@ class Soak {
   readonly #probes: Probes;
   readonly #sampler: Sampler;
   readonly #actions: Action[];
-  readonly #kills: number[] = [];
+  readonly #ends: number[] = [];
   #judgedFrom = Infinity;
   #reportedSeconds = 0;
   #isOver = false;
@@ -46,7 +47,7 @@ class Soak {
     this.#sampler = new Sampler(scene, this.#probes.pings);
     this.#actions = soakActions(scene, this.#probes, async () => {
       await this.#sampler.noteDrops('killed', scene.killed);
-      this.#kills.push(this.#sampler.seconds());
+      this.#ends.push(this.#sampler.seconds());
     });
   }
 
@@ -98,13 +99,14 @@ class Soak {
     const resident = Object.entries(sample.residentBytes)
       .map(([name, bytes]) => `${name} ${Math.round(bytes / 2 ** 20)}`).join(', ');
     const { median, p95 } = sample.pingMs;
-    this.#options.print(`${Math.round(sample.seconds)} s: MiB ${resident}; ping ${
-      median.toFixed(2)} ms, p95 ${p95.toFixed(2)}; flows ${Object.values(sample.flows).join('+')}; `
-      + `${this.#kills.length} kills, ${this.#probes.faults.length} faults`);
+    this.#options.print(`${Math.round(sample.seconds)} s: MiB ${resident}; `
+      + `ping ${median.toFixed(2)} ms, p95 ${p95.toFixed(2)}; `
+      + `flows ${Object.values(sample.flows).join('+')}; `
+      + `${this.#ends.length} ends, ${this.#probes.faults.length} faults`);
   }
 
   #draw(): void {
-    const svg = soakPlot(this.#sampler.samples, this.#kills, this.#judgedFrom);
+    const svg = soakPlot(this.#sampler.samples, this.#ends, this.#judgedFrom);
     writeFileSync(join(this.#options.folder, 'soak.svg'), svg);
   }
 
@@ -121,7 +123,7 @@ class Soak {
   async #judgeTraffic(): Promise<Check[]> {
     const { streams, flows } = await this.#scene.stopTraffic();
     const { counts, faults } = this.#probes;
-    const spare = this.#kills.length * PROFILES.small.slots;
+    const spare = this.#ends.length * PROFILES.small.slots;
     return [
       ...streams.map(({ records, returned, fault }, index): Check => ({
         name: `connection ${index + 1}`, isSound: fault === '' && records === returned,
@@ -135,7 +137,7 @@ class Soak {
       {
         name: 'probes', isSound: faults.length === 0,
         detail: `${counts.pings} pings, ${counts.flows} short flows, ${counts.uploads} uploads, `
-          + `${counts.lostInDisturbance} without an answer in ${this.#kills.length} kills`
+          + `${counts.lostInDisturbance} without an answer in ${this.#ends.length} ends`
           + faults.map((fault) => `; ${fault}`).join(''),
       },
     ];
@@ -146,7 +148,7 @@ class Soak {
 export async function soak(options: SoakOptions): Promise<Check[]> {
   mkdirSync(options.folder, { recursive: true });
   writeFileSync(join(options.folder, 'samples.jsonl'), '');
-  const scene = await SoakScene.make(await openBed());
+  const scene = await SoakScene.make(await openBed(), options.keeper);
   try {
     const checks = await new Soak(options, scene).run();
     const lines = checks.map(({ name, isSound, detail }) =>

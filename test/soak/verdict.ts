@@ -6,8 +6,8 @@ import type { Sample } from './samples.ts';
 /** What a process may grow by, over the time that is judged: what a line through its samples says.
  * Less is the noise of a collector that is in no hurry. */
 const GROWTH_LIMIT_BYTES = 8 * 2 ** 20;
-/** Latency at the end may be so many times that at the start, and so much more. Where a datagram that
- * Culvert has no part in takes longer, too, the machine has other work to do: as many times more. */
+/** Latency at the end may be so many times that at the start, and so much more; as many times more
+ * again as a datagram that Culvert has no part in takes longer: the machine has other work. */
 const LATENCY_FACTOR = 2;
 const LATENCY_SLACK_MS = 1;
 const PARTS = 5;
@@ -81,7 +81,8 @@ function judgeLatency(what: 'median' | 'p95', samples: readonly Sample[]): Check
   return {
     name: `latency, ${what}`, isSound: last <= limit,
     detail: `${first.toFixed(2)} ms in the first fifth, ${last.toFixed(2)} ms in the last, `
-      + `of ${limit.toFixed(2)} at most; without Culvert ${quiet.toFixed(2)} and ${busy.toFixed(2)}`,
+      + `of ${limit.toFixed(2)} at most; `
+      + `without Culvert ${quiet.toFixed(2)} and ${busy.toFixed(2)}`,
   };
 }
 
