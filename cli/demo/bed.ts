@@ -201,12 +201,14 @@ export class Bed {
   }
 
   /** Starts a program in a namespace and waits for a line of its log. It ends with this process:
-   * its standard input is a pipe that nobody else holds. */
-  async start(host: Host, command: string[], readyText: string): Promise<Daemon> {
+   * its standard input is a pipe that nobody else holds. `descriptors` are its own from 3 on. */
+  async start(
+    host: Host, command: string[], readyText: string, descriptors: readonly number[] = [],
+  ): Promise<Daemon> {
     this.#refuseWhenStopping(command.join(' '));
     const [program = '', ...words] = command;
-    const child = host.namespace.run(() =>
-      spawn(program, words, { stdio: ['pipe', 'ignore', 'pipe'] }));
+    const child: ChildProcess = host.namespace.run(() =>
+      spawn(program, words, { stdio: ['pipe', 'ignore', 'pipe', ...descriptors] }));
     let log = '';
     const daemon: Daemon = { process: child, log: () => log };
     this.#daemons.push(daemon);

@@ -20,6 +20,8 @@ export interface CulvertNodeOptions {
   podNetworks: string[];
   serviceNetworks?: string[];
   extra?: string[];
+  /** Words before the daemon's command, and what it inherits: what a service manager would do. */
+  launch?: () => { words: string[]; descriptors: number[] };
 }
 
 export class CulvertNode {
@@ -46,8 +48,9 @@ export class CulvertNode {
   }
 
   async startDaemon(): Promise<void> {
+    const { words = [], descriptors = [] } = this.options.launch?.() ?? {};
     this.daemon = await this.#bed.start(this.node.host, [
-      process.execPath, CLI, 'run', '--stop-on-stdin-end',
+      ...words, process.execPath, CLI, 'run', '--stop-on-stdin-end',
       '--node-name', this.options.name,
       '--underlay-interface', 'eth0',
       '--pod-networks', this.options.podNetworks.join(','),
@@ -57,7 +60,7 @@ export class CulvertNode {
       '--memory', 'small',
       '--handover-enabled', 'false',
       ...(this.options.extra ?? []),
-    ], '"msg":"ready"');
+    ], '"msg":"ready"', descriptors);
   }
 
   async startSidecar(): Promise<void> {

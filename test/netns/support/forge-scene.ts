@@ -5,7 +5,7 @@ import { spawnSync } from 'node:child_process';
 import { readFileSync, readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { Bed, type Daemon, type Host } from '../../../cli/demo/bed.ts';
-import { CulvertNode } from '../../../cli/demo/culvert-node.ts';
+import { CulvertNode, type CulvertNodeOptions } from '../../../cli/demo/culvert-node.ts';
 import { PACKAGE_FOLDER } from '../../../cli/version.ts';
 import type { ClusterNode, StatusReport } from '../../../engine/model.ts';
 import {
@@ -49,14 +49,17 @@ export class Place {
   }
 
   /** Makes a node; nothing runs on it yet. `extra` are flags of `culvert run`. */
-  static async add(bed: Bed, n: number, nodes: number[], extra: string[] = []): Promise<Place> {
+  static async add(
+    bed: Bed, n: number, nodes: number[], extra: string[] = [],
+    launch: CulvertNodeOptions['launch'] = () => ({ words: [], descriptors: [] }),
+  ): Promise<Place> {
     const name = `node-${n}`;
     const node = await bed.addNode(name, {
       ipv4: nodeAddress(n, 'IPv4'), ipv6: nodeAddress(n, 'IPv6'),
     });
     const source = join(bed.folder, `${name}.yaml`);
     const culvert = new CulvertNode(bed, node, {
-      name, source, podNetworks: POD_NETWORKS, extra,
+      name, source, podNetworks: POD_NETWORKS, extra, launch,
     });
     const place = new Place(bed, n, culvert, source);
     place.write(nodes.map(clusterNode));

@@ -102,7 +102,7 @@ function readIn({ namespace }: Host, file: string): string {
 }
 
 /** A steady flow of datagrams between two hosts. */
-class Flow {
+export class Flow {
   readonly #sender: Paced;
   readonly #listener: Paced;
   readonly #way: Way;
