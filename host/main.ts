@@ -211,6 +211,7 @@ export class Host {
   /** Why no other daemon could take over from this one, or null. */
   succeedsNot(): string | null {
     if (this.handover.keeper === 'none') return 'nothing is handed over: handover.enabled is false';
+    if (process.pid === 1) return 'a container ends with its process 1';
     if (this.tierName === 'T3') return 'two daemons cannot share the device of tier T3';
     return null;
   }
