@@ -3,7 +3,8 @@
 // gives the exports the names that the component model wants.
 
 import { Endpoint } from 'culvert/module';
-import { dropInfo, dropProblem, flow, giveInfo, giveProblem, inspectOffset, loadFlow, realloc,
+import { flow, setFlow } from 'culvert/flow';
+import { dropInfo, dropProblem, giveInfo, giveProblem, inspectOffset, loadFlow, realloc,
   takeEndpoints, takePayload, takeText } from 'culvert/glue';
 import { NAME, STATEFUL, VERSION } from './manifest';
 import * as user from './user/index';
@@ -40,22 +41,9 @@ export function evaluate(
   srcIdentity: u32, dstIdentity: u32, src0: u32, src1: u32, src2: u32, src3: u32,
   dst0: u32, dst1: u32, dst2: u32, dst3: u32,
 ): i32 {
-  flow.family = <u8>family;
-  flow.direction = <u8>direction;
-  flow.protocol = <u8>protocol;
-  flow.tcp = <u8>tcp;
-  flow.srcPort = <u16>srcPort;
-  flow.dstPort = <u16>dstPort;
-  flow.srcIdentity = srcIdentity;
-  flow.dstIdentity = dstIdentity;
-  flow.src0 = src0;
-  flow.src1 = src1;
-  flow.src2 = src2;
-  flow.src3 = src3;
-  flow.dst0 = dst0;
-  flow.dst1 = dst1;
-  flow.dst2 = dst2;
-  flow.dst3 = dst3;
+  setFlow(
+    family, direction, protocol, tcp, srcPort, dstPort, srcIdentity, dstIdentity,
+    src0, src1, src2, src3, dst0, dst1, dst2, dst3);
   return user.evaluate(flow);
 }
 

@@ -2,7 +2,8 @@
 // between host and module, as numbers in linear memory (component-model, CanonicalABI.md). Strings
 // are UTF-8; what the host passes in memory is ours to free.
 
-import { Endpoint, Flow, Level, log } from './module';
+import { setFlow } from './flow';
+import { Endpoint, Level, log } from './module';
 
 /** Record `label`: two strings. */
 const LABEL_SIZE = 16;
@@ -20,12 +21,8 @@ const RESULT_SIZE = 12;
 const RESULT_TEXT = 4;
 /** The parameters of `inspect`, which are too many to be passed otherwise: a flow, an offset, a
  * list. */
-const FLOW_SIZE = offsetof<Flow>();
 const INSPECT_OFFSET = 48;
 const INSPECT_BYTES = 52;
-
-/** The one flow that all calls fill. */
-export const flow = changetype<Flow>(memory.data(FLOW_SIZE, sizeof<u32>()));
 
 /** Memory for what the host passes. */
 export function realloc(old: usize, oldSize: usize, align: usize, size: usize): usize {
@@ -110,7 +107,11 @@ function takeLabels(list: usize, count: usize, labels: Map<string, string>): voi
 
 /** Fills the flow from the parameters of `inspect`, which begin with it. */
 export function loadFlow(from: usize): void {
-  memory.copy(changetype<usize>(flow), from, FLOW_SIZE);
+  setFlow(
+    load<u8>(from), load<u8>(from, 1), load<u8>(from, 2), load<u8>(from, 3),
+    load<u16>(from, 4), load<u16>(from, 6), load<u32>(from, 8), load<u32>(from, 12),
+    load<u32>(from, 16), load<u32>(from, 20), load<u32>(from, 24), load<u32>(from, 28),
+    load<u32>(from, 32), load<u32>(from, 36), load<u32>(from, 40), load<u32>(from, 44));
 }
 
 /** The offset among the parameters of `inspect`. */

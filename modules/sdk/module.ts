@@ -6,6 +6,8 @@
 // `endpoints(pods: Endpoint[]): void`, and `inspect(flow: Flow, offset: u32, payload: Uint8Array):
 // Verdict`, for which module.json asks for the world `payload-module`.
 
+export { Flow } from './flow';
+
 export enum Family { IPv4, IPv6 }
 
 export enum Direction { Ingress, Egress }
@@ -19,34 +21,6 @@ export enum TcpFlag { FIN = 1, SYN = 2, RST = 4, PSH = 8, ACK = 16, URG = 32, EC
 
 /** The protocols that have ports, and ICMP of both families (IANA's protocol numbers). */
 export enum Protocol { ICMP = 1, TCP = 6, UDP = 17, ICMPv6 = 58, SCTP = 132 }
-
-/** The packet that opens a flow, as the canonical ABI lays it in memory. One serves all calls: it
- * is good until the function that got it returns. It is no object of the garbage collector's, which
- * would cost each call more than most modules do. */
-@unmanaged
-export class Flow {
-  /** Of `Family`. */
-  family: u8;
-  /** Of `Direction`. */
-  direction: u8;
-  /** Of `Protocol`, or another number of IANA's. */
-  protocol: u8;
-  /** Bits of `TcpFlag`. */
-  tcp: u8;
-  srcPort: u16;
-  dstPort: u16;
-  srcIdentity: u32;
-  dstIdentity: u32;
-  /** An IPv4 address is the first word; the others are 0. */
-  src0: u32;
-  src1: u32;
-  src2: u32;
-  src3: u32;
-  dst0: u32;
-  dst1: u32;
-  dst2: u32;
-  dst3: u32;
-}
 
 /** A pod of this node. */
 export class Endpoint {

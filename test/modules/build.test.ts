@@ -108,6 +108,32 @@ test('pods with their labels reach a module, and its memory does not grow with e
     assert.is(evaluate(module, 80), 0);
   }));
 
+test('each word of a flow reaches evaluate, and inspect', () => inFolder(async (folder) => {
+  const fields = ['family', 'direction', 'protocol', 'tcp', 'srcPort', 'dstPort', 'srcIdentity',
+    'dstIdentity', 'src0', 'src1', 'src2', 'src3', 'dst0', 'dst1', 'dst2', 'dst3'];
+  writeFileSync(join(folder, 'module.json'), '{"name":"words","version":"1.0.0",'
+    + '"language":"assemblyscript","world":"payload-module"}');
+  writeFileSync(join(folder, 'index.ts'), `
+    import { Flow, Level, Verdict, log } from 'culvert/module';
+    function tell(flow: Flow): void {
+      log(Level.Info, ${fields.map((name) => `flow.${name}.toString()`).join(" + ' ' + ")});
+    }
+    export function evaluate(flow: Flow): Verdict { tell(flow); return Verdict.More; }
+    export function inspect(flow: Flow, offset: u32, payload: Uint8Array): Verdict {
+      tell(flow);
+      return Verdict.Pass;
+    }`);
+  const { bytes } = await buildModule(folder);
+  const image = await inspectComponent(bytes, { allow: [], memoryCapBytes: CAP });
+  const lines: string[] = [];
+  const module = instantiateModule(image, { log: (_, text) => lines.push(text) });
+  const words = [1, 1, 132, 0xff, 0xfffe, 0xfffd,
+    ...Array.from({ length: 10 }, (_, at) => 0xfffffff0 + at)];
+  assert.is(module.evaluate(...words.map((word) => word | 0)), 4);
+  assert.is(module.inspect(words, 0, new Uint8Array(1)), 0);
+  assert.equal(lines, [words.join(' '), words.join(' ')]);
+}));
+
 test('what a module in AssemblyScript aborts with is in the log', () => inFolder(async (folder) => {
   writeFileSync(join(folder, 'module.json'),
     '{"name":"faulty","version":"1.0.0","language":"assemblyscript"}');

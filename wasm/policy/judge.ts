@@ -59,8 +59,14 @@ export function judgeFlow(flow: usize, worker: i32, nowMs: i32): i32 {
   const modules = moduleList();
   setPending(worker, 0);
   if (modules != 0) {
-    if (from != 0) egress = askModules(modules, worker, flow, key, 0, egress, near, far);
-    if (to != 0) ingress = askModules(modules, worker, flow, key, 1, ingress, near, far);
+    if (from != 0) {
+      egress = askModules(
+        modules, worker, flow, source, destination, ipv4, key, 0, egress, near, far);
+    }
+    if (to != 0) {
+      ingress = askModules(
+        modules, worker, flow, source, destination, ipv4, key, 1, ingress, near, far);
+    }
     closeJudgement(worker, flow);
     if (modulesLookOn(modules) && isWatched(modules, worker, flow)) epoch = watchedEpoch(epoch);
   }

@@ -20,7 +20,7 @@ import {
   MODULE_VERDICT_PASS, MODULE_VERDICT_REJECT, SAID_BITS, SAID_MASK, WATCH_INGRESS_SHIFT,
 } from "../abi/module";
 import {
-  ANSWER_ALLOW, ANSWER_FINAL, ANSWER_MODULE_SHIFT, ANSWER_REJECT, FLOW_PROTOCOL,
+  ANSWER_ALLOW, ANSWER_FINAL, ANSWER_MODULE_SHIFT, ANSWER_REJECT, FLOW_PORT_A, FLOW_PROTOCOL,
   FLOW_SIGNAL, PROGRAM_KEY_PROTOCOL_SHIFT,
 } from "../abi/policy";
 import {
@@ -54,32 +54,44 @@ export function modulesLookOn(list: usize): bool {
 }
 
 /** What comes of a program's answer for one end of a flow, once the modules are asked. `key` is the
- * flow's, as programs are asked for it. */
+ * flow's, as programs are asked for it. Most nodes that have modules have one, which passes: what
+ * that takes stands here, in the judgement itself. */
+// @ts-ignore: decorator
+@inline
 export function askModules(
-  list: usize,
-  worker: i32,
-  flow: usize,
-  key: u32,
-  ingress: i32,
-  answer: u32,
-  sourceIdentity: i32,
-  destinationIdentity: i32,
+  list: usize, worker: i32, flow: usize, source: usize, destination: usize, ipv4: bool, key: u32,
+  ingress: i32, answer: u32, sourceIdentity: i32, destinationIdentity: i32,
 ): u32 {
   if ((answer & ANSWER_FINAL) != 0) return answer;
   const said = saidOf(worker, flow, ingress);
+  const entry = load<u32>(list, MODULE_LIST_ENTRIES);
+  if ((load<u64>(said) | <u64>(entry & MODULE_DISABLED)) == 0) {
+    const verdict = call(
+      entry, worker, flow, flow, source, destination, ipv4, key, ingress, said, 0,
+      sourceIdentity, destinationIdentity);
+    store<u64>(said, <u64>(verdict + 1));
+    if (verdict == MODULE_VERDICT_PASS) {
+      if (load<i32>(list, MODULE_LIST_COUNT) == 1) return answer;
+    }
+  }
+  return askRest(
+    list, worker, flow, key, ingress, answer, said, sourceIdentity, destinationIdentity);
+}
+
+/** Decides by what modules have said, and asks those in order that have not said anything yet. */
+function askRest(
+  list: usize, worker: i32, flow: usize, key: u32, ingress: i32, answer: u32, said: usize,
+  sourceIdentity: i32, destinationIdentity: i32,
+): u32 {
   const count = load<i32>(list, MODULE_LIST_COUNT);
-  let known = load<u64>(said);
   for (let index = 0; index < count; index += 1) {
     const entry = load<u32>(list + (<usize>index << 2), MODULE_LIST_ENTRIES);
     const shift = index * SAID_BITS;
-    const before = known != 0 ? <i32>(known >>> shift) & SAID_MASK : 0;
-    const verdict = before != 0
-      ? before - 1
-      : call(
-        entry, worker, flow, flow, key, flowIsIpv4(flow), ingress, said, shift, sourceIdentity,
-        destinationIdentity);
-    known |= <u64>(verdict + 1) << shift;
-    store<u64>(said, known);
+    const known = <i32>(load<u64>(said) >>> shift) & SAID_MASK;
+    const verdict = known != 0
+      ? known - 1
+      : evaluate(
+        entry, worker, flow, flow, ingress, said, shift, sourceIdentity, destinationIdentity);
     if (verdict == MODULE_VERDICT_PASS) continue;
     if (verdict == MODULE_VERDICT_ALLOW && (entry & MODULE_MAY_ALLOW) != 0) {
       return decided(entry, ANSWER_ALLOW);
@@ -149,10 +161,11 @@ export function evaluate(
   entry: u32, worker: i32, flow: usize, seen: usize, ingress: i32, said: usize, shift: i32,
   sourceIdentity: i32, destinationIdentity: i32,
 ): i32 {
-  const key = flowPolicyKey(flow);
-  const verdict = call(
-    entry, worker, flow, seen, key, flowIsIpv4(flow), ingress, said, shift, sourceIdentity,
-    destinationIdentity);
+  const verdict = (entry & MODULE_DISABLED) != 0
+    ? failureOf(entry)
+    : call(
+      entry, worker, flow, seen, flowSource(flow), flowDestination(flow), flowIsIpv4(flow),
+      flowPolicyKey(flow), ingress, said, shift, sourceIdentity, destinationIdentity);
   return noteSaid(said, shift, verdict);
 }
 
@@ -162,31 +175,64 @@ export function noteSaid(said: usize, shift: i32, verdict: i32): i32 {
   return verdict;
 }
 
-/** The same in place. IPv4 has one word of address, the first. */
+/** The same in place, of a module that is not disabled. IPv4 has one word of address, the first. */
 // @ts-ignore: decorator
 @inline
 function call(
-  entry: u32, worker: i32, flow: usize, seen: usize, key: u32, ipv4: bool, ingress: i32,
-  said: usize, shift: i32, sourceIdentity: i32, destinationIdentity: i32,
+  entry: u32, worker: i32, flow: usize, seen: usize, source: usize, destination: usize, ipv4: bool,
+  key: u32, ingress: i32, said: usize, shift: i32, sourceIdentity: i32, destinationIdentity: i32,
 ): i32 {
-  if ((entry & MODULE_DISABLED) != 0) return failureOf(entry);
   const index = MODULE_TABLE_BASE + <i32>(entry & MODULE_PLACE_MASK);
-  enterModule(worker, entry, said, shift);
   const protocol = <i32>(key >>> PROGRAM_KEY_PROTOCOL_SHIFT);
-  const flags = tcpFlags(seen, protocol);
-  const from = hasPorts(protocol) ? flowSourcePort(flow) : 0;
+  enterModule(worker, entry, said, shift);
+  let flags = 0;
+  let from = 0;
+  if (protocol == PROTOCOL_TCP) {
+    flags = load<u8>(seen, FLOW_SIGNAL);
+    from = portOf(flow, source);
+  } else if (hasPorts(protocol)) {
+    from = portOf(flow, source);
+  }
   const to = <i32>(key & PORT_MASK);
-  const source = flowSource(flow);
-  const destination = flowDestination(flow);
   const verdict = ipv4
     ? call_indirect<i32>(
       index, 0, 1 - ingress, protocol, flags, from, to, sourceIdentity, destinationIdentity,
       word(source, 12), 0, 0, 0, word(destination, 12), 0, 0, 0)
-    : call_indirect<i32>(
-      index, 1, 1 - ingress, protocol, flags, from, to, sourceIdentity, destinationIdentity,
-      word(source, 0), word(source, 4), word(source, 8), word(source, 12),
-      word(destination, 0), word(destination, 4), word(destination, 8), word(destination, 12));
+    : callIpv6(
+      index, 1 - ingress, protocol, flags, from, to, sourceIdentity, destinationIdentity, source,
+      destination);
   return leaveModule(worker, entry, verdict);
+}
+
+/** The call for IPv6, apart: its sixteen words would take the registers of the one for IPv4. */
+function callIpv6(
+  index: i32, direction: i32, protocol: i32, flags: i32, from: i32, to: i32, sourceIdentity: i32,
+  destinationIdentity: i32, source: usize, destination: usize,
+): i32 {
+  const sourceWords = hostWords(source);
+  const destinationWords = hostWords(destination);
+  return call_indirect<i32>(
+    index, 1, direction, protocol, flags, from, to, sourceIdentity, destinationIdentity,
+    i32x4.extract_lane(sourceWords, 0), i32x4.extract_lane(sourceWords, 1),
+    i32x4.extract_lane(sourceWords, 2), i32x4.extract_lane(sourceWords, 3),
+    i32x4.extract_lane(destinationWords, 0), i32x4.extract_lane(destinationWords, 1),
+    i32x4.extract_lane(destinationWords, 2), i32x4.extract_lane(destinationWords, 3));
+}
+
+/** The four words of an address, each in host order. */
+// @ts-ignore: decorator
+@inline
+function hostWords(address: usize): v128 {
+  const bytes = v128.load(address);
+  return i8x16.shuffle(bytes, bytes, 3, 2, 1, 0, 7, 6, 5, 4, 11, 10, 9, 8, 15, 14, 13, 12);
+}
+
+/** The port of the end with this address, in host order: it stands as the address does, and takes
+ * an eighth of its bytes. */
+// @ts-ignore: decorator
+@inline
+function portOf(flow: usize, address: usize): i32 {
+  return bswap<u16>(load<u16>(flow + ((address - flow) >>> 3), FLOW_PORT_A));
 }
 
 /** A word of an address, in host order. */
@@ -212,13 +258,16 @@ export function enterModule(worker: i32, entry: u32, said: usize, shift: i32): v
 @inline
 export function leaveModule(worker: i32, entry: u32, verdict: i32): i32 {
   store<i32>(workerField(worker, WORKER_MODULE), 0);
-  let kind = verdict;
-  if (<u32>verdict > <u32>MODULE_VERDICT_REJECT && !mayAsk(entry, verdict)) {
-    kind = MODULE_FAULT_ANSWER;
-    verdict = failureOf(entry);
-  }
-  count(worker, <i32>(entry & MODULE_PLACE_MASK), kind);
+  if (<u32>verdict > <u32>MODULE_VERDICT_REJECT) return leaveOddly(worker, entry, verdict);
+  count(worker, <i32>(entry & MODULE_PLACE_MASK), verdict);
   return verdict;
+}
+
+/** The same of what few modules may say, or none. */
+function leaveOddly(worker: i32, entry: u32, verdict: i32): i32 {
+  const isVerdict = mayAsk(entry, verdict);
+  count(worker, <i32>(entry & MODULE_PLACE_MASK), isVerdict ? verdict : MODULE_FAULT_ANSWER);
+  return isVerdict ? verdict : failureOf(entry);
 }
 
 /** True of the verdict that only a module which looks at payload has. */
