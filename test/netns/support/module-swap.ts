@@ -154,9 +154,10 @@ export function checkSwaps(report: SwapReport): void {
   const sum = rates.reduce((total, rate) => total + rate, 0);
   console.log(`${swaps} swaps in ${(elapsedMs / 1000).toFixed(1)} s (median `
     + `${median.toFixed(1)} ms): ${knocks.open} connections let in, ${knocks.refused} turned away, `
-    + `${knocks.wrong.length} wrong; ${sent - arrived} of ${sent} datagrams lost, ${overflow} packets `
-    + `to full queues, longest gap ${longestGapMs.toFixed(1)} ms; iperf3 `
-    + `${(sum / Math.max(rates.length, 1)).toFixed(0)} Mbit/s, least ${Math.min(...rates).toFixed(0)}`);
+    + `${knocks.wrong.length} wrong; ${sent - arrived} of ${sent} datagrams lost, ${overflow} `
+    + `packets to full queues, longest gap ${longestGapMs.toFixed(1)} ms; iperf3 `
+    + `${(sum / Math.max(rates.length, 1)).toFixed(0)} Mbit/s, `
+    + `least ${Math.min(...rates).toFixed(0)}`);
   assert.equal(knocks.wrong, []);
   assert.ok(knocks.open > 0 && knocks.refused > 0);
   assert.is(report.duplicates, 0);
