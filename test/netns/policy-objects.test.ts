@@ -51,7 +51,7 @@ async function isCut(stream: Stream): Promise<boolean> {
 
 async function assertCut(streams: Stream[]): Promise<void> {
   for (const stream of streams) {
-    await stream.speaks(5); // what was on its way to the client has arrived
+    await until('what was on its way to arrive', () => isCut(stream));
     assert.ok(await isCut(stream));
   }
 }
