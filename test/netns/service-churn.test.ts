@@ -307,7 +307,9 @@ function testLoad({ name, each, isFull }: (typeof LOADS)['full']): void {
       assert.ok(report.connected > report.failed, 'connections');
       assert.ok(used > 0 && used <= limit, `flows: ${used} of ${limit}`);
       assert.is(used > limit / 2, isFull, 'the table is full where it is meant to be');
-      assert.ok(judge.strays <= (isFull ? judge.replies / REPLIES_PER_STRAY : 0), 'strays');
+      // On a slow machine a backend may send again to a client that has given up.
+      const strays = isFull ? judge.replies / REPLIES_PER_STRAY : report.failed;
+      assert.ok(judge.strays <= strays, `${judge.strays} strays`);
       assert.ok((await lines.held()).every(({ end }) => end === ''), 'who was there stays');
       assert.is(status.dataPlane.crashes, 0);
     } finally {

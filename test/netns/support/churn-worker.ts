@@ -11,6 +11,8 @@ import { serveThread } from './thread.ts';
 const SOCKETS = 4;
 /** Between the end of a connection and the next one of a Service. */
 const PAUSE_MS = 20;
+/** Of all Services, for each connection of one. */
+const DATAGRAMS_PER_CONNECTION = 125;
 /** Far longer than a connection takes, or an answer, where its backend is there. */
 const CONNECTION_MS = 5000;
 
@@ -80,9 +82,14 @@ function sendAll(targets: LoadTarget[], pace: Int32Array, each: number): void {
   }, 1);
 }
 
-/** One connection after the other: it hears a greeting, or fails, whose backend has left. */
-function connectAll(target: LoadTarget): void {
+/** One connection after the other, as datagrams fall due: it hears a greeting, or fails, whose
+ * backend has left. */
+function connectAll(target: LoadTarget, pace: Int32Array, done = 0): void {
   if (isOver) return;
+  if (done * DATAGRAMS_PER_CONNECTION > Atomics.load(pace, 0)) {
+    setTimeout(() => connectAll(target, pace, done), PAUSE_MS);
+    return;
+  }
   const { localPort, address } = take(target, 'TCP');
   const socket = connect({ host: address, port: target.port, localPort });
   let isGreeted = false;
@@ -96,14 +103,14 @@ function connectAll(target: LoadTarget): void {
     clearTimeout(timer);
     if (isGreeted) report.connected += 1;
     else report.failed += 1;
-    setTimeout(() => connectAll(target), PAUSE_MS);
+    setTimeout(() => connectAll(target, pace, done + 1), PAUSE_MS);
   });
 }
 
 serveThread<LoadRequest>(async (request) => {
   if (request.verb === 'start') {
     sendAll(request.targets, request.pace, request.each);
-    request.targets.forEach(connectAll);
+    for (const target of request.targets) connectAll(target, request.pace);
   }
   if (request.verb === 'stop') isOver = true;
   return { ...report };

@@ -12,15 +12,15 @@
 //     +-- node-3 itself --------------- datagrams -------------> pod-2-11
 
 import { spawnSync } from 'node:child_process';
-import { readFileSync } from 'node:fs';
 import * as assert from 'uvu/assert';
-import type { Bed, Host } from '../../../cli/demo/bed.ts';
+import type { Bed } from '../../../cli/demo/bed.ts';
 import { PROFILES } from '../../../engine/memory-map.ts';
 import type { Random } from '../../support/random.ts';
 import { clusterNode, podAddress } from './forge-cluster.ts';
 import { CLI, Place, kill, mustReach, type Pod } from './forge-scene.ts';
 import { Stream, type StreamReport } from './forge-stream.ts';
 import { Paced, type PacedReport } from './paced.ts';
+import { overflowOn, type Way } from './queue-drops.ts';
 
 const NODES = [2, 3];
 const OUT_PORT = 7001;
@@ -71,34 +71,6 @@ interface Ends {
   longestGapMs: number;
   /** Packets on their way that the kernel dropped because a queue was full. */
   overflow: number;
-}
-
-/** Where packets go: out of a device of one host, through a node to another host. */
-interface Way {
-  from: Host;
-  device: string;
-  through: Host;
-  to: Host;
-}
-
-/** What the queues along a way have dropped so far: of the device that leads to the daemon, and of
- * the sockets of the node and of the listener. */
-function overflowOn({ from, device, through, to }: Way): number {
-  const [line = ''] = new RegExp(`${device}:.*`).exec(readIn(from, 'dev')) ?? [];
-  const sent = line.split(':')[1]?.trim().split(/ +/).slice(8) ?? [];
-  return [through, to].reduce((sum, host) => sum + socketDrops(host), Number(sent[3] ?? 0));
-}
-
-/** Datagrams that found a socket's queue full, IPv4 and IPv6. */
-function socketDrops(host: Host): number {
-  const [names = '', values = ''] = readIn(host, 'snmp').match(/^Udp: .*$/gm) ?? [];
-  const ipv4 = values.split(' ')[names.split(' ').indexOf('RcvbufErrors')];
-  const ipv6 = /^Udp6RcvbufErrors\s+(\d+)$/m.exec(readIn(host, 'snmp6'));
-  return Number(ipv4 ?? 0) + Number(ipv6?.[1] ?? 0);
-}
-
-function readIn({ namespace }: Host, file: string): string {
-  return namespace.run(() => readFileSync(`/proc/thread-self/net/${file}`, 'utf8'));
 }
 
 /** A steady flow of datagrams between two hosts. */

@@ -25,14 +25,17 @@ export const REMOTE = podAddress(2, 10, 'IPv4');
 export class ModuleScene {
   readonly bed: Bed;
   readonly one: Place;
+  readonly two: Place;
   readonly first: Host;
   readonly second: Host;
   readonly remote: Host;
   readonly #voices: Voice[];
 
-  private constructor(bed: Bed, one: Place, hosts: [Host, Host, Host], voices: Voice[]) {
+  private constructor(
+    bed: Bed, places: [Place, Place], hosts: [Host, Host, Host], voices: Voice[],
+  ) {
     this.bed = bed;
-    this.one = one;
+    [this.one, this.two] = places;
     [this.first, this.second, this.remote] = hosts;
     this.#voices = voices;
   }
@@ -50,7 +53,7 @@ export class ModuleScene {
       const second = (await one.addPod(11)).host;
       const remote = (await two.addPod(10)).host;
       for (const { agent } of [first, second, remote]) await agent.ask({ verb: 'serve' });
-      return new ModuleScene(bed, one, [first, second, remote], voices);
+      return new ModuleScene(bed, [one, two], [first, second, remote], voices);
     } catch (error) {
       await bed.close();
       throw error;

@@ -11,6 +11,7 @@ import { makeGuest } from '../../support/guest.ts';
 import { Knocks, type KnocksReport } from './knocks.ts';
 import { ModuleScene, REMOTE } from './module-scene.ts';
 import { Paced } from './paced.ts';
+import { overflowOn } from './queue-drops.ts';
 import { PATIENCE_MS } from '../../support/until.ts';
 
 const OPEN = 7200;
@@ -21,6 +22,8 @@ const CONNECTIONS_PER_SECOND = 100;
 const DATAGRAMS_PER_SECOND = 500;
 const DATAGRAM_PORT = 9800;
 const IPERF_LIMIT_S = 3600;
+/** So many seconds without a byte are more than seven losses of TCP in a row. */
+const STALL_S = 25;
 const SETTLE_MS = 500;
 /** After so many swaps the version in force is looked at. */
 const LOOK_EVERY = 10;
@@ -32,6 +35,8 @@ export interface SwapReport {
   knocks: KnocksReport;
   sent: number;
   arrived: number;
+  /** Datagrams, and packets of the stream, that found a queue of the kernel full. */
+  overflow: number;
   duplicates: number;
   longestGapMs: number;
   /** Megabits a second of the TCP stream, second by second. */
@@ -94,6 +99,9 @@ export async function swapUnderLoad(iperf3: string, swaps: number, flags: string
     await far.listen([OPEN, SHUT, ...OWN]);
     await scene.add(versions[0]);
     const load = await Load.start(iperf3, scene.second, scene.remote);
+    const { first, remote } = scene;
+    const way = { from: first, device: 'eth0', through: scene.two.host, to: remote };
+    const before = overflowOn(way);
     const listener = await Paced.listener(scene.remote, REMOTE, DATAGRAM_PORT);
     const sender = await Paced.sender(scene.first, REMOTE, DATAGRAM_PORT, DATAGRAMS_PER_SECOND);
     await near.knock(REMOTE, OPEN, SHUT, CONNECTIONS_PER_SECOND);
@@ -110,9 +118,12 @@ export async function swapUnderLoad(iperf3: string, swaps: number, flags: string
     const knocks = await near.stop();
     const { sent } = await sender.stop();
     const { arrived, duplicates, longestGapMs } = await listener.settled(sent);
+    const overflow = overflowOn(way) - before;
     const rates = await load.stop();
     await Promise.all([sender.close(), listener.close()]);
-    return { swaps, elapsedMs, swapMs, knocks, sent, arrived, duplicates, longestGapMs, rates };
+    return {
+      swaps, elapsedMs, swapMs, knocks, sent, arrived, overflow, duplicates, longestGapMs, rates,
+    };
   } finally {
     await Promise.all([near.close(), far.close()]);
     await scene.close();
@@ -126,19 +137,30 @@ async function look(near: Knocks, last: number): Promise<void> {
   assert.equal(found, wanted, 'the version in force');
 }
 
+/** Most seconds in a row in which nothing came. */
+function longestStall(rates: number[]): number {
+  let [longest, now] = [0, 0];
+  for (const rate of rates) {
+    now = rate > 0 ? 0 : now + 1;
+    longest = Math.max(longest, now);
+  }
+  return longest;
+}
+
 /** What every such run must come to. */
 export function checkSwaps(report: SwapReport): void {
-  const { knocks, swaps, swapMs, elapsedMs, sent, arrived, rates, longestGapMs } = report;
+  const { knocks, swaps, swapMs, elapsedMs, sent, arrived, overflow, rates, longestGapMs } = report;
   const median = [...swapMs].sort((a, b) => a - b)[Math.floor(swapMs.length / 2)] ?? 0;
   const sum = rates.reduce((total, rate) => total + rate, 0);
   console.log(`${swaps} swaps in ${(elapsedMs / 1000).toFixed(1)} s (median `
     + `${median.toFixed(1)} ms): ${knocks.open} connections let in, ${knocks.refused} turned away, `
-    + `${knocks.wrong.length} wrong; ${sent - arrived} of ${sent} datagrams lost, longest gap `
-    + `${longestGapMs.toFixed(1)} ms; iperf3 ${(sum / Math.max(rates.length, 1)).toFixed(0)} `
-    + `Mbit/s, least ${Math.min(...rates).toFixed(0)}`);
+    + `${knocks.wrong.length} wrong; ${sent - arrived} of ${sent} datagrams lost, ${overflow} `
+    + `packets to full queues, longest gap ${longestGapMs.toFixed(1)} ms; iperf3 `
+    + `${(sum / Math.max(rates.length, 1)).toFixed(0)} Mbit/s, `
+    + `least ${Math.min(...rates).toFixed(0)}`);
   assert.equal(knocks.wrong, []);
   assert.ok(knocks.open > 0 && knocks.refused > 0);
   assert.is(report.duplicates, 0);
-  assert.is(arrived, sent, 'no datagram is lost');
-  assert.ok(rates.length > 0 && Math.min(...rates) > 0, rates.join(', '));
+  assert.ok(sent - arrived <= overflow, 'no datagram is lost but to a full queue');
+  assert.ok(sum > 0 && longestStall(rates) < STALL_S, rates.join(', '));
 }
