@@ -5,6 +5,8 @@
 export type Labels = Readonly<Record<string, string>>;
 
 export interface Sample {
+  /** What a histogram's samples have behind its name. */
+  suffix?: '_bucket' | '_sum' | '_count';
   labels?: Labels;
   value: number;
 }
@@ -13,7 +15,7 @@ export interface Sample {
 export interface Metric {
   name: string;
   help: string;
-  type: 'counter' | 'gauge';
+  type: 'counter' | 'gauge' | 'histogram';
   samples: readonly Sample[];
 }
 
@@ -33,7 +35,8 @@ export function metricsText(metrics: readonly Metric[]): string {
 }
 
 function metricText({ name, help, type, samples }: Metric): string {
-  const lines = samples.map(({ labels = {}, value }) => `${name}${labelsText(labels)} ${value}\n`);
+  const lines = samples.map(({ suffix = '', labels = {}, value }) =>
+    `${name}${suffix}${labelsText(labels)} ${value}\n`);
   const about = help.replaceAll('\\', '\\\\').replaceAll('\n', '\\n');
   return `# HELP ${name} ${about}\n# TYPE ${name} ${type}\n${lines.join('')}`;
 }

@@ -7,6 +7,7 @@ import { Address, Count, Mac, Name, Port, Prefix } from './fields.ts';
 import { ModuleStateSchema } from './model-modules.ts';
 import { ServiceNameSchema, ServiceSchema } from './service.ts';
 
+export * from './model-source.ts';
 export * from './service.ts';
 
 const Vni = v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(0xffffff));
@@ -229,21 +230,6 @@ export type RevisionAnswer = v.InferOutput<typeof RevisionAnswerSchema>;
 /** `resume`: does the host still have what it was told before? The answer is `applied` with the
  * revision that it has, from which deltas go on, or `resync`. */
 export const ResumeSchema = v.strictObject({ session: Session });
-
-/** How many problems a source tells of at most, and how long each is. */
-export const PROBLEM_LIMIT = 50;
-export const PROBLEM_TEXT_LIMIT = 512;
-
-/** `source.health`: where the sidecar has its objects from, whether it hears of their changes now,
- * since when (Unix time) it does not, and what is not in force for want of what. */
-export const SourceHealthSchema = v.strictObject({
-  source: v.pipe(v.string(), v.minLength(1), v.maxLength(64)),
-  fresh: v.boolean(),
-  staleSinceMs: v.nullable(Count),
-  problems: v.pipe(
-    v.array(v.pipe(v.string(), v.maxLength(PROBLEM_TEXT_LIMIT))), v.maxLength(PROBLEM_LIMIT)),
-});
-export type SourceHealth = v.InferOutput<typeof SourceHealthSchema>;
 
 /** What the cluster may be told of this node: the answer to `node.follow`, and the notification
  * `node` to who has asked that. Who has an address in `prefix` is on our link. `mac` is what the

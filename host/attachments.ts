@@ -41,6 +41,8 @@ export interface AttachmentsOptions {
   ended: Files;
   /** Why pods cannot be attached now, or null. */
   reason(hasOwnIpam: boolean): string | null;
+  /** What else keeps the node from being ready for pods, or null. */
+  unready(): string | null;
   /** Host ports of pods are served here. */
   hasHostPorts: boolean;
   /** Whether somebody is there to tell the pods' rule sets. */
@@ -130,8 +132,8 @@ export class Attachments {
       'cni.gc': method(CniGcSchema, (gc) => this.#collect(gc)),
       'cni.status': method(CniStatusSchema, async ({ hasOwnIpam }) => {
         await this.takeNotes();
-        const { reason, hasHostPorts } = this.#options;
-        return { reason: reason(hasOwnIpam), hostPorts: hasHostPorts };
+        const { reason, unready, hasHostPorts } = this.#options;
+        return { reason: reason(hasOwnIpam) ?? unready(), hostPorts: hasHostPorts };
       }),
     };
   }

@@ -55,6 +55,13 @@ export function readyChecks(host: Host): Check[] {
   ];
 }
 
+/** Why `culvert-cni` is to say that pods had better wait, or null. Where another plugin gives out
+ * addresses the pod networks need not be known. */
+export function unreadyReason(host: Host): string | null {
+  const lacking = readyChecks(host).find(({ name, isWell }) => !isWell && name !== 'cluster');
+  return lacking === undefined ? null : `${lacking.name}: ${lacking.detail}`;
+}
+
 function check(name: string, isWell: boolean, detail: string): Check {
   return { name, isWell, detail };
 }

@@ -21,6 +21,7 @@ import type {
   ClusterNode, Delta, NodeFacts, Pod, PolicyChange, RevisionAnswer, Service, Snapshot,
   SnapshotBegin, SnapshotPart, SourceHealth,
 } from '../engine/model.ts';
+import { Durations } from './durations.ts';
 
 /** Most nodes of a cluster, and most pods of this node, that a snapshot may announce. */
 export const NODE_LIMIT = 16384;
@@ -62,6 +63,8 @@ interface Assembly {
 }
 
 export class Intake {
+  /** How long it took to put a snapshot or a delta in force. */
+  readonly applied = new Durations();
   readonly #options: IntakeOptions;
   #sidecar: Connection | null = null;
   #isFollowing = false;
@@ -235,7 +238,9 @@ export class Intake {
       ...(services === null ? {} : { services: [...services.values()] }),
     };
     this.#held = null;
+    const startMs = performance.now();
     await this.#options.onSnapshot({ revision, local: begin.local, ...content });
+    this.applied.note(startMs);
     this.#held = { session: begin.session ?? null, revision };
     return this.#advance(from, revision);
   }
@@ -248,7 +253,9 @@ export class Intake {
     if (delta.to <= delta.from) {
       throw new RequestError('invalid', `delta.to: ${delta.to} does not follow ${delta.from}`);
     }
+    const startMs = performance.now();
     await this.#options.onDelta(delta);
+    this.applied.note(startMs);
     if (this.#held !== null) this.#held.revision = delta.to;
     return this.#advance(from, delta.to);
   }

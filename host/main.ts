@@ -24,7 +24,7 @@ import { Freshness } from './freshness.ts';
 import type { Handover } from './handover.ts';
 import { Heap } from './heap.ts';
 import type { HttpServer } from './http.ts';
-import { httpServer } from './http-health.ts';
+import { httpServer, unreadyReason } from './http-health.ts';
 import { Intake } from './intake.ts';
 import { Ipam } from './ipam.ts';
 import { nodeFacts } from './methods.ts';
@@ -345,6 +345,7 @@ export class Host {
       policyWaitMs: config.cni.policyWaitSeconds * 1000,
       ended: diskFiles(join(config.runtimeDirectory, ENDED_FOLDER)),
       reason: (hasOwnIpam) => this.#closedReason(hasOwnIpam),
+      unready: () => unreadyReason(this),
       hasHostPorts: config.nodePorts.enabled,
       hasSidecar: () => this.intake.isConnected,
       knownPods: () => this.#pods.values(),

@@ -7,7 +7,8 @@ import { ABI_VERSION } from '../wasm/abi/version.ts';
 import { readDropBytes, readTraffic, type Direction, type Traffic } from '../engine/counters.ts';
 import { metricsText, single, type Metric, type Sample } from '../engine/exposition.ts';
 import type { ModuleReport } from '../engine/model-modules.ts';
-import type { ServiceSummary, StatusReport } from '../engine/model.ts';
+import type { ResourceCounts, ServiceSummary, StatusReport } from '../engine/model.ts';
+import { workerTurns } from '../engine/tables/grace.ts';
 import type { Host } from './main.ts';
 import { status as statusOf } from './methods.ts';
 import { processMetrics } from './metrics-process.ts';
@@ -48,7 +49,12 @@ export class HostMetrics {
       ...policyMetrics(status, policies.size),
       ...tableMetrics(status),
       ...syncMetrics(status, Date.now()),
-      ...workerMetrics(status),
+      ...sourceMetrics(host.intake.health?.resources ?? []),
+      host.intake.applied.metric(
+        'culvert_sync_apply_seconds', 'What the sidecar told, until it was in force.'),
+      host.policy.compiled.metric(
+        'culvert_policy_compile_seconds', 'Policy, until the core had it as tables.'),
+      ...workerMetrics(status, workerTurns(host.core)),
       ...serviceMetrics(host.services.list()),
       ...moduleMetrics(await host.modules.list()),
       ...this.#peerMetrics(),
@@ -226,7 +232,21 @@ function syncMetrics({ sync }: StatusReport, nowMs: number): Metric[] {
   ];
 }
 
-function workerMetrics({ dataPlane: { workers } }: StatusReport): Metric[] {
+/** What the sidecar counts of the API server's resources. */
+function sourceMetrics(resources: readonly ResourceCounts[]): Metric[] {
+  const events = ['added', 'modified', 'deleted'] as const;
+  return [
+    counter('culvert_sync_relists_total', 'Lists of a resource after the first one.',
+      resources.map(({ resource, relists }) => ({ labels: { resource }, value: relists }))),
+    counter('culvert_watch_events_total', 'Changes heard of, and objects listed.',
+      resources.flatMap(({ resource, ...counts }) => events.map((type) =>
+        ({ labels: { resource, type }, value: counts[type] })))),
+  ];
+}
+
+function workerMetrics(
+  { dataPlane: { workers } }: StatusReport, turns: readonly number[],
+): Metric[] {
   const samples = (value: (worker: StatusReport['dataPlane']['workers'][number]) => number,
   ): Sample[] => workers.map((worker, number) =>
     ({ labels: { worker: String(number) }, value: value(worker) }));
@@ -234,6 +254,9 @@ function workerMetrics({ dataPlane: { workers } }: StatusReport): Metric[] {
     gauge('culvert_worker_up', 'Whether a data worker runs.',
       samples(({ running }) => (running ? 1 : 0))),
     counter('culvert_worker_crashes_total', 'Times that it died.', samples((one) => one.crashes)),
+    counter('culvert_worker_turns_total', 'Batches, empty ones too.',
+      // The clock moves at the beginning of a turn and at its end.
+      turns.map((clock, worker) => ({ labels: { worker: String(worker) }, value: clock >>> 1 }))),
     counter('culvert_worker_rx_packets_total', 'Packets taken.', samples((one) => one.rxPackets)),
     counter('culvert_worker_rx_bytes_total', 'Bytes of them.', samples((one) => one.rxBytes)),
   ];

@@ -4,11 +4,14 @@
 import type { Log } from '../engine/log.ts';
 import type { Endpoint, PolicyChange } from '../engine/model.ts';
 import { PolicyTables } from '../engine/tables/policy.ts';
+import { Durations } from './durations.ts';
 
 type PodName = Pick<Endpoint, 'namespace' | 'name' | 'uid'>;
 
 export class PolicyGate {
   readonly tables: PolicyTables;
+  /** How long it took to turn policy into tables of the core. */
+  readonly compiled = new Durations();
   /** True once a sidecar has spoken of policy. */
   isKnown = false;
   readonly #isClosedBefore: boolean;
@@ -57,14 +60,18 @@ export class PolicyGate {
 
   /** Makes `whole` all the policy there is. */
   replace(whole: PolicyChange): void {
+    const startMs = performance.now();
     this.tables.replace(whole);
+    this.compiled.note(startMs);
     this.#becomeKnown();
     this.#tell();
   }
 
   /** Puts a change into force. */
   apply(change: PolicyChange): void {
+    const startMs = performance.now();
     this.tables.apply(change);
+    this.compiled.note(startMs);
     this.#becomeKnown();
     this.#tell();
   }

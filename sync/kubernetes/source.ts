@@ -7,6 +7,7 @@
 
 import type { Log } from '../../engine/log.ts';
 import { PROBLEM_LIMIT } from '../../engine/model.ts';
+import type { ResourceCounts } from '../../engine/model.ts';
 import type { ClusterSink } from '../state.ts';
 import type { ApiClient } from './client.ts';
 import { Projector } from './projector.ts';
@@ -18,6 +19,8 @@ import type { Timing } from './timing.ts';
 
 /** How long a resource may be out of sight before the operator hears of it. */
 export const STALE_AFTER_MS = 5000;
+/** How often the host is told what was counted. */
+const COUNT_PAUSE_MS = 10_000;
 
 export interface KubernetesOptions {
   client: ApiClient;
@@ -65,6 +68,8 @@ export class KubernetesSource {
   #timer: NodeJS.Timeout | undefined;
   #logged = new Set<string>();
   #toldHealth = '';
+  /** As it was a while ago: it changes with every event, and is told more seldom. */
+  #counted: ResourceCounts[] = [];
 
   constructor(options: KubernetesOptions, sink: ClusterSink) {
     this.#options = options;
@@ -84,10 +89,15 @@ export class KubernetesSource {
   async run(signal: AbortSignal): Promise<void> {
     const { client } = this.#options;
     this.#tell();
+    const counting = setInterval(() => {
+      this.#counted = this.#count();
+      this.#tell();
+    }, COUNT_PAUSE_MS).unref();
     try {
       await Promise.all(this.#followed.map(({ reflector }) => reflector.run(signal)));
     } finally {
       clearTimeout(this.#timer);
+      clearInterval(counting);
       client.close();
     }
   }
@@ -160,12 +170,19 @@ export class KubernetesSource {
       fresh: isFresh,
       staleSinceMs: isFresh ? null : Math.min(this.#startedAtMs, ...lost.map(staleSince)),
       problems: problems.slice(0, PROBLEM_LIMIT),
+      resources: this.#counted,
     };
     const text = JSON.stringify(health);
     if (text === this.#toldHealth) return;
     this.#toldHealth = text;
     this.#log(health.problems);
     this.#sink.setHealth(health);
+  }
+
+  #count(): ResourceCounts[] {
+    return this.#followed.map(
+      ({ resource, reflector: { counters: { relists, added, modified, deleted } } }) =>
+        ({ resource: resource.plural, relists, added, modified, deleted }));
   }
 
   /** What the server does not give us, and what that means. */

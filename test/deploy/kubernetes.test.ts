@@ -45,6 +45,7 @@ interface Container {
     capabilities: { drop: string[]; add?: string[] };
   };
   volumeMounts: Mount[];
+  readinessProbe?: { httpGet: { host: string; port: number; path: string } };
 }
 
 interface Volume {
@@ -355,6 +356,15 @@ test('calico changes what there is to change, with one right more', () => {
   const rights = read(join(folder, 'rbac.yaml')).flatMap(({ rules = [] }) => rules);
   assert.equal(rights.map(({ resources: names, verbs }) => [names, verbs]),
     [[['ippools'], ['list']]]);
+});
+
+test('the daemon is ready where its own server says so', () => {
+  const daemon = containers.find(({ readinessProbe }) => readinessProbe !== undefined);
+  const { http } = loadConfig(null, {
+    CULVERT_NODE_NAME: 'edge-1', CULVERT_UNDERLAY_ADDRESSES: '192.0.2.1',
+  }, { podNetworks: ['10.244.0.0/16'] });
+  assert.equal(daemon?.readinessProbe?.httpGet,
+    { host: http.address, port: http.port, path: '/readyz' });
 });
 
 test('the daemon takes its configuration in a cluster of Calico\'s', () => {

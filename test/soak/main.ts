@@ -5,8 +5,8 @@
 // The keeper is who keeps what a killed daemon leaves. Only with systemd, or rather what stands in
 // for it here, a daemon is also restarted in peace.
 //
-// The folder gets samples.jsonl and soak.svg as time goes by, and verdict.txt at the end. Exit
-// status 1 if anything grew, was lost or was dropped without a cause.
+// The folder gets samples.jsonl and soak.svg as time goes by, and pings.json and
+// verdict.txt at the end. Exit status 1 if anything grew, was lost or was dropped without a cause.
 
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';

@@ -19,6 +19,7 @@ const FAULTS_KEPT = 20;
 /** A ping's way there and back, and that of a datagram between programs on the two nodes right
  * after it, which Culvert has no part in: it says how busy the machine is. */
 export interface Ping {
+  atMs: number;
   ms: number;
   controlMs: number;
   isDisturbed: boolean;
@@ -96,7 +97,7 @@ export class Probes {
     });
     if (!control.ok) throw new Error(`between the nodes: ${control.detail}`);
     const isDisturbed = wasDisturbed || this.#disturbances > 0 || this.#calmSinceMs > startMs;
-    this.pings.push({ ms: elapsedMs, controlMs: control.elapsedMs, isDisturbed });
+    this.pings.push({ atMs: startMs, ms: elapsedMs, controlMs: control.elapsedMs, isDisturbed });
   }
 
   /** A connection or a question of its own, to the Service or to a pod. */

@@ -1,12 +1,11 @@
 // What a soak looks at every few seconds: memory, descriptors, flows, drops of both nodes, and the
 // latency of pings since the last look.
 
-import { readFileSync } from 'node:fs';
 import * as v from 'valibot';
 import type { Daemon } from '../../cli/demo/bed.ts';
 import { askAll } from '../../cli/client.ts';
 import type { StatusReport } from '../../engine/model.ts';
-import { descriptorCount, type Place } from '../netns/support/forge-scene.ts';
+import { descriptorCount, residentKib, type Place } from '../netns/support/forge-scene.ts';
 import type { Ping } from './probes.ts';
 import type { SoakScene } from './scene.ts';
 
@@ -36,7 +35,7 @@ interface Percentiles {
   p99: number;
 }
 
-function percentiles(values: readonly number[]): Percentiles {
+export function percentiles(values: readonly number[]): Percentiles {
   const sorted = [...values].sort((a, b) => a - b);
   const at = (share: number): number =>
     sorted[Math.min(Math.floor(sorted.length * share), sorted.length - 1)] ?? 0;
@@ -127,7 +126,9 @@ export class Sampler {
   }
 }
 
-function residentBytes({ process: { pid } }: Daemon): number {
-  const status = readFileSync(`/proc/${pid}/status`, 'utf8');
-  return Number(/^VmRSS:\s+(\d+) kB$/m.exec(status)?.[1]) * 1024;
+/** Throws for a process that has just ended: it has no memory, and its sample none that counts. */
+function residentBytes(daemon: Daemon): number {
+  const kib = residentKib(daemon);
+  if (!(kib > 0)) throw new Error(`process ${daemon.process.pid} has ended`);
+  return kib * 1024;
 }

@@ -12,7 +12,7 @@ import { soakPlot } from './plot.ts';
 import { Probes } from './probes.ts';
 import { Sampler, type Figures } from './samples.ts';
 import { SoakScene, type Keeper } from './scene.ts';
-import { judgeDescriptors, judgeSamples, type Check } from './verdict.ts';
+import { judgeDescriptors, judgeLatency, judgeSamples, type Check } from './verdict.ts';
 
 export interface SoakOptions {
   minutes: number;
@@ -59,14 +59,17 @@ class Soak {
     const sampling = this.#sampleOn();
     await this.#cyclesUntil(Math.min(seconds * WARM_UP_SHARE, WARM_UP_LIMIT_SECONDS));
     this.#judgedFrom = this.#sampler.seconds();
+    const fromMs = performance.now();
     const first = await this.#descriptors();
     await this.#cyclesUntil(seconds);
     const last = await this.#descriptors();
     this.#isOver = true;
     await sampling;
     await this.#probes.stop();
+    writeFileSync(join(this.#options.folder, 'pings.json'), JSON.stringify(this.#probes.pings));
     const checks = [
       ...judgeSamples(this.#sampler.samples.filter((sample) => sample.seconds > this.#judgedFrom)),
+      ...judgeLatency(this.#probes.pings.filter(({ atMs }) => atMs > fromMs)),
       ...judgeDescriptors(first, last), ...await this.#judgeTraffic(),
     ];
     this.#draw();

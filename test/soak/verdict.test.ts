@@ -3,8 +3,9 @@
 
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
+import type { Ping } from './probes.ts';
 import { DropTotals, type Sample } from './samples.ts';
-import { judgeDescriptors, judgeSamples, slope } from './verdict.ts';
+import { judgeDescriptors, judgeLatency, judgeSamples, slope } from './verdict.ts';
 
 const test = suite('soak/verdict');
 const MIB = 2 ** 20;
@@ -37,12 +38,30 @@ test('memory that grows is a fault', () => {
     ['heap, daemon']);
 });
 
+/** Pings of a hundred seconds, ten a second, whose times are what is said of each second. */
+function pings(of: (second: number) => [number, number]): Ping[] {
+  return Array.from({ length: 1000 }, (_, at): Ping => {
+    const [ms, controlMs] = of(Math.floor(at / 10));
+    return { atMs: at * 100, ms, controlMs, isDisturbed: false };
+  });
+}
+
+const late = (of: (second: number) => [number, number]): string[] =>
+  judgeLatency(pings(of)).filter(({ isSound }) => !isSound).map(({ name }) => name);
+
 test('latency that grows is a fault, unless the machine is as slow', () => {
-  const slow = { median: 9, p95: 9, p99: 9 };
-  const late = (at: number): boolean => at >= COUNT / 2;
-  assert.equal(faults(hour((at) => late(at) ? { pingMs: slow } : {})),
-    ['latency, median', 'latency, p95']);
-  assert.equal(faults(hour((at) => late(at) ? { pingMs: slow, controlMs: slow } : {})), []);
+  assert.equal(late(() => [1, 1]), []);
+  assert.equal(late((second) => [second < 50 ? 1 : 9, 1]), ['latency, median', 'latency, p95']);
+  assert.equal(late((second) => (second < 50 ? [1, 1] : [9, 9])), []);
+  assert.equal(late((second) => [1 + (second / 20), 1]), ['latency, median', 'latency, p95']);
+});
+
+test('a slow moment is none of the median, and one of the p95', () => {
+  assert.equal(late((second) => [second > 97 ? 90 : 1, 1]), ['latency, p95']);
+});
+
+test('no ping at all is a fault', () => {
+  assert.is(judgeLatency([]).every(({ isSound }) => !isSound), true);
 });
 
 test('a drop that nothing of the scenario makes is a fault', () => {

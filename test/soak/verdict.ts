@@ -1,7 +1,8 @@
 // Whether a soak was sound: what may not grow does not, and everything dropped has a cause that the
 // scenario makes on purpose.
 
-import type { Sample } from './samples.ts';
+import type { Ping } from './probes.ts';
+import { percentiles, type Sample } from './samples.ts';
 
 /** What a process may grow by, over the time that is judged: what a line through its samples says.
  * Less is the noise of a collector that is in no hurry. */
@@ -38,10 +39,31 @@ export function judgeSamples(samples: readonly Sample[]): Check[] {
   return [
     ...judgeMemory('resident', samples, ({ residentBytes }) => residentBytes),
     ...judgeMemory('heap', samples, ({ heapBytes }) => heapBytes),
-    judgeLatency('median', samples),
-    judgeLatency('p95', samples),
     judgeDrops(samples),
   ];
+}
+
+/** Judges the percentiles of all pings of the last fifth of the time by those of the first: a busy
+ * moment of the machine, in which few pings are made, then counts as the few that it is. */
+export function judgeLatency(all: readonly Ping[]): Check[] {
+  const pings = all.filter(({ isDisturbed }) => !isDisturbed);
+  const [startMs, endMs] = [pings[0]?.atMs ?? 0, pings.at(-1)?.atMs ?? 0];
+  const partMs = (endMs - startMs) / PARTS;
+  const early = pings.filter(({ atMs }) => atMs <= startMs + partMs);
+  const late = pings.filter(({ atMs }) => atMs >= endMs - partMs);
+  return (['median', 'p95'] as const).map((what) => {
+    const [first, last] = [early, late].map((part) =>
+      percentiles(part.map(({ ms }) => ms))[what]) as [number, number];
+    const [quiet, busy] = [early, late].map((part) =>
+      percentiles(part.map(({ controlMs }) => controlMs))[what]) as [number, number];
+    const limit = (first * LATENCY_FACTOR * Math.max(1, busy / quiet)) + LATENCY_SLACK_MS;
+    return {
+      name: `latency, ${what}`, isSound: pings.length > 0 && last <= limit,
+      detail: `${first.toFixed(2)} ms of ${early.length} pings in the first fifth, `
+        + `${last.toFixed(2)} ms of ${late.length} in the last, of ${limit.toFixed(2)} at most; `
+        + `without Culvert ${quiet.toFixed(2)} and ${busy.toFixed(2)}`,
+    };
+  });
 }
 
 /** Judges descriptors, counted twice at the same point of a cycle. */
@@ -68,22 +90,6 @@ function judgeMemory(
         (seconds / 60).toFixed(1)} minutes, of ${mebibytes(GROWTH_LIMIT_BYTES)} at most`,
     };
   });
-}
-
-function judgeLatency(what: 'median' | 'p95', samples: readonly Sample[]): Check {
-  const asked = samples.filter(({ pings }) => pings > 0);
-  const part = Math.max(1, Math.floor(asked.length / PARTS));
-  const ends = (of: (sample: Sample) => number): [number, number] =>
-    [mean(asked.slice(0, part).map(of)), mean(asked.slice(-part).map(of))];
-  const [first, last] = ends(({ pingMs }) => pingMs[what]);
-  const [quiet, busy] = ends(({ controlMs }) => controlMs[what]);
-  const limit = (first * LATENCY_FACTOR * Math.max(1, busy / quiet)) + LATENCY_SLACK_MS;
-  return {
-    name: `latency, ${what}`, isSound: last <= limit,
-    detail: `${first.toFixed(2)} ms in the first fifth, ${last.toFixed(2)} ms in the last, `
-      + `of ${limit.toFixed(2)} at most; `
-      + `without Culvert ${quiet.toFixed(2)} and ${busy.toFixed(2)}`,
-  };
 }
 
 function judgeDrops(samples: readonly Sample[]): Check {
