@@ -140,6 +140,7 @@ export class Handover {
 
   /** Who keeps things for us: `holder`, `systemd`, or `none`. */
   get keeper(): Keeper['kind'] | 'none' {
+    if (this.#untold !== null) return this.#options.store?.kind ?? 'holder';
     return this.#keeper?.kind ?? 'none';
   }
 

@@ -59,7 +59,6 @@ export type Hooks = Pick<DataPlaneOptions, 'onLost' | 'onTapLost' | 'onModule' |
 export async function openParts(options: HostOptions, hooks: Hooks): Promise<HostParts> {
   const { config, log, times, predecessor = null } = options;
   const module = new WebAssembly.Module(readFileSync(options.corePath));
-  const tier = chooseTier(config.dataPlane.tier, probeKernel());
   times.mark('core');
   const { lock, handover } = await takeOver(options);
   times.mark('holder');
@@ -68,6 +67,8 @@ export async function openParts(options: HostOptions, hooks: Hooks): Promise<Hos
   let dataPlane: DataPlane | null = null;
   let underlay: Underlay | null = null;
   try {
+    const tier = chooseTier(config.dataPlane.tier, probeKernel());
+    times.mark('tier');
     const queues = handover.offered(`${keptDevice(config.device.name)}.`).length;
     const limits = memoryLimits(config, queues);
     const core = makeCore(module, limits, config);

@@ -3,12 +3,13 @@
 import { spawnSync } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { closeFd, drainEventFd, openEventFd, signalEventFd } from '../../ffi/file.ts';
 import { receiveWithFd } from '../../ffi/rights.ts';
 import { bindUnixDatagram } from '../../ffi/unix-socket.ts';
+import { Handover } from '../../host/handover.ts';
 import { SystemdStore } from '../../host/systemd-store.ts';
 
 const test = suite('host/systemd-store');
@@ -19,14 +20,14 @@ interface Manager {
   next(): { text: string; fd: number };
 }
 
-function withManager(name: string, body: (manager: Manager) => void): void {
-  test(name, () => {
+function withManager(name: string, body: (manager: Manager) => void | Promise<void>): void {
+  test(name, async () => {
     const folder = mkdtempSync(join(tmpdir(), 'culvert-systemd-'));
     const path = join(folder, 'notify');
     const socket = bindUnixDatagram(path);
     const bytes = new Uint8Array(256);
     try {
-      body({
+      await body({
         path,
         next: () => {
           const { count, fd } = receiveWithFd(socket, bytes);
@@ -80,6 +81,37 @@ withManager('what the manager hands over is known by name, to its process only',
   assert.is(stdout.trim(), JSON.stringify([[['flows', 3], ['pod.1', 4]], []]), stderr);
   closeFd(one);
   closeFd(other);
+});
+
+withManager('a daemon that takes over tells of what is new once it has', async ({ path, next }) => {
+  const events = [openEventFd(), openEventFd(), openEventFd(), openEventFd()] as const;
+  const [same, gone, replaced, added] = events;
+  const log = { debug() {}, info() {}, warn() {}, error() {} };
+  const store = SystemdStore.from({ NOTIFY_SOCKET: path, FDSTORE: '16' });
+  const handover = Handover.succeed(
+    { runtimeDirectory: dirname(path), isEnabled: true, awayMs: 0, log, store },
+    new Map([['same', same], ['gone', gone], ['replaced', replaced]]));
+  assert.is(handover.keeper, 'systemd');
+  assert.is(handover.take('same'), same);
+  handover.refuse('gone');
+  assert.is(handover.take('replaced'), replaced);
+  handover.keep('replaced', added);
+  handover.keep('added', added);
+  handover.keep('brief', added);
+  handover.forget('brief');
+  assert.is(next().text, '', 'the manager is the other daemon\'s to tell');
+  await handover.settle();
+  assert.equal(next(), { text: 'FDSTOREREMOVE=1\nFDNAME=gone', fd: -1 });
+  assert.equal(next(), { text: 'FDSTOREREMOVE=1\nFDNAME=replaced', fd: -1 });
+  for (const name of ['replaced', 'added']) {
+    const { text, fd } = next();
+    assert.is(text, `FDSTORE=1\nFDPOLL=0\nFDNAME=${name}`);
+    closeFd(fd);
+  }
+  assert.equal(next(), { text: 'FDSTOREREMOVE=1\nFDNAME=brief', fd: -1 });
+  assert.is(next().text, '');
+  handover.end(true);
+  for (const fd of [same, replaced, added]) closeFd(fd);
 });
 
 test.run();
