@@ -194,32 +194,26 @@ function call(
     from = portOf(flow, source);
   }
   const to = <i32>(key & PORT_MASK);
-  const verdict = ipv4
-    ? call_indirect<i32>(
+  let verdict: i32;
+  if (ipv4) {
+    verdict = call_indirect<i32>(
       index, 0, 1 - ingress, protocol, flags, from, to, sourceIdentity, destinationIdentity,
-      word(source, 12), 0, 0, 0, word(destination, 12), 0, 0, 0)
-    : callIpv6(
-      index, 1 - ingress, protocol, flags, from, to, sourceIdentity, destinationIdentity, source,
-      destination);
+      word(source, 12), 0, 0, 0, word(destination, 12), 0, 0, 0);
+  } else {
+    const sourceWords = hostWords(source);
+    const destinationWords = hostWords(destination);
+    verdict = call_indirect<i32>(
+      index, 1, 1 - ingress, protocol, flags, from, to, sourceIdentity, destinationIdentity,
+      i32x4.extract_lane(sourceWords, 0), i32x4.extract_lane(sourceWords, 1),
+      i32x4.extract_lane(sourceWords, 2), i32x4.extract_lane(sourceWords, 3),
+      i32x4.extract_lane(destinationWords, 0), i32x4.extract_lane(destinationWords, 1),
+      i32x4.extract_lane(destinationWords, 2), i32x4.extract_lane(destinationWords, 3));
+  }
   return leaveModule(worker, entry, verdict);
 }
 
-/** The call for IPv6, apart: its sixteen words would take the registers of the one for IPv4. */
-function callIpv6(
-  index: i32, direction: i32, protocol: i32, flags: i32, from: i32, to: i32, sourceIdentity: i32,
-  destinationIdentity: i32, source: usize, destination: usize,
-): i32 {
-  const sourceWords = hostWords(source);
-  const destinationWords = hostWords(destination);
-  return call_indirect<i32>(
-    index, 1, direction, protocol, flags, from, to, sourceIdentity, destinationIdentity,
-    i32x4.extract_lane(sourceWords, 0), i32x4.extract_lane(sourceWords, 1),
-    i32x4.extract_lane(sourceWords, 2), i32x4.extract_lane(sourceWords, 3),
-    i32x4.extract_lane(destinationWords, 0), i32x4.extract_lane(destinationWords, 1),
-    i32x4.extract_lane(destinationWords, 2), i32x4.extract_lane(destinationWords, 3));
-}
-
-/** The four words of an address, each in host order. */
+/** The four words of an address, each in host order: one shuffle, where a processor has to be told
+ * each step of turning a single word round. */
 // @ts-ignore: decorator
 @inline
 function hostWords(address: usize): v128 {
@@ -247,7 +241,8 @@ function word(address: usize, offset: usize): i32 {
 @inline
 export function enterModule(worker: i32, entry: u32, said: usize, shift: i32): void {
   const block = workerField(worker, 0);
-  store<u32>(block, shift | (failureOf(entry) << 16), WORKER_MODULE_SHIFT); // and _FAILURE
+  const failure = (entry << (16 - MODULE_FAILURE_SHIFT)) & (MODULE_FAILURE_MASK << 16);
+  store<u32>(block, shift | failure, WORKER_MODULE_SHIFT); // and _FAILURE behind it
   const place = (entry & MODULE_PLACE_MASK) + 1;
   store<u64>(block, <u64>place | (<u64>said << 32), WORKER_MODULE); // and _SAID
 }
