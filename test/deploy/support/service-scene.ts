@@ -100,15 +100,16 @@ export class ServiceScene {
       outSender: await Paced.sender(this.own.host, there, OUT_PORT, perSecond),
       inSender: await Paced.sender(this.remote.host, here, IN_PORT, perSecond),
     };
+    const listeners = [ends.outListener, ends.inListener];
     try {
-      await pause(SETTLE_MS);
+      await keepsComing(listeners, perSecond);
       await work();
-      await pause(SETTLE_MS);
-      const [out, back] = [await ends.outSender.stop(), await ends.inSender.stop()];
-      await pause(SETTLE_MS);
+      await keepsComing(listeners, perSecond);
+      const { sent: outSent } = await ends.outSender.stop();
+      const { sent: inSent } = await ends.inSender.stop();
       return {
-        outbound: { ...await ends.outListener.report(), sent: out.sent },
-        inbound: { ...await ends.inListener.report(), sent: back.sent },
+        outbound: { ...await ends.outListener.settled(outSent), sent: outSent },
+        inbound: { ...await ends.inListener.settled(inSent), sent: inSent },
       };
     } finally {
       for (const end of Object.values(ends)) await end.close();
@@ -132,6 +133,14 @@ export class ServiceScene {
     };
     if (report.error !== undefined) throw new Error(`iperf3: ${report.error}`);
     return report.intervals.map(({ sum }) => sum.bits_per_second);
+  }
+}
+
+/** Waits until each listener has heard as much again as comes in a second. */
+async function keepsComing(listeners: readonly Paced[], perSecond: number): Promise<void> {
+  for (const listener of listeners) {
+    const { arrived } = await listener.report();
+    await until('datagrams', async () => (await listener.report()).arrived >= arrived + perSecond);
   }
 }
 
