@@ -317,7 +317,8 @@ export class Host {
     const { predecessor = null, config, log } = this.options;
     await predecessor?.stop();
     if (config.handover.enabled) takeFlows(this.core, this.handover, this.recovered, log);
-    recoverPackets(this.core, this.nodeDevice.isLeft, pods, this.recovered);
+    recoverPackets(
+      this.core, this.nodeDevice.isLeft, pods, this.recovered, this.handover);
     this.dataPlane.begin();
     predecessor?.end();
     this.handover.refuse('');

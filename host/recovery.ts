@@ -16,7 +16,7 @@ import { monotonicClock } from './clock.ts';
 import type { HostConfig } from './config.ts';
 import type { Endpoints } from './endpoints.ts';
 import { enterGiven } from './given.ts';
-import { KEPT_FOLDER, type Handover } from './handover.ts';
+import { KEPT_FOLDER, type Handover, type PodRecord } from './handover.ts';
 import { Journal, deltaFrame, snapshotFrames, type Recalled } from './journal.ts';
 import { keepFlows } from './kept-flows.ts';
 import { LastState } from './last-state.ts';
@@ -179,15 +179,24 @@ export class LastKnown {
 export interface RestoredPods {
   specs: DeviceSpec[];
   indexes: Map<number, number>;
+  /** Records of those that have another index now, by the names they are kept under. */
+  moved: Map<string, PodRecord>;
 }
 
 /** Has the packets that an earlier daemon had in its hands go through the core once more. Those of
- * devices that were made anew are dropped: they are as another tier has them. Precondition: pods
- * are as they will be. */
+ * devices that were made anew are dropped: they are as another tier has them. Then the devices'
+ * records say which indexes a next daemon will find. Precondition: pods are as they will be. */
 export function recoverPackets(
+  core: Core, isNodeDeviceLeft: boolean, pods: RestoredPods, recovered: Recovered,
+  handover: Pick<Handover, 'writePod'>,
+): void {
+  if (recovered.flows !== null) recoverTurns(core, isNodeDeviceLeft, pods, recovered);
+  for (const [name, record] of pods.moved) handover.writePod(name, record);
+}
+
+function recoverTurns(
   core: Core, isNodeDeviceLeft: boolean, { indexes, specs }: RestoredPods, recovered: Recovered,
 ): void {
-  if (recovered.flows === null) return;
   const deviceOf = (index: number): number => {
     if (index === DEVICE_NODE && !isNodeDeviceLeft) return -1;
     return index < DEVICE_FIRST_ENDPOINT ? index : indexes.get(index) ?? -1;
@@ -206,6 +215,7 @@ export async function restorePods(
 ): Promise<RestoredPods> {
   const specs: DeviceSpec[] = [];
   const indexes = new Map<number, number>();
+  const moved = new Map<string, PodRecord>();
   const lost = new Set<LossReason>();
   const attached = new Set(ready.map(({ pod }) => `${pod.namespace}/${pod.name} ${pod.uid}`));
   for (const { name, record } of handover.pods()) {
@@ -220,6 +230,8 @@ export async function restorePods(
       indexes.set(record.index, isLost ? -1 : restored.index);
       if (!isLost) {
         specs.push(restored);
+        const { index } = restored;
+        if (index !== record.index) moved.set(name, { ...record, index });
         continue;
       }
       recovered.lostPods += 1;
@@ -241,5 +253,5 @@ export async function restorePods(
   }
   recovered.lostBecause = [...lost];
   recovered.pods = specs.length;
-  return { specs, indexes };
+  return { specs, indexes, moved };
 }
