@@ -54,8 +54,10 @@ export class LastState {
   #writing: Promise<void> | null = null;
   #changesAtMs = -Infinity;
   #snapshotAtMs = -Infinity;
-  /** Bytes of the file that are of this run, 0 while there is none of ours. */
+  /** Bytes of the file that are of this run. */
   #length = 0;
+  /** A snapshot of this run is written, or on its way. */
+  #hasBegun = false;
   /** Bytes behind its snapshot, those on their way there included. */
   #added = 0;
   #isLost = false;
@@ -118,6 +120,7 @@ export class LastState {
   replace(frames: readonly Uint8Array[]): void {
     const snapshot = Buffer.concat(frames);
     this.#waiting = { snapshot, changes: new LastWords() };
+    this.#hasBegun = true;
     this.#isLost = false;
     this.#added = 0;
     this.#schedule();
@@ -125,7 +128,7 @@ export class LastState {
 
   /** Adds a change that is in force. */
   append(frame: ChangeFrame): void {
-    if (this.#isLost || (this.#length === 0 && this.#waiting.snapshot === null)) return;
+    if (this.#isLost || !this.#hasBegun) return;
     const { changes } = this.#waiting;
     changes.add(frame, frame.bytes.length, frame.subject);
     if (this.#added + changes.bytes > JOURNAL_BYTES_LIMIT) {

@@ -102,6 +102,19 @@ test('changes are added, a snapshot takes the place of all', async () => {
   assert.equal(state.problems(), []);
 });
 
+test('a change that comes while the first snapshot is written is not lost', async () => {
+  for (let turns = 0; turns < 12; turns += 1) {
+    const folder = makeFolder();
+    const state = stateIn(folder);
+    state.replace(snapshotFrames(snapshotOf(1)));
+    await new Promise((resolve) => setTimeout(resolve, 2));
+    for (let turn = 0; turn < turns; turn += 1) await new Promise(setImmediate);
+    state.append(deltaFrame(deltaTo(2)));
+    await state.close();
+    assert.is(revisionIn(folder), 2, `after ${turns} turns`);
+  }
+});
+
 test('the disk is written at a bounded rate', async () => {
   const folder = makeFolder();
   const state = stateIn(folder, { changesMs: 60_000, snapshotMs: 60_000 });
