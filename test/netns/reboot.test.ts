@@ -137,8 +137,8 @@ testNeeding('tun', test, 'a sidecar that comes back makes it fresh again', async
   if (scene === null) return;
   const { culvert } = scene.runtime;
   await culvert.startSidecar();
-  const { sync } = await culvert.waitFor((status) => status.sync.staleSince === null);
-  assert.is(sync.source, 'file');
+  // Its source comes after its first snapshot.
+  await culvert.waitFor(({ sync }) => sync.staleSince === null && sync.source === 'file');
   assert.match(scene.statusText(), /^Sync: +Ok +revision \d+, 2 nodes, 2 pods here$/m);
 });
 
