@@ -16,9 +16,9 @@ import {
   FLOW_FLAGS, FLOW_FLAG_FIN_A, FLOW_FLAG_FIN_B, FLOW_FLAG_FROM_B, FLOW_FLAG_REPLIED,
   FLOW_FLAG_TRANSLATED, FLOW_FLAG_USED, FLOW_LIFETIME, FLOW_PAIR, FLOW_PROTOCOL, FLOW_SIGNAL,
   FLOW_SIZE, FLOW_STATE, FLOW_STATE_CLOSING, FLOW_STATE_ESTABLISHED, FLOW_STATE_NEW,
-  FLOW_STEP_SHIFT, FLOW_TIMEOUT_CLOSING, FLOW_TIMEOUT_CUT,
-  FLOW_TIMEOUT_HALF_CLOSED, FLOW_TIMEOUT_ICMP, FLOW_TIMEOUT_NEW, FLOW_TIMEOUT_OTHER,
-  FLOW_TIMEOUT_TCP, FLOW_TIMEOUT_UDP,
+  FLOW_STEP_SHIFT, FLOW_TIMEOUT_CLOSING, FLOW_TIMEOUT_CUT, FLOW_TIMEOUT_HALF_CLOSED,
+  FLOW_TIMEOUT_ICMP, FLOW_TIMEOUT_LATE, FLOW_TIMEOUT_NEW, FLOW_TIMEOUT_OTHER, FLOW_TIMEOUT_TCP,
+  FLOW_TIMEOUT_UDP,
 } from "./abi/policy";
 import { REASON_FLOW_TABLE_FULL, REASON_NONE } from "./abi/verdict";
 import { flowFromB, flowMatches, flowOpens, flowSameWay, isIcmp } from "./flow-key";
@@ -135,7 +135,7 @@ function openFlow(candidate: usize, worker: i32, nowMs: i32): i32 {
 function judgeAnew(flow: usize, candidate: usize, worker: i32, nowMs: i32): i32 {
   const reason = judgeFlow(candidate, worker, nowMs);
   if (reason != REASON_NONE) {
-    cutFlow(flow, worker, nowMs);
+    cutFlow(flow, nowMs);
     return reason;
   }
   store<u32>(flow, load<u32>(candidate, FLOW_EPOCH), FLOW_EPOCH);
@@ -152,20 +152,25 @@ export function confirmFlow(flow: usize, worker: i32, nowMs: i32): i32 {
   if (load<u32>(flow, FLOW_EPOCH) == watchedEpoch(epoch)) return watchPacket(flow, worker, nowMs);
   const reason = judgeFlow(flow, worker, nowMs);
   if (reason == REASON_NONE) return continueWatch(flow, worker, nowMs);
-  cutFlow(flow, worker, nowMs);
+  cutFlow(flow, nowMs);
   return reason;
 }
 
-/** Forgets a flow, unless its protocol shows who opens a connection. Then it stays, unconfirmed,
- * while either end still tries: a packet from its other end opens no flow of that end's own, in
- * which the opener's packets would pass as replies. */
-function cutFlow(flow: usize, worker: i32, nowMs: i32): void {
-  const protocol = <i32>load<u8>(flow, FLOW_PROTOCOL);
-  if (protocol != PROTOCOL_TCP && protocol != PROTOCOL_SCTP) return flowRemove(worker, flow);
+/** Keeps a flow that is no longer allowed, unconfirmed, so that what its other end sends opens no
+ * flow of that end's own, in which the opener's packets would pass as replies. Where the protocol
+ * shows who opens a connection, it stays as long as either end tries; otherwise until the answers
+ * to what has passed must have come: from then on that end may open a flow. */
+function cutFlow(flow: usize, nowMs: i32): void {
   store<u32>(flow, load<u32>(flow, FLOW_EPOCH) - 1, FLOW_EPOCH);
   setState(flow, FLOW_STATE_NEW);
-  store<i32>(flow, nowMs + FLOW_TIMEOUT_CUT, FLOW_EXPIRES);
-  store<i32>(flow, FLOW_TIMEOUT_NEW, FLOW_LIFETIME); // new flows take the place of others first
+  const protocol = <i32>load<u8>(flow, FLOW_PROTOCOL);
+  if (protocol == PROTOCOL_TCP || protocol == PROTOCOL_SCTP) {
+    store<i32>(flow, nowMs + FLOW_TIMEOUT_CUT, FLOW_EXPIRES);
+    store<i32>(flow, FLOW_TIMEOUT_NEW, FLOW_LIFETIME); // new flows take the place of others first
+  } else if (load<i32>(flow, FLOW_LIFETIME) != FLOW_TIMEOUT_LATE) {
+    store<i32>(flow, FLOW_TIMEOUT_LATE, FLOW_LIFETIME); // no flow that is allowed has this one
+    refresh(flow, nowMs);
+  }
 }
 
 /** A connection the other way, between the same ports. It takes the place of one that is not

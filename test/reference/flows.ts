@@ -17,6 +17,7 @@ interface TwinFlow {
   expires: number;
   state: 'new' | 'established' | 'closing';
   answered: boolean;
+  isCut: boolean;
   /** When its first packet came. */
   began: number;
   finished: Set<string>;
@@ -50,21 +51,24 @@ export class FlowTwin {
       flow.epoch = epoch;
       const reason = judge(flow.opener);
       if (reason !== null) {
-        this.#cut(name, flow, now);
+        this.#cut(flow, now);
         return reason;
       }
     }
+    flow.isCut = false;
     note(flow, packet, byOpener, now);
     flow.expires = now + lifetime(flow);
     return null;
   }
 
-  /** A connection that is cut stays one of its opener, until both ends have given up. */
-  #cut(name: string, flow: TwinFlow, now: number): void {
-    if (![6, 132].includes(flow.opener.protocol)) return void this.flows.delete(name);
+  /** A connection that is cut stays one of its opener, until both ends have given up; any other
+   * flow does for a while. */
+  #cut(flow: TwinFlow, now: number): void {
     flow.epoch = NaN;
     flow.state = 'new';
-    flow.expires = now + (240 * SECOND);
+    if ([6, 132].includes(flow.opener.protocol)) flow.expires = now + (240 * SECOND);
+    else if (!flow.isCut) flow.expires = now + (10 * SECOND);
+    flow.isCut = true;
   }
 
   #open(
@@ -75,7 +79,7 @@ export class FlowTwin {
     const reset = packet.protocol === 6 && (packet.signal & RST) !== 0;
     const flow: TwinFlow = {
       opener: packet, epoch, expires: 0, state: reset ? 'closing' : 'new', answered: false,
-      began: now, finished: new Set(),
+      isCut: false, began: now, finished: new Set(),
     };
     flow.expires = now + lifetime(flow);
     this.flows.set(name, flow);

@@ -135,7 +135,10 @@ test('a change of policy reaches datagrams on their way', () => {
   assert.is(send(bed, { id: 1, offset: 8 }), 'pass');
   bed.apply({ ruleSets: [ruleSet(2, DENY_ALL)] });
   assert.is(send(bed, { id: 1, offset: 16 }), 'policyEgress');
-  assert.is(send(bed, { id: 1, offset: 24 }), 'fragmentUnknown');
+  assert.is(send(bed, { id: 1, offset: 24 }), 'policyEgress');
+  bed.nowMs += abi.FLOW_TIMEOUT_LATE;
+  bed.idle(4096);
+  assert.is(send(bed, { id: 1, offset: 32 }), 'fragmentUnknown');
 });
 
 test('another flow in the place of the first fragment\'s does not stand for it', () => {

@@ -245,6 +245,28 @@ test('what is cut is not picked up from its other end, until both have given up'
   assert.is(reply(bed, TCP.ack, other), 'pass', 'forgotten');
 });
 
+test('an answer on its way opens nothing where its flow was cut, later its sender may', () => {
+  const bed = bedWithClient();
+  const ask = (): Fate => fateOf(bed.send('a', udpPacket(FLOW)));
+  const answer = (): Fate => fateOf(bed.receive(1, udpPacket(back(FLOW))));
+  assert.is(ask(), 'pass');
+  bed.apply({ ruleSets: [ruleSet(1, ALLOW_ALL), ruleSet(2, DENY_ALL)] });
+  for (let round = 0; round < 3; round += 1) {
+    assert.is(answer(), 'policyEgress');
+    assert.is(ask(), 'policyEgress');
+    bed.nowMs += (abi.FLOW_TIMEOUT_LATE / 3) - 1;
+  }
+  bed.nowMs += 3;
+  assert.is(ask(), 'policyEgress');
+  assert.is(answer(), 'pass', 'a flow of its own');
+  assert.is(ask(), 'pass');
+  bed.apply({ ruleSets: [ruleSet(1, DENY_ALL)] });
+  assert.is(answer(), 'policyIngress');
+  bed.apply({ ruleSets: [ruleSet(1, ALLOW_ALL)] });
+  assert.is(answer(), 'pass', 'allowed again');
+  assert.is(ask(), 'pass');
+});
+
 test('flows from before a policy keep their replies', () => {
   const bed = new PolicyBed(PODS);
   handshake(bed);

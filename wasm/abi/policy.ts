@@ -83,6 +83,7 @@ export const FLOW_TIMEOUT_TCP = 7440000;      // RFC 5382 REQ-5: 2 hours 4 minut
 export const FLOW_TIMEOUT_HALF_CLOSED = 240000; // RFC 5382 REQ-5: 4 minutes; FIN from one end
 export const FLOW_TIMEOUT_CLOSING = 10000;
 export const FLOW_TIMEOUT_CUT = 240000;       // TCP tries again within 120 s: RFC 6298 section 2.5
+export const FLOW_TIMEOUT_LATE = 10000;       // other protocols: answers that were on their way
 export const FLOW_TIMEOUT_UDP = 300000;       // RFC 4787 REQ-5: 5 minutes recommended; established
 export const FLOW_TIMEOUT_ICMP = 60000;       // RFC 5508 REQ-1: 60 seconds
 export const FLOW_TIMEOUT_OTHER = 600000;
