@@ -37,8 +37,8 @@ const SETTLE_MS = 1500;
 /** A daemon may need so many times what a command needs that does nothing. */
 const READY_RATIO = 6;
 const READY_ROUNDS = 5;
-/** So long a queue lasts in any case: half of what it does at this rate, since a sender that was late
- * sends faster for a while. */
+/** So long a queue lasts in any case: half of what it does at this rate, since a sender that was
+ * late sends faster for a while. */
 const QUEUE_MS = 500;
 /** A holder that a test leaves behind ends by itself. */
 export const AWAY_FLAGS = ['--handover-enabled', 'true', '--handover-away-seconds', '30'];
