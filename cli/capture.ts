@@ -16,7 +16,7 @@ export interface CaptureOptions {
 }
 
 /** Captures until told to stop, until there are as many packets as wanted, or until nobody reads
- * them any more. Ends with a line on standard error that says how many there were. */
+ * them any more. Says on standard error that it has begun, and in the end how many there were. */
 export async function capture(options: CaptureOptions, stop: AbortSignal): Promise<void> {
   const places = placesOf(options.interface ?? []);
   const { count = Number.POSITIVE_INFINITY, snapLength } = options;
@@ -30,6 +30,7 @@ export async function capture(options: CaptureOptions, stop: AbortSignal): Promi
       const ask = (name: string, params: unknown): Promise<Captured> =>
         connection.request(name, params, CapturedSchema);
       let last = await ask('capture.begin', { places, snapLength });
+      process.stderr.write(`culvert: capturing at ${places.join(', ')}\n`);
       let isRead = writeAll(file, last.bytes);
       while (isRead && !stop.aborted && last.packets < count) {
         last = await ask('capture.read', null);

@@ -1,80 +1,32 @@
 // What a user sees of policy on a running node: `culvert observe`, and what status and endpoint
 // list say of it.
-//
-//   [ node-1: culvert run, culvert sync ]
-//     |             |             |
-//   pod-1-10      pod-1-11      pod-1-12
-//   8080 is open to pod-1-11 alone
+// support/friends.ts draws the node.
 
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import * as v from 'valibot';
-import type { Bed } from '../../cli/demo/bed.ts';
 import {
   EndpointReportSchema, StatusReportSchema, VerdictReportSchema, type VerdictReport,
 } from '../../engine/model.ts';
 import { DatagramSender } from '../netns/support/datagrams.ts';
-import { clusterNode } from '../netns/support/forge-cluster.ts';
-import { Place, openBed, type Pod } from '../netns/support/forge-scene.ts';
+import type { Pod } from '../netns/support/forge-scene.ts';
 import { CLI, Command, culvert, type Outcome } from '../support/command.ts';
 import { until } from '../support/until.ts';
 import { needs, testNeeding } from '../support/needs.ts';
+import { call, openFriends, PORT, wordsOf, type Friends } from './support/friends.ts';
 
-interface Context { bed: Bed; one: Place; server: Pod; friend: Pod; stranger: Pod; stray: Pod }
+interface Context extends Friends { stray: Pod }
 
 const test = suite<Context>('cli/observe');
-const PORT = 8080;
-const REACH_MS = 8000;
-const BLOCKED_MS = 300;
-const POLICY = {
-  apiVersion: 'networking.k8s.io/v1',
-  kind: 'NetworkPolicy',
-  metadata: { name: 'friends', namespace: 'test' },
-  spec: {
-    podSelector: { matchLabels: { name: 'pod-1-10' } },
-    policyTypes: ['Ingress'],
-    ingress: [{
-      from: [{ podSelector: { matchLabels: { name: 'pod-1-11' } } }],
-      ports: [{ protocol: 'TCP', port: PORT }],
-    }],
-  },
-};
 
 test.before(async (context) => {
   if (!needs.tun) return;
-  const bed = await openBed();
-  context.bed = bed;
-  try {
-    const one = await Place.add(bed, 1, [1]);
-    one.write([clusterNode(1)], [POLICY]);
-    await one.culvert.start();
-    Object.assign(context, {
-      one, server: await one.addPod(10), friend: await one.addPod(11),
-      stranger: await one.addPod(12), stray: await one.addPod(99),
-    });
-    await context.server.host.agent.ask({ verb: 'serve' });
-  } catch (error) {
-    await bed.close();
-    throw error;
-  }
+  Object.assign(context, await openFriends([1]));
+  context.stray = await context.one.addPod(99);
 });
 test.after(async ({ bed }) => {
   if (needs.tun) await bed.close();
 });
-
-/** Opens a connection to the server, which succeeds only for its friend. */
-async function call({ server }: Context, from: Pod, family: 'IPv4' | 'IPv6'): Promise<void> {
-  const [ipv4 = '', ipv6 = ''] = server.addresses;
-  const { ok } = await from.host.agent.ask({
-    verb: 'tcp', address: family === 'IPv4' ? ipv4 : ipv6,
-    timeoutMs: from.name === 'pod-1-11' ? REACH_MS : BLOCKED_MS,
-  });
-  assert.is(ok, from.name === 'pod-1-11');
-}
-
-function wordsOf({ one }: Context, words: string): string[] {
-  return [...words.split(' '), '--runtime-directory', one.culvert.runtimeDirectory];
-}
 
 async function linesOf(context: Context, words: string): Promise<string[]> {
   const { code, stdout, stderr } = await culvert(wordsOf(context, words));

@@ -1,10 +1,6 @@
 // What whoever looks after a node sees: metrics and health over HTTP, captures, the walk of one
 // packet, the archive.
-//
-//   [ node-1: culvert run, culvert sync ]      node-2: a peer that is not there
-//     |             |             |
-//   pod-1-10      pod-1-11      pod-1-12
-//   8080 is open to pod-1-11 alone
+// support/friends.ts draws the node; node-2 is a peer that is not there.
 
 import { spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
@@ -12,58 +8,23 @@ import { join } from 'node:path';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import * as v from 'valibot';
-import type { Bed } from '../../cli/demo/bed.ts';
 import { REASON_NAMES } from '../../engine/counters.ts';
 import { TraceReportSchema, type TraceReport } from '../../engine/model-capture.ts';
 import {
   StatusReportSchema, VerdictReportSchema, type StatusReport, type VerdictReport,
 } from '../../engine/model.ts';
 import { findTool, toolReason } from '../../scripts/tools.ts';
-import { clusterNode, podAddress } from '../netns/support/forge-cluster.ts';
-import { Place, openBed, type Pod } from '../netns/support/forge-scene.ts';
+import { podAddress } from '../netns/support/forge-cluster.ts';
+import type { Pod } from '../netns/support/forge-scene.ts';
 import { CLI, Command, culvert } from '../support/command.ts';
 import { needs, testNeeding } from '../support/needs.ts';
+import { call, openFriends, PORT, REACH_MS, wordsOf, type Friends } from './support/friends.ts';
 
-interface Context {
-  bed: Bed; one: Place; server: Pod; friend: Pod; stranger: Pod;
-}
-
-const test = suite<Context>('cli/operate');
-const PORT = 8080;
+const test = suite<Friends>('cli/operate');
 const HTTP = 'http://127.0.0.1:9478';
-const REACH_MS = 8000;
-const BLOCKED_MS = 300;
-const POLICY = {
-  apiVersion: 'networking.k8s.io/v1',
-  kind: 'NetworkPolicy',
-  metadata: { name: 'friends', namespace: 'test' },
-  spec: {
-    podSelector: { matchLabels: { name: 'pod-1-10' } },
-    policyTypes: ['Ingress'],
-    ingress: [{
-      from: [{ podSelector: { matchLabels: { name: 'pod-1-11' } } }],
-      ports: [{ protocol: 'TCP', port: PORT }],
-    }],
-  },
-};
 
 test.before(async (context) => {
-  if (!needs.tun) return;
-  const bed = await openBed();
-  context.bed = bed;
-  try {
-    const one = await Place.add(bed, 1, [1, 2]);
-    one.write([clusterNode(1), clusterNode(2)], [POLICY]);
-    await one.culvert.start();
-    Object.assign(context, {
-      one, server: await one.addPod(10), friend: await one.addPod(11),
-      stranger: await one.addPod(12),
-    });
-    await context.server.host.agent.ask({ verb: 'serve' });
-  } catch (error) {
-    await bed.close();
-    throw error;
-  }
+  if (needs.tun) Object.assign(context, await openFriends([1, 2]));
 });
 test.after(async ({ bed }) => {
   if (needs.tun) await bed.close();
@@ -74,33 +35,18 @@ function missing(tool: string): string | null {
   return findTool(tool) === null ? toolReason(tool) : null;
 }
 
-function wordsOf({ one }: Context, words: string): string[] {
-  return [...words.split(' '), '--runtime-directory', one.culvert.runtimeDirectory];
-}
-
-async function answer(context: Context, words: string, code = 0): Promise<string> {
+async function answer(context: Friends, words: string, code = 0): Promise<string> {
   const outcome = await culvert(wordsOf(context, words));
   assert.equal([outcome.code, outcome.stderr], [code, ''], words);
   return outcome.stdout;
 }
 
-async function statusOf(context: Context): Promise<StatusReport> {
+async function statusOf(context: Friends): Promise<StatusReport> {
   return v.parse(StatusReportSchema, JSON.parse(await answer(context, 'status -o json')));
 }
 
-/** Opens a connection to the server, which succeeds only for its friend. */
-async function call({ server }: Context, from: Pod, family: 'IPv4' | 'IPv6'): Promise<void> {
-  const [ipv4 = '', ipv6 = ''] = server.addresses;
-  const isFriend = from.name === 'pod-1-11';
-  const { ok } = await from.host.agent.ask({
-    verb: 'tcp', address: family === 'IPv4' ? ipv4 : ipv6,
-    timeoutMs: isFriend ? REACH_MS : BLOCKED_MS,
-  });
-  assert.is(ok, isFriend);
-}
-
 /** What the daemon's server answers inside its node's namespace. */
-function fetched({ one }: Context, path: string): { status: number; text: string } {
+function fetched({ one }: Friends, path: string): { status: number; text: string } {
   const program = `fetch('${HTTP}${path}').then(async (answer) => process.stdout.write(`
     + 'JSON.stringify({ status: answer.status, text: await answer.text() })))';
   const { stdout, stderr } = one.host.namespace.run(() =>
@@ -189,7 +135,7 @@ testNeeding('tun', test, 'a capture has what the counters say', async (context) 
   const words = wordsOf(context, `capture -i drop tun -w ${file}`);
   const capture = new Command([process.execPath, CLI, ...words]);
   try {
-    await new Promise((resolve) => setTimeout(resolve, 1000));
+    await capture.untilSaid('capturing at drop, tun');
     for (const family of ['IPv4', 'IPv6', 'IPv4'] as const) {
       await call(context, context.stranger, family);
     }
@@ -224,7 +170,7 @@ testNeeding('tun', test, 'tshark reads a capture while it goes on', async (conte
     + '-e tcp.dstport';
   const live = new Command(['sh', '-c', line]);
   try {
-    await new Promise((resolve) => setTimeout(resolve, 1000));
+    await live.untilSaid('capturing at tun');
     await call(context, context.friend, 'IPv4');
     const { stdout, stderr } = await live.ended;
     assert.ok(stdout.split('\n').includes(String(PORT)), stderr);
@@ -239,7 +185,7 @@ function sideOf({ egress, ingress }: TraceReport): (End | null)[] {
   return [egress, ingress];
 }
 
-async function observed(context: Context, from: Pod, family: 'IPv4' | 'IPv6')
+async function observed(context: Friends, from: Pod, family: 'IPv4' | 'IPv6')
   : Promise<(End | null)[]> {
   await call(context, from, family);
   const text = await answer(context, `observe -o json --last 1000 --from-pod test/${from.name}`);
@@ -254,7 +200,7 @@ async function observed(context: Context, from: Pod, family: 'IPv4' | 'IPv6')
   });
 }
 
-async function explained({ one, server }: Context, from: Pod, family: string)
+async function explained({ one, server }: Friends, from: Pod, family: string)
   : Promise<(End | null)[]> {
   const { code, stdout } = await culvert(['policy', 'explain', '--objects', one.source,
     '--from', `test/${from.name}`, '--to', `test/${server.name}`, '--port', `${PORT}/TCP`,
