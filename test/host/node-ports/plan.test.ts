@@ -9,6 +9,7 @@ import {
   hasNodePorts, isPortRange, planPod, planService, type Plan,
 } from '../../../host/node-ports/plan.ts';
 import { proxyHeader } from '../../../host/node-ports/proxy-protocol.ts';
+import { until } from '../../support/until.ts';
 import { ProxyBed, echo, listenerFor } from '../../support/proxy-bed.ts';
 
 const OPTIONS = { addresses: ['192.0.2.1', '2001:db8::1'], range: DEFAULTS.nodePorts.range };
@@ -133,16 +134,10 @@ test('snapshots and deltas reach the proxy in its thread', async () => {
   ports.begin();
   try {
     const target = await bed.server(echo('a'));
-    const ask = async (): Promise<string> =>
-      bed.ask(await listenerFor([], { port }), '');
-    const becomes = async (wanted: string): Promise<void> => {
-      let answer = '';
-      for (let tries = 0; answer !== wanted && tries < 100; tries += 1) {
-        answer = await ask();
-        if (answer !== wanted) await new Promise((resolve) => setTimeout(resolve, 30));
-      }
-      assert.is(answer, wanted);
-    };
+    const ask = async (address = '127.0.0.1'): Promise<string> =>
+      bed.ask(await listenerFor([], { port, address }), '');
+    const becomes = (wanted: string, address?: string): Promise<void> =>
+      until(wanted, async () => await ask(address) === wanted);
     const web = service({ ports: [
       { name: '', protocol: 'TCP', port: 80, nodePort: port, backends: [target] },
     ] });
@@ -153,7 +148,7 @@ test('snapshots and deltas reach the proxy in its thread', async () => {
     assert.is(await ask(), 'a', 'a snapshot without Services leaves them');
     ports.listenAt(['127.0.0.2']);
     await becomes('ECONNREFUSED');
-    assert.is(await bed.ask(await listenerFor([], { port, address: '127.0.0.2' }), ''), 'a');
+    await becomes('a', '127.0.0.2');
     ports.listenAt(['127.0.0.1']);
     await becomes('a');
     ports.apply({
