@@ -21,6 +21,7 @@ import { EndpointReportSchema, type PolicyChange } from '../../engine/model.ts';
 import { FLOW_EXCHANGE_STEPS, FLOW_STEP_SHIFT } from '../../wasm/abi/policy.ts';
 import { testNeeding } from '../support/needs.ts';
 import { PROTOCOL, ipv4, ipv6, tcp, udp } from '../support/packets.ts';
+import { until } from '../support/until.ts';
 import { DatagramListener, DatagramSender } from './support/datagrams.ts';
 import { Forge, encapsulate, type Side } from './support/forge.ts';
 import { nodeAddress, podAddress, podAddresses, vtepMac } from './support/forge-cluster.ts';
@@ -301,9 +302,15 @@ async function assertOnly(
     for (const port of open) await listener.hears(port);
   };
   const counts = (): Promise<number[]> => Promise.all(shut.map((port) => listener.count(port)));
-  await hears();
-  await hears(); // what was on its way to the others has arrived
-  const before = await counts();
+  // What was on its way to the others arrives, on a busy machine bit by bit.
+  let before = await counts();
+  await until('nothing to come any more', async () => {
+    await hears();
+    await hears();
+    const last = before;
+    before = await counts();
+    return before.every((count, at) => count === last[at]);
+  });
   await hears();
   await hears();
   assert.equal(await counts(), before);
