@@ -16,6 +16,10 @@ import type { FaultOptions } from './device/fault.ts';
 import { isPortRange } from './node-ports/plan.ts';
 import { TIERS, type TierName } from './tier-names.ts';
 
+/** What every host takes in fragments, RFC 791 section 3.1: the least that is taken for an MTU of
+ * the underlay, and of a path in it. */
+export const IPV4_MTU_MIN = 576;
+
 export interface HostConfig {
   nodeName: string;
   /** flannel's net-conf.json, for `podNetworks`, `underlay.port` and `underlay.mtu` where these are
@@ -170,7 +174,8 @@ const SourceSchema = v.strictObject({
     addresses: v.optional(addresses),
     interface: interfaceName,
     port: integer(1, 65535),
-    mtu: v.optional(v.pipe(v.number(), v.integer(), v.check(isMtu, 'not 0 or 576 to 65535'))),
+    mtu: v.optional(v.pipe(
+      v.number(), v.integer(), v.check(isMtu, `not 0 or ${IPV4_MTU_MIN} to 65535`))),
     pathMtu: v.optional(v.boolean()),
     sendSockets: integer(1, 64),
     takeUnfinished: v.optional(v.boolean()),
@@ -231,7 +236,7 @@ export class ConfigError extends Error {
 }
 
 function isMtu(value: number): boolean {
-  return value === 0 || (value >= 576 && value <= 65535);
+  return value === 0 || (value >= IPV4_MTU_MIN && value <= 65535);
 }
 
 /** Reads all sources and puts them together. `file` is null where there is none to read. */

@@ -230,10 +230,10 @@ export class Host {
     await this.lastKnown.settle();
   }
 
-  /** Takes changes again. */
+  /** Takes changes from now on, or again. */
   async thaw(): Promise<void> {
     await this.control.listen();
-    await this.attachments.takeNotes();
+    void this.attachments.takeNotes();
     await this.sync.listen();
     void this.#http?.listen();
   }
@@ -305,11 +305,8 @@ export class Host {
     this.#underlayWatch.begin();
     if (this.options.config.underlay.pathMtu) this.pathMtus.begin();
     this.nodePorts.begin();
-    await this.control.listen();
-    this.attachments.takeNotes();
-    await this.sync.listen();
+    await this.thaw();
     times.mark('sockets');
-    void this.#http?.listen();
   }
 
   /** Has packets turned over from now on: those first that an earlier daemon had in its hands. */

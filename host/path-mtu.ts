@@ -28,6 +28,7 @@ import { openProbeSocket, readTooBig, sendProbe, type TooBig } from '../ffi/path
 import {
   IPV6_MINIMUM_MTU, UDP_OVERHEAD_IPV4, UDP_OVERHEAD_IPV6,
 } from '../wasm/abi/headers.ts';
+import { IPV4_MTU_MIN } from './config.ts';
 import { overlayMtu } from './derived.ts';
 import type { Host } from './main.ts';
 import { tellSubnet } from './subnet-env.ts';
@@ -44,9 +45,6 @@ const LOOK_LIMIT = 256;
 const PROBE_LIMIT = 32;
 const DISCARD_PORT = 9;
 const NONCE_BYTES = 16;
-/** The least that a path of IPv4 is held to: what every host takes in fragments, RFC 791 section
- * 3.1. Routers fragment for the rest. */
-const IPV4_MTU_MIN = 576;
 
 const OVERHEADS: Readonly<Record<Family, number>> = {
   IPv4: UDP_OVERHEAD_IPV4, IPv6: UDP_OVERHEAD_IPV6,
@@ -242,6 +240,7 @@ export class PathMtus {
 
   #narrow({ peer, path }: Probe, mtu: number, nowMs: number): void {
     const { forwarding, log } = this.#options;
+    // Routers fragment for the rest.
     const held = Math.max(mtu, IPV4_MTU_MIN);
     path.learnedMs = nowMs;
     if (held === peer.pathMtu) return;

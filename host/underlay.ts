@@ -8,7 +8,7 @@ import { SystemError } from '../ffi/errno.ts';
 import { closeFd } from '../ffi/file.ts';
 import type { Links } from '../ffi/netlink.ts';
 import { openUdpSocket, receiveBufferBytes } from '../ffi/socket.ts';
-import type { HostConfig } from './config.ts';
+import { IPV4_MTU_MIN, type HostConfig } from './config.ts';
 import type { Handover } from './handover.ts';
 import {
   RECEIVE_BUFFER_BYTES,
@@ -23,9 +23,6 @@ import {
 } from './underlay-tunnels.ts';
 
 const DEFAULT_MTU = 1500;
-/** What every host takes in fragments, RFC 791 section 3.1: an interface that has less is not
- * followed. */
-const MTU_MIN = 576;
 const KEPT_PREFIX = 'udp.';
 
 /** Where tunnels start from. */
@@ -119,12 +116,12 @@ export class Underlay {
     return null;
   }
 
-  /** Goes by the interface's MTU as it is now, unless the operator has named one. False: it is what
-   * it was. */
+  /** Goes by the interface's MTU as it is now, unless the operator has named one, or it is too
+   * little. False: it is what it was. */
   async followMtu(links: Links): Promise<boolean> {
     if (this.interface === '' || this.#options.mtu !== 0) return false;
     const { mtu } = await links.link(this.interface);
-    if (mtu === this.mtu || mtu < MTU_MIN) return false;
+    if (mtu === this.mtu || mtu < IPV4_MTU_MIN) return false;
     this.mtu = mtu;
     return true;
   }
